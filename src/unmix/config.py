@@ -1,0 +1,229 @@
+"""The description of a run: what is read, what is trained, for how long. Strict, and written back resolved.
+
+A recipe is YAML with these sections; a key that is not here is an error that names the nearest one. Dotted
+overrides (`--training.steps 100`) are applied on top. Constants cite the recipe they come from: "April 2024" is
+transformer-circuits.pub/2024/april-update#training-saes.
+"""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from unmix.errors import UserError
+
+
+class Section(BaseModel):
+    """Frozen, and closed to unknown keys."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ModelConfig(Section):
+    """The language model whose activations are read."""
+
+    name: str = "embedded"
+    """`embedded`, a folder in `transformers` format, or a name on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Numbers the language model computes in; activations reach the SAE in float32 either way."""
+
+
+class CorpusConfig(Section):
+    """Where the documents come from."""
+
+    source: str = Field(default="stdlib", min_length=1)
+    """`stdlib`, a text file, a .jsonl or .parquet file, a folder of these, or `datasets:NAME[:CONFIG[:SPLIT]]`."""
+    field: str = "text"
+    """The field (JSONL, datasets) or column (Parquet) that holds the text."""
+    held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the documents kept out of training, by hash of the document."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Stop reading after this many tokens of a split; none reads the whole corpus."""
+
+
+class ActivationsConfig(Section):
+    """Which activations, and in which order."""
+
+    hooks: list[str] = Field(default=["resid_post.3"], min_length=1)
+    """`resid_pre.L`, `resid_post.L`, `attn_out.L`, `mlp_out.L`, or a module path; one dictionary per hook and l1."""
+    sequence_length: int = Field(default=256, ge=2)
+    """Tokens a sequence, the leading BOS included."""
+    chunk_sequences: int = Field(default=256, ge=1)
+    """Sequences whose tokens are shuffled together; the window of the shuffle in sequences."""
+    store: Path | None = None
+    """A folder written by `unmix harvest` to read from instead of running the model."""
+    seed: int = 0
+
+    @field_validator("hooks")
+    @classmethod
+    def _hooks(cls, values: list[str]) -> list[str]:
+        if len(set(values)) < len(values):
+            raise ValueError("a hook stands twice in hooks; name each once")
+        return values
+
+
+class SAEConfig(Section):
+    """The shape of the dictionary."""
+
+    features: int = Field(default=4096, ge=1)
+    nonlinearity: Literal["relu"] = "relu"
+    decoder: Literal["free", "unit_norm"] = "free"
+    """`free`: the penalty weighs each feature by its decoder norm. `unit_norm`: rows held at norm 1, plain L1."""
+    scaling: Literal["none", "dataset"] = "dataset"
+    """`dataset`: one scalar brings E||x||² to D, so that l1 means about the same on every hook. April 2024 brings
+    E||x|| to √D, which differs where norms spread: a few very long tokens then count for more here."""
+    decoder_init_norm: float = Field(default=0.1, gt=0)
+    """April 2024: a fixed norm between 0.05 and 1, 0.1 good. Unit-norm decoders start at 1 regardless."""
+
+
+class TrainingConfig(Section):
+    """How members of the sweep are trained; every l1 with every hook is one member."""
+
+    l1: list[float] = Field(default=[0.0, 2.0, 5.0, 15.0], min_length=1)
+    """Coefficients of the sparsity penalty, one member each."""
+    steps: int = Field(default=35_000, ge=1)
+    batch_tokens: int = Field(default=4096, ge=1)
+    """April 2024: 2048 or 4096."""
+    lr: float = Field(default=5e-5, gt=0)
+    """April 2024: 5e-5 for 200k steps; short runs want more."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """April 2024."""
+    lr_warmup_steps: int = Field(default=200, ge=0)
+    decay_fraction: float = Field(default=0.2, ge=0, lt=1)
+    """April 2024: linear to 0 over the last 20 %. The state before the decay is kept, for `extend`."""
+    l1_warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """April 2024: the coefficient rises linearly from 0 over the first 5 % of the steps."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Gradient norm of a member at most this (April 2024: 1)."""
+    dead_after_tokens: int = Field(default=10_000_000, ge=1)
+    """A feature that was silent for so many tokens counts as dead (April 2024: 10 M)."""
+    log_every: int = Field(default=50, ge=1)
+    checkpoint_every: int = Field(default=1000, ge=1)
+    seed: int = 0
+
+    @field_validator("l1")
+    @classmethod
+    def _l1(cls, values: list[float]) -> list[float]:
+        for value in values:
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"l1 = {value:g} is not a penalty; give numbers of at least 0")
+        if len(set(values)) < len(values):
+            raise ValueError("a coefficient stands twice in l1; name each once")
+        return values
+
+    @model_validator(mode="after")
+    def _stable_part(self) -> TrainingConfig:
+        if round(self.decay_fraction * self.steps) >= self.steps:
+            raise ValueError(f"decay_fraction = {self.decay_fraction:g} leaves no step before the decay; give less")
+        return self
+
+    @field_validator("betas")
+    @classmethod
+    def _betas(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= value < 1 for value in values):
+            raise ValueError(f"betas = {values} must lie in [0, 1)")
+        return values
+
+
+class ChoiceConfig(Section):
+    """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
+
+    max_active: float = Field(default=300, gt=0)
+    extend_to: int | None = Field(default=None, ge=1)
+    """Steps to which the chosen member is trained on; none leaves the choice at its sweep length."""
+    extend_decay_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the extended run's steps over which the learning rate falls to 0, at its end."""
+
+
+class RunConfig(Section):
+    """One run, from corpus to choice."""
+
+    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run folder is `runs/NAME`."""
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+    sae: SAEConfig = SAEConfig()
+    training: TrainingConfig = TrainingConfig()
+    choice: ChoiceConfig = ChoiceConfig()
+    sinks: list[Literal["tensorboard", "wandb"]] = []
+    """Where metrics go beside metrics.jsonl."""
+
+    @model_validator(mode="after")
+    def _extension_is_longer(self) -> RunConfig:
+        to = self.choice.extend_to
+        if to is not None and to < self.training.steps:
+            raise ValueError(
+                f"choice.extend_to = {to} is less than training.steps = {self.training.steps}; raise it, or give null"
+            )
+        return self
+
+
+def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) -> RunConfig:
+    """Defaults <- recipe <- dotted overrides. Raises `UserError` in one line for anything that does not fit."""
+    data: dict[str, Any] = {}
+    if recipe is not None:
+        try:
+            loaded = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise UserError(f"no recipe at {recipe}; `unmix sweep --help` lists those that ship with unmix") from None
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"cannot read the recipe {recipe}: {error}") from None
+        except yaml.YAMLError as error:
+            raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+        if loaded is not None and not isinstance(loaded, dict):
+            raise UserError(f"{recipe} holds a {type(loaded).__name__}, not sections such as `training:`")
+        data = loaded or {}
+    for dotted, value in (overrides or {}).items():
+        *path, key = dotted.split(".")
+        at = data
+        for part in path:
+            at = at.setdefault(part, {})
+            if not isinstance(at, dict):
+                raise UserError(f"--{dotted}: {part} is a value in the recipe, not a section")
+        at[key] = value
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        raise UserError("; ".join(_say(problem) for problem in error.errors()[:3])) from None
+
+
+def load_resolved(data: Any, path: Path) -> RunConfig:
+    """The recipe of a run folder. Raises `UserError` if this version cannot read it."""
+    try:
+        return RunConfig.model_validate(data)
+    except ValidationError as error:
+        said = "; ".join(_say(problem) for problem in error.errors()[:3])
+        raise UserError(f"the recipe in {path} cannot be read by this version of unmix: {said}") from None
+
+
+def dump(config: RunConfig) -> dict[str, Any]:
+    """The resolved recipe as plain data; `load` of it gives the same run."""
+    return config.model_dump(mode="json")
+
+
+def _say(problem: Any) -> str:
+    where = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        known = _keys(problem["loc"][:-1])
+        close = difflib.get_close_matches(str(problem["loc"][-1]), known, 1, 0.5)
+        remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
+        return f"unknown key {where}; {remedy}"
+    message = problem["msg"].removeprefix("Value error, ")
+    given = problem["input"]
+    shown = "" if isinstance(given, (dict, RunConfig)) or not where else f" = {given!r}"
+    return f"{where}{shown}: {message}" if where else message
+
+
+def _keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = RunConfig
+    for part in path:
+        field = model.model_fields.get(part)
+        if field is None:
+            return []
+        model = field.annotation
+    return list(getattr(model, "model_fields", {}))

@@ -1,0 +1,32 @@
+"""Fixtures that several folders use."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tiny_models import tiny_model_folder
+from tiny_run import write_texts
+
+
+@pytest.fixture
+def overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Dotted overrides of a run that takes a second; the cache is the test's own."""
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    return {
+        "name": "tiny",
+        "model.name": str(tiny_model_folder("gpt2")),
+        "corpus.source": str(write_texts(tmp_path / "texts")),
+        "activations.hooks": ["resid_post.0"],
+        "activations.sequence_length": 16,
+        "activations.chunk_sequences": 8,
+        "sae.features": 48,
+        "training.l1": [0.0, 1.0, 3.0, 30.0],
+        "training.steps": 60,
+        "training.batch_tokens": 48,
+        "training.lr": 3e-3,
+        "training.lr_warmup_steps": 5,
+        "training.decay_fraction": 0.0,
+        "training.log_every": 7,
+        "training.checkpoint_every": 1000,
+        "training.dead_after_tokens": 500,
+    }

@@ -1,0 +1,65 @@
+"""Imports point downward: a module may import from its own floor or below."""
+
+import ast
+from pathlib import Path
+
+import unmix
+
+ROOT = Path(unmix.__file__).parent
+FLOORS = {
+    "unmix": 0, "errors": 0, "config": 0, "runlog": 0, "tensorfile": 0, "sinks": 0,
+    "kernels": 1,
+    "sae": 2, "corpus": 2, "lm": 2, "activations": 2,
+    "training": 3, "evaluation": 3,
+    "report": 4, "interop": 4,
+    "cli": 5,
+}  # fmt: skip
+FORBIDDEN = [
+    ("corpus", "sae"), ("corpus", "lm"), ("corpus", "activations"), ("lm", "sae"), ("lm", "corpus"),
+    ("activations", "sae"), ("sae", "corpus"), ("sae", "lm"), ("sae", "activations"),
+    ("evaluation", "training"), ("training", "evaluation"),
+    ("report", "training"), ("report", "sae"),
+]  # fmt: skip
+
+
+def imports(path: Path) -> set[str]:
+    """First parts below `unmix` that the module imports, inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path}: relative import"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "unmix":
+                found.add(parts[1] if len(parts) > 1 and parts[1] in FLOORS else "unmix")
+    return found
+
+
+def modules() -> list[tuple[Path, str]]:
+    return [
+        (path, (path.relative_to(ROOT).parts[0] if path.parent != ROOT else path.stem).replace("__init__", "unmix"))
+        for path in sorted(ROOT.rglob("*.py"))
+    ]
+
+
+def test_every_module_has_a_floor():
+    assert {part for _, part in modules()} <= FLOORS.keys()
+
+
+def test_imports_point_downward():
+    for path, part in modules():
+        if path == ROOT / "__init__.py":
+            continue  # the public names, each imported when it is first asked for
+        for other in imports(path) - {part}:
+            assert FLOORS[other] <= FLOORS[part], f"{path.relative_to(ROOT)} imports {other} from a floor above"
+            assert (part, other) not in FORBIDDEN, f"{path.relative_to(ROOT)} may not import {other}"
+
+
+def test_kernels_stand_alone():
+    for path, part in modules():
+        if part == "kernels":
+            assert imports(path) <= {"kernels"}, f"{path} must run where nothing else of the project is installed"
