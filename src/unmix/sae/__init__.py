@@ -1,0 +1,1 @@
+"""The sparse autoencoder: its weights, its start, its files. No optimizer, no data."""

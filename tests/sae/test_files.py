@@ -1,0 +1,64 @@
+import json
+
+import pytest
+import torch
+
+from unmix.errors import UserError
+from unmix.sae.files import load_sae, save_sae, transformer_lens_hook
+from unmix.sae.model import new_sae
+
+
+def save(folder, hook="resid_post.3"):
+    sae = new_sae(8, 32, 0.1, seed=1)
+    save_sae(sae, folder, model="gpt2", hook=hook, context=128, more={"l1": 5.0})
+    return sae
+
+
+def test_what_is_saved_is_what_is_loaded(tmp_path):
+    sae, loaded = save(tmp_path), load_sae(tmp_path)
+    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), loaded.parameters(), strict=True))
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    assert (config["architecture"], config["d_in"], config["d_sae"]) == ("standard", 8, 32)
+    assert config["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
+    assert config["metadata"]["l1"] == 5.0
+
+
+def test_it_opens_in_sae_lens(tmp_path):
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    sae = save(tmp_path)
+    theirs = sae_lens.SAE.load_from_disk(str(tmp_path), device="cpu")
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(theirs.encode(x), sae.encode(x))
+    torch.testing.assert_close(theirs(x), sae(x))
+
+
+def test_a_dictionary_that_centres_its_input_is_read_as_one_bias(tmp_path):
+    sae = save(tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    with torch.no_grad():
+        sae.b_dec.normal_()
+    save_sae(sae, tmp_path, model="gpt2", hook="resid_post.3", context=128, more={})
+    (tmp_path / "cfg.json").write_text(json.dumps({**config, "apply_b_dec_to_input": True}))
+    x = torch.randn(5, 8)
+    torch.testing.assert_close(load_sae(tmp_path).encode(x), torch.relu((x - sae.b_dec) @ sae.W_enc + sae.b_enc))
+
+
+@pytest.mark.parametrize("harm", ["no_config", "no_weights", "cut", "other"])
+def test_a_folder_that_is_no_sae_is_named(tmp_path, harm):
+    save(tmp_path)
+    if harm == "no_config":
+        (tmp_path / "cfg.json").unlink()
+    elif harm == "no_weights":
+        (tmp_path / "sae_weights.safetensors").unlink()
+    elif harm == "cut":
+        path = tmp_path / "sae_weights.safetensors"
+        path.write_bytes(path.read_bytes()[:100])
+    else:
+        (tmp_path / "cfg.json").write_text('{"architecture": "gated"}')
+    with pytest.raises(UserError, match=str(tmp_path)):
+        load_sae(tmp_path)
+
+
+def test_hooks_have_the_names_that_others_use():
+    assert transformer_lens_hook("resid_pre.0") == "blocks.0.hook_resid_pre"
+    assert transformer_lens_hook("transformer.h.1.ln_1") == "transformer.h.1.ln_1"
