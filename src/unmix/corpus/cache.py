@@ -1,0 +1,36 @@
+"""Files that can be made again: where they are kept, and how they are written whole."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from unmix.errors import UserError
+
+
+def cache_folder() -> Path:
+    """`$UNMIX_CACHE`, else `~/.cache/unmix`; it need not exist yet."""
+    named = os.environ.get("UNMIX_CACHE")
+    return Path(named).expanduser() if named else Path.home() / ".cache" / "unmix"
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A path beside `path` to write to; renamed to it at the end, removed if anything is raised on the way.
+
+    Raises `UserError` if the folder cannot be written to, or the disk is full.
+    """
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield unfinished
+        unfinished.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path} ({error.strerror or error}); set UNMIX_CACHE to a folder with room"
+        ) from None
+    finally:
+        with suppress(OSError):
+            unfinished.unlink()

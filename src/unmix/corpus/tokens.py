@@ -1,0 +1,232 @@
+"""Token sequences of one split, tokenized once and then memory-mapped.
+
+    ids of a split = document, separator, document, separator, …        separator: EOS, else BOS
+    ids_NT[n]      = BOS, then the next T - 1 of them                   the last, partial row is dropped
+
+Text never yields a special token: a document that spells `<|endoftext|>` gives ordinary tokens for it.
+
+On disk, `<cache>/tokens/KEY.bin` is ids_NT row by row, little-endian uint16 (uint32 if the vocabulary needs it),
+and `KEY.json` its description, written last. KEY hashes the documents, the tokenizer, T and max_tokens; of a
+`datasets:` source it hashes the name in place of the documents.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from tokenizers import Tokenizer
+
+from unmix.config import CorpusConfig
+from unmix.corpus.cache import cache_folder, written_whole
+from unmix.corpus.documents import DATASETS, Document, documents
+from unmix.corpus.split import is_held_out
+from unmix.errors import UserError
+
+Split = Literal["train", "held_out"]
+Progress = Callable[[int], None]
+_FORMAT = "unmix-tokens-v1"
+_BATCH_CHARACTERS = 1_000_000  # enough to keep the tokenizer's threads busy, little enough to hold
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """The sequences of one split."""
+
+    ids_NT: np.memmap[Any, np.dtype[Any]]
+    """uint16 or uint32, read-only; column 0 is `bos_id`."""
+    split: Split
+    documents: int
+    """Documents read; the last may be cut by max_tokens or by the end of the last row."""
+    bytes: int
+    """UTF-8 bytes of those documents."""
+    fingerprint: str
+    """16 hex digits of SHA-256 over format, shape and ids: the same sequences, the same fingerprint."""
+    bos_id: int
+
+
+def load_tokens(
+    config: CorpusConfig, tokenizer: Any, sequence_length: int, split: Split, progress: Progress | None = None
+) -> Tokens:
+    """ids_NT of `split` with T = `sequence_length`, from the cache if they are there.
+
+    `tokenizer` is a fast one of `transformers`; it is not changed. `max_tokens` bounds N·T. While tokenizing,
+    `progress` is called with the tokens so far. Raises `UserError` for what `documents` does, for a tokenizer
+    that is slow or has neither BOS nor EOS, and for a split with less than one whole sequence.
+    """
+    bos_id, separator_id = _markers(tokenizer)
+    backend = _plain(tokenizer)
+    limit = None if config.max_tokens is None else config.max_tokens // sequence_length
+    if limit == 0:
+        raise UserError(
+            f"corpus.max_tokens = {config.max_tokens} is less than one sequence; "
+            f"give at least activations.sequence_length = {sequence_length}"
+        )
+    vocabulary = len(tokenizer)
+    width = 2 if vocabulary <= 2**16 else 4
+    about = [_FORMAT, _hash(backend.to_str()), bos_id, separator_id, width, sequence_length, config.max_tokens]
+    key = _hash(json.dumps([*about, split, _documents_key(config, split)]))[:32]
+    stem = cache_folder() / "tokens" / key
+    cached = _open(stem, split)
+    if cached is not None:
+        return cached
+
+    seen = _Seen()
+    ids = _ids(_of_split(config, split), backend, separator_id, seen)
+    rows = _first(limit, _rows(ids, bos_id, sequence_length))
+    digest = hashlib.sha256(json.dumps([_FORMAT, width, sequence_length]).encode())
+    with written_whole(stem.with_suffix(".bin")) as path:
+        with path.open("wb") as file:
+            for rows_nT in rows:
+                raw = rows_nT.astype(f"<u{width}").tobytes()
+                file.write(raw)
+                digest.update(raw)
+                seen.sequences += len(rows_nT)
+                if progress is not None:
+                    progress(seen.sequences * sequence_length)
+        if not seen.sequences:
+            raise UserError(
+                f"the {split} split of corpus.source = {config.source} has {seen.tokens} tokens in {seen.documents} "
+                f"documents, less than one sequence; give more or smaller documents, another "
+                f"corpus.held_out_fraction, or an activations.sequence_length below {sequence_length}"
+            )
+    description = {
+        "format": _FORMAT,
+        "dtype": f"<u{width}",
+        "shape": [seen.sequences, sequence_length],
+        "documents": seen.documents,
+        "bytes": seen.bytes,
+        "fingerprint": digest.hexdigest()[:16],
+        "bos_id": bos_id,
+    }
+    with written_whole(stem.with_suffix(".json")) as path:
+        path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
+    made = _open(stem, split)
+    if made is None:
+        raise UserError(f"{stem}.bin changed while it was written; run again with another UNMIX_CACHE")
+    return made
+
+
+@dataclass
+class _Seen:
+    documents: int = 0
+    bytes: int = 0
+    tokens: int = 0
+    sequences: int = 0
+
+
+def _markers(tokenizer: Any) -> tuple[int, int]:
+    """(bos_id, separator_id); each stands in for the other where there is only one."""
+    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    if bos is None and eos is None:
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has neither a BOS nor an EOS token; "
+            "set bos_token in its tokenizer_config.json"
+        )
+    return (eos if bos is None else bos), (bos if eos is None else eos)
+
+
+def _plain(tokenizer: Any) -> Tokenizer:
+    """A copy of the tokenizer that reads special tokens as text, adds none, and neither cuts nor pads."""
+    backend = getattr(tokenizer, "backend_tokenizer", None)
+    if not isinstance(backend, Tokenizer):
+        raise UserError(
+            f"the tokenizer {tokenizer.name_or_path} has no fast form (tokenizer.json); "
+            "convert it with AutoTokenizer.from_pretrained(…).save_pretrained(…)"
+        )
+    copy = Tokenizer.from_str(backend.to_str())
+    copy.no_truncation()
+    copy.no_padding()
+    copy.encode_special_tokens = True  # the library's name for: split them like any text
+    return copy
+
+
+def _of_split(config: CorpusConfig, split: Split) -> Iterator[Document]:
+    for document in documents(config):
+        if is_held_out(document.key, config.held_out_fraction) == (split == "held_out"):
+            yield document
+
+
+def _documents_key(config: CorpusConfig, split: Split) -> str:
+    if config.source.startswith(DATASETS):  # a stream: reading it twice would fetch it twice
+        return json.dumps([config.source, config.field, config.held_out_fraction])
+    digest = hashlib.sha256()
+    for document in _of_split(config, split):
+        digest.update(hashlib.sha256(document.text.encode()).digest())
+    return digest.hexdigest()
+
+
+def _ids(found: Iterator[Document], backend: Tokenizer, separator_id: int, seen: _Seen) -> Iterator[NDArray[np.uint32]]:
+    """The ids of each document, separator included; tokenized in batches, counted as they are drawn."""
+    for texts in _batches(document.text for document in found):
+        for text, encoding in zip(texts, backend.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+            seen.documents += 1
+            seen.bytes += len(text.encode())
+            ids = np.array([*encoding.ids, separator_id], dtype=np.uint32)
+            seen.tokens += len(ids)
+            yield ids
+
+
+def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    characters = 0
+    for text in texts:
+        batch.append(text)
+        characters += len(text)
+        if characters >= _BATCH_CHARACTERS:
+            yield batch
+            batch, characters = [], 0
+    if batch:
+        yield batch
+
+
+def _rows(ids: Iterator[NDArray[np.uint32]], bos_id: int, T: int) -> Iterator[NDArray[np.uint32]]:
+    """[n, T] blocks, n ≥ 1: as many whole rows as the documents drawn so far fill."""
+    pending: list[NDArray[np.uint32]] = []
+    length = 0
+    for document in ids:
+        pending.append(document)
+        length += len(document)
+        n = length // (T - 1)
+        if n:
+            flat = np.concatenate(pending)
+            rows_nT = np.full((n, T), bos_id, dtype=np.uint32)
+            rows_nT[:, 1:] = flat[: n * (T - 1)].reshape(n, T - 1)
+            pending, length = [flat[n * (T - 1) :]], length - n * (T - 1)
+            yield rows_nT
+
+
+def _first(limit: int | None, blocks: Iterator[NDArray[np.uint32]]) -> Iterator[NDArray[np.uint32]]:
+    """The first `limit` rows, drawing no more blocks than they need."""
+    left = limit
+    for rows_nT in blocks:
+        yield rows_nT if left is None else rows_nT[:left]
+        if left is not None:
+            left -= len(rows_nT)
+            if left <= 0:
+                return
+
+
+def _open(stem: Path, split: Split) -> Tokens | None:
+    """The cached sequences, or none if they are absent or not whole."""
+    path = stem.with_suffix(".bin")
+    try:
+        about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        n, T = about["shape"]
+        dtype = np.dtype(about["dtype"])
+        if about["format"] != _FORMAT or path.stat().st_size != n * T * dtype.itemsize:
+            return None
+        ids_NT = np.memmap(path, dtype=dtype, mode="r", shape=(n, T))
+        return Tokens(ids_NT, split, about["documents"], about["bytes"], about["fingerprint"], about["bos_id"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,162 @@
+"""Every kind of source gives its documents in a fixed order, or one line that says what is wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+import sysconfig
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from unmix.config import CorpusConfig
+from unmix.corpus.documents import documents
+from unmix.errors import UserError
+
+
+def texts(source: object, field: str = "text") -> list[str]:
+    found = list(documents(CorpusConfig(source=str(source), field=field)))
+    assert all(document.key == document.text for document in found)
+    return [document.text for document in found]
+
+
+def refuses(source: object, said: str, field: str = "text") -> None:
+    with pytest.raises(UserError, match=said) as error:
+        texts(source, field)
+    assert "\n" not in str(error.value)
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(sysconfig, "get_path", lambda name: str(tmp_path))
+    for name in ("os.py", "json/decoder.py", "site-packages/other.py", "_sysconfigdata_x.py", "config-3/x.py",
+                 "sub/_sysconfigdata__linux.py", "notes.txt"):  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(f"# {name}")
+    (tmp_path / "empty.py").write_text(" \n")
+    (tmp_path / "latin.py").write_bytes(b"# \xe9")
+    return tmp_path
+
+
+@pytest.mark.usefixtures("library")
+def test_the_standard_library_without_other_peoples_code() -> None:
+    assert [tuple(d) for d in documents(CorpusConfig())] == [
+        ("json/decoder.py", "# json/decoder.py"),
+        ("os.py", "# os.py"),
+    ]
+
+
+def test_a_folder_of_records_gives_their_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text('{"text": "one"}\n{"text": "two"}\n')
+    pq.write_table(pa.table({"text": ["three"]}), tmp_path / "b.parquet")
+    (tmp_path / "c.txt").write_text("four")
+    assert texts(tmp_path) == ["one", "two", "three", "four"]
+
+
+def test_the_real_standard_library() -> None:
+    keys = [document.key for document in documents(CorpusConfig())]
+    assert keys == sorted(keys, key=lambda key: Path(key).parts)
+    assert "json/decoder.py" in keys
+    assert not any("site-packages" in key for key in keys)
+
+
+def test_a_text_file(tmp_path: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text("one\n\ntwo é", encoding="utf-8")
+    assert texts(file) == ["one\n\ntwo é"]
+    file.write_bytes(b"caf\xe9")
+    refuses(file, r"a.txt is not UTF-8 text \(byte 3\); convert it first")
+    file.write_text("  \n")
+    refuses(file, "no document in corpus.source = .*a.txt")
+
+
+def test_a_folder(tmp_path: Path) -> None:
+    refuses(tmp_path, "no document in corpus.source")
+    for name, content in {
+        "b.md": b"b", "a/z.txt": b"z", "a/.hidden": b"no", ".git/config": b"no", "image": b"\x89PNG\xff",
+        "zero.bin": b"a\0b", "empty.txt": b"", "c": "ü".encode(),
+    }.items():  # fmt: skip
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+    assert texts(tmp_path) == ["z", "b", "ü"]
+
+
+def test_jsonl(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    lines = [json.dumps({"text": "one", "code": "x"}), "", json.dumps({"text": None, "code": "y"}),
+             r'{"text": "half \ud800 pair", "code": ""}']  # fmt: skip
+    file.write_text("\n".join(lines))
+    assert texts(file) == ["one", "half ? pair"]
+    assert texts(file, "code") == ["x", "y"]
+    refuses(file, "line 1 has no 'body'; set corpus.field to one of: text, code", "body")
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        (b"{broken", r"a.jsonl, line 2 is not JSON \(.*\); mend"),
+        (b'{"text": "\xe9"}', "line 2 is not UTF-8"),
+        (b"[1]", "line 2 holds a list; want an object"),
+        (b'{"text": 3}', "line 2: 'text' holds a int, not text"),
+    ],
+)
+def test_broken_jsonl(tmp_path: Path, line: bytes, said: str) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_bytes(b'{"text": "fine"}\n' + line + b"\n")
+    refuses(file, said)
+
+
+def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unmix.corpus.documents._PARQUET_ROWS", 2)
+    file = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"text": ["a", None, "b", "c", ""], "n": [1, 2, 3, 4, 5]}), file)
+    assert texts(file) == ["a", "b", "c"]
+    refuses(file, "a.parquet has no 'body'; set corpus.field to one of: text, n", "body")
+    refuses(file, "row 1: 'n' holds a int, not text", "n")
+    file.write_bytes(b"not parquet at all")
+    refuses(file, "a.parquet is not readable Parquet")
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    refuses(file, r"wants pyarrow: pip install 'unmix\[data\]'")
+
+
+def test_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[Any] = []
+
+    def load_dataset(*args: object, **kwargs: object) -> list[dict[str, str]]:
+        calls.append((args, kwargs))
+        if args[0] == "gone":
+            raise ValueError("no such dataset\nsecond line")
+        return [{"text": "one"}, {"text": "two"}]
+
+    library = ModuleType("datasets")
+    library.load_dataset = load_dataset  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert texts("datasets:owner/name") == ["one", "two"]
+    assert texts("datasets:owner/name:en:test") == ["one", "two"]
+    assert calls == [
+        (("owner/name", None), {"split": "train", "streaming": True}),
+        (("owner/name", "en"), {"split": "test", "streaming": True}),
+    ]
+    refuses("datasets:owner/name", "record 1 has no 'body'; set corpus.field to one of: text", "body")
+    refuses("datasets:gone", "cannot read corpus.source = datasets:gone: no such dataset$")
+    refuses("datasets:", "names no dataset")
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    refuses("datasets:owner/name", r"wants the datasets library: pip install 'unmix\[data\]'")
+
+
+def test_a_path_that_is_not_there(tmp_path: Path) -> None:
+    refuses(tmp_path / "none.jsonl", "none.jsonl: no such file or folder; give a path, stdlib, or datasets:")
+
+
+def test_a_long_text_file_is_cut_at_ends_of_lines_so_that_both_splits_get_some(tmp_path: Path) -> None:
+    path = tmp_path / "book.txt"
+    text = "".join(f"line {n} of a long book, which is one file\n" for n in range(5000))
+    path.write_text(text)
+    pieces = [document.text for document in documents(CorpusConfig(source=str(path)))]
+    assert "".join(pieces) == text
+    assert len(pieces) > 10
+    assert all(piece.endswith("\n") for piece in pieces)

@@ -1,0 +1,151 @@
+"""Sequences hold the documents' ids in order, never a special token out of text, and come whole or not at all."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_models import EOT, tiny_tokenizer
+
+from unmix.config import CorpusConfig
+from unmix.corpus import tokens
+from unmix.corpus.split import is_held_out
+from unmix.corpus.tokens import Tokens, load_tokens
+from unmix.errors import UserError
+
+TEXTS = [f"def f{n}(self): return {n}\n" * (1 + n % 3) for n in range(60)] + [f"import a{EOT}b", "é" * 50]
+T = 16
+TOKENIZER = tiny_tokenizer()
+
+
+@pytest.fixture
+def source(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    file = tmp_path / "a.jsonl"
+    file.write_text("\n".join(json.dumps({"text": text}) for text in TEXTS))
+    return file
+
+
+def load(source: Path, split: tokens.Split = "train", **kwargs: object) -> Tokens:
+    config = CorpusConfig.model_validate({"source": str(source), "held_out_fraction": 0.3, **kwargs})
+    return load_tokens(config, TOKENIZER, T, split)
+
+
+def expected(split: str) -> tuple[list[str], list[int]]:
+    texts = [text for text in TEXTS if is_held_out(text, 0.3) == (split == "held_out")]
+    ids = []
+    for text in texts:
+        ids += TOKENIZER(text, add_special_tokens=False, split_special_tokens=True)["input_ids"] + [0]
+    return texts, ids
+
+
+@pytest.mark.parametrize("split", ["train", "held_out"])
+@pytest.mark.parametrize("batch", [1, 100, 10**6])
+def test_the_sequences_are_the_documents(
+    source: Path, split: tokens.Split, batch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tokens, "_BATCH_CHARACTERS", batch)
+    texts, ids = expected(split)
+    got = load(source, split)
+    assert got.ids_NT.dtype == np.uint16
+    assert got.ids_NT.shape == (len(ids) // (T - 1), T)
+    assert (got.ids_NT[:, 0] == got.bos_id).all()
+    assert got.ids_NT[:, 1:].flatten().tolist() == ids[: len(ids) // (T - 1) * (T - 1)]
+    assert (got.documents, got.bytes) == (len(texts), sum(len(text.encode()) for text in texts))
+    assert got.split == split
+
+
+def test_text_gives_no_special_token(tmp_path: Path, source: Path) -> None:
+    file = tmp_path / "a.txt"
+    file.write_text(f"{EOT}a{EOT}" * 20)
+    side: tokens.Split = "held_out" if is_held_out(file.read_text(), 0.3) else "train"
+    got = load(file, side)
+    assert not (got.ids_NT[:, 1:] == 0).any()
+    assert TOKENIZER(EOT)["input_ids"] == [0]  # the tokenizer given is as it was
+    assert EOT in TOKENIZER.decode(got.ids_NT[0, 1:])
+
+
+def test_the_second_time_comes_from_the_cache(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = load(source)
+    monkeypatch.setattr(tokens, "_rows", None)  # would fail if called
+    again = load(source)
+    assert np.array_equal(first.ids_NT, again.ids_NT)
+    assert again.fingerprint == first.fingerprint
+    assert isinstance(again.ids_NT, np.memmap)
+    assert not again.ids_NT.flags.writeable
+
+
+def test_whatever_changes_the_ids_is_another_entry(source: Path) -> None:
+    prints = {
+        load(source).fingerprint,
+        load(source, "held_out").fingerprint,
+        load(source, max_tokens=5 * T).fingerprint,
+    }
+    source.write_text(source.read_text() + "\n" + json.dumps({"text": "pass " * 100}))
+    prints |= {load(source).fingerprint, load(source, "held_out").fingerprint}
+    assert len(prints) == 4  # the new document fell on one side
+
+
+def test_a_torn_file_is_made_again(source: Path, tmp_path: Path) -> None:
+    first = np.array(load(source).ids_NT)
+    [stored] = (tmp_path / "cache" / "tokens").glob("*.bin")
+    stored.write_bytes(stored.read_bytes()[:-1])
+    assert np.array_equal(load(source).ids_NT, first)
+    stored.with_suffix(".json").write_text("{")
+    assert np.array_equal(load(source).ids_NT, first)
+    assert {path.suffix for path in stored.parent.iterdir()} == {".bin", ".json"}
+
+
+@pytest.mark.parametrize(("max_tokens", "sequences"), [(T, 1), (5 * T, 5), (6 * T - 1, 5)])
+def test_max_tokens_bounds_the_size(source: Path, max_tokens: int, sequences: int) -> None:
+    whole, part = load(source), load(source, max_tokens=max_tokens)
+    assert np.array_equal(part.ids_NT, whole.ids_NT[:sequences])
+    assert part.documents < whole.documents
+
+
+def test_progress(source: Path) -> None:
+    said: list[int] = []
+    config = CorpusConfig(source=str(source))
+    got = load_tokens(config, TOKENIZER, T, "train", said.append)
+    assert said == sorted(said)
+    assert said[-1] == got.ids_NT.size
+
+
+def test_too_little(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"max_tokens = 15 is less than one sequence; give at least .* = 16"):
+        load(source, max_tokens=T - 1)
+    file = tmp_path / "a.txt"
+    file.write_text("tiny")
+    there: tokens.Split = "held_out" if is_held_out("tiny", 0.3) else "train"
+    other: tokens.Split = "train" if there == "held_out" else "held_out"
+    with pytest.raises(UserError, match=rf"{there} split .* has \d tokens in 1 documents, less than one sequence"):
+        load(file, there)
+    with pytest.raises(UserError, match=rf"{other} split .* has 0 tokens in 0 documents"):
+        load(file, other)
+    assert not list((tmp_path / "cache" / "tokens").iterdir())
+
+
+def test_markers(source: Path) -> None:
+    config = CorpusConfig(source=str(source))
+    tokenizer = tiny_tokenizer()
+    tokenizer.bos_token = None
+    assert load_tokens(config, tokenizer, T, "train").bos_id == 0
+    tokenizer.eos_token = None
+    with pytest.raises(UserError, match="neither a BOS nor an EOS token"):
+        load_tokens(config, tokenizer, T, "train")
+
+
+def test_a_large_vocabulary_is_uint32(source: Path) -> None:
+    tokenizer = tiny_tokenizer()
+    tokenizer.add_tokens([f"<{n}>" for n in range(2**16)])
+    got = load_tokens(CorpusConfig(source=str(source)), tokenizer, T, "train")
+    assert got.ids_NT.dtype == np.uint32
+
+
+def test_a_cache_that_cannot_be_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "file"))
+    with pytest.raises(UserError, match=r"cannot write .* set UNMIX_CACHE to a folder with room"):
+        load(source)
