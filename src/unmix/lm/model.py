@@ -1,0 +1,234 @@
+"""A causal language model that is only read from: activations at hooks, and logits.
+
+Weights come from safetensors only, and no code that came with a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.config import ModelConfig
+from unmix.errors import UserError
+from unmix.lm.hooks import find_blocks, find_place, text_config
+
+EMBEDDED = Path(__file__).parent / "embedded"
+
+
+class _Done(Exception):
+    """Everything wanted is captured; the rest of the forward pass need not run."""
+
+
+@dataclass(frozen=True)
+class LanguageModel:
+    """Frozen weights and their tokenizer."""
+
+    model: Any
+    """A `transformers` causal LM, in eval mode, no gradient."""
+    tokenizer: Any
+    """Its fast tokenizer."""
+    name: str
+    fingerprint: str
+    """16 hex digits of SHA-256 over config.json and the weights."""
+
+    @property
+    def width(self) -> int:
+        """D of the residual stream."""
+        return int(text_config(self.model).hidden_size)
+
+    @property
+    def layers(self) -> int:
+        """Blocks; hooks count them from 0."""
+        return len(find_blocks(self.model))
+
+    @property
+    def context(self) -> int | None:
+        """The longest sequence, BOS included; none if the architecture sets no limit."""
+        limit = getattr(text_config(self.model), "max_position_embeddings", None)
+        return None if limit is None else int(limit)
+
+    @property
+    def vocabulary(self) -> int:
+        """Entries of the logits."""
+        return int(text_config(self.model).vocab_size)
+
+    def check_sequence_length(self, T: int) -> None:
+        """Raises `UserError` if sequences of T tokens do not fit the model's context."""
+        if self.context is not None and self.context < T:
+            raise UserError(
+                f"sequences of {T} tokens exceed the context of {self.name}, {self.context}; "
+                "lower activations.sequence_length"
+            )
+
+    def activations(self, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
+        """hook -> x_NTD, float32, from one forward pass that stops once the last of the hooks has fired.
+
+        ids_NT is int64. Raises `UserError` for an unknown hook, a sequence too long, an id outside the
+        vocabulary, or a module that does not give one vector a token.
+        """
+        self._check(ids_NT)
+        wanted = {hook: find_place(self.model, hook) for hook in hooks}
+        captured: dict[str, Tensor] = {}
+        if not wanted:
+            return captured
+
+        def capture(hook: str, value: Any) -> None:
+            if hook in captured:  # a module that runs twice counts the first time
+                return
+            captured[hook] = _vectors(value, ids_NT.shape, hook)
+            if len(captured) == len(wanted):
+                raise _Done
+
+        with ExitStack() as stack:
+            for hook, (module, side) in wanted.items():
+                handle = _on_input(module, hook, capture) if side == "input" else _on_output(module, hook, capture)
+                stack.callback(handle.remove)
+            try:
+                with torch.inference_mode():
+                    self.model(ids_NT.to(self.model.device), use_cache=False)
+            except _Done:
+                return captured
+        silent = next(hook for hook in wanted if hook not in captured)
+        raise UserError(f"hook {silent}: that module does not run in a forward pass on text; choose another")
+
+    def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]:
+        """hook -> D, from a pass over two tokens. Raises as `activations` does."""
+        two = torch.zeros(1, 2, dtype=torch.int64)
+        return {hook: x_NTD.shape[-1] for hook, x_NTD in self.activations(two, hooks).items()}
+
+    def logits(self, ids_NT: Tensor) -> Tensor:
+        """logits_NTV, float32. Raises `UserError` for a sequence too long or an id outside the vocabulary."""
+        self._check(ids_NT)
+        with torch.no_grad():  # not inference_mode: what comes out may enter someone's graph
+            logits_NTV: Tensor = self.model(ids_NT.to(self.model.device), use_cache=False).logits
+        return logits_NTV.float()
+
+    def _check(self, ids_NT: Tensor) -> None:
+        self.check_sequence_length(ids_NT.shape[1])
+        largest = int(ids_NT.max()) if ids_NT.numel() else 0
+        if largest >= self.vocabulary:
+            raise UserError(
+                f"token id {largest} is outside the vocabulary of {self.name}, {self.vocabulary}; "
+                "use the tokenizer that came with the model"
+            )
+
+
+def load_language_model(config: ModelConfig) -> LanguageModel:
+    """The model that `config.name` names: `embedded`, a folder, or a name on the hub.
+
+    Raises `UserError`: no such folder, a folder that holds no model, a name that cannot be fetched, weights that
+    are absent, pickled, or do not fit the architecture.
+    """
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = _local_folder(config.name)
+    place = config.name if folder is None else str(folder)
+    try:
+        with _quiet():
+            loaded: Any = AutoModelForCausalLM.from_pretrained(
+                place,
+                dtype=getattr(torch, config.dtype),
+                trust_remote_code=False,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+    except Exception as error:  # hub, network, files and architectures each raise their own kinds
+        remedy = "check the folder" if folder else "check the name and the network, or give a folder"
+        raise UserError(f"cannot load model.name = {config.name}; {remedy}: {_line(error)}") from None
+    model, report = loaded
+    if report["missing_keys"]:  # transformers would fill them at random and only log it
+        some = sorted(report["missing_keys"])
+        raise UserError(f"model.name = {config.name} lacks {len(some)} weights of its architecture, such as {some[0]}")
+    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing but the architecture's name
+        raise UserError(f"model.name = {config.name} has no tokenizer; put its tokenizer.json beside the weights")
+    model.eval().requires_grad_(False)
+    return LanguageModel(model, tokenizer, config.name, _fingerprint(model, folder))
+
+
+def _local_folder(name: str) -> Path | None:
+    """The folder that the name means, checked; none if it is a name on the hub."""
+    path = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    if not path.exists():
+        if name == "embedded":
+            raise UserError("this copy of unmix has no embedded model; set model.name to a folder or a hub name")
+        if name.startswith((".", "/", "~")) or name.count("/") > 1:
+            raise UserError(f"model.name = {name}: no such folder")
+        return None
+    if not (path / "config.json").is_file():
+        raise UserError(f"model.name = {name} is no model folder: no config.json")
+    if not any(path.glob("*.safetensors")):
+        pickled = sorted(file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
+        what = f"only pickled weights ({pickled[0]}), which are not read" if pickled else "no weights"
+        raise UserError(f"model.name = {name} has {what}; give it *.safetensors, as save_pretrained writes them")
+    return path
+
+
+def _fingerprint(model: Any, folder: Path | None) -> str:
+    digest = hashlib.sha256()
+    if folder is not None:
+        for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
+            with path.open("rb") as file:
+                while block := file.read(1 << 20):
+                    digest.update(block)
+    else:
+        digest.update(model.config.to_json_string().encode())
+        for name, tensor in sorted(model.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without `transformers`' own bars and notes; its settings are put back."""
+    from transformers.utils import logging
+
+    settings: Any = logging  # untyped
+    level, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
+    settings.set_verbosity_error()
+    settings.disable_progress_bar()
+    try:
+        yield
+    finally:
+        settings.set_verbosity(level)
+        if bars:
+            settings.enable_progress_bar()
+
+
+def _on_input(module: nn.Module, hook: str, capture: Any) -> Any:
+    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        capture(hook, args[0] if args else kwargs["hidden_states"])
+
+    return module.register_forward_pre_hook(before, with_kwargs=True)
+
+
+def _on_output(module: nn.Module, hook: str, capture: Any) -> Any:
+    def after(_: nn.Module, __: Any, output: Any) -> None:
+        capture(hook, output)
+
+    return module.register_forward_hook(after)
+
+
+def _vectors(value: Any, shape: torch.Size, hook: str) -> Tensor:
+    """x_NTD as a float32 copy that later blocks cannot change and autograd may use."""
+    N, T = shape
+    x = value[0] if isinstance(value, (tuple, list)) else value
+    if isinstance(x, Tensor) and x.is_floating_point():
+        flat = x.ndim == 2 and x.shape[0] == N * T  # OPT's MLP, in some versions
+        if flat or (x.ndim >= 3 and x.shape[:2] == (N, T)):
+            with torch.inference_mode(False):
+                return x.reshape(N, T, -1).to(torch.float32, copy=True)
+    given = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
+    raise UserError(f"hook {hook} gives {given}, not one vector for each of {N} × {T} tokens; choose another module")
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
