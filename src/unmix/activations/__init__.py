@@ -1,0 +1,1 @@
+"""Shuffled batches of activations, from the running model or from disk. Never imports sae/."""

@@ -1,0 +1,154 @@
+"""Batches of activations from a language model: batch s is a pure function of (corpus, model, hooks, seed, s).
+
+The sequences of the corpus, permuted anew each epoch, are read in chunks of C. A chunk's C·T tokens are run through
+the model and permuted by a generator seeded from (seed, chunk). Batch s is rows s·B … s·B + B of the concatenated
+chunks. Resuming therefore needs the number s and nothing else: no buffer is saved, none is lost.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_ORDER, _ROWS = 1, 2  # which permutation a generator is for
+_FORWARD_TOKENS = 4096  # tokens a forward pass: long enough for the matrix products, short enough for the cache
+
+
+class Batch(NamedTuple):
+    """One batch of B tokens."""
+
+    activations: dict[str, Tensor]
+    """hook -> x_BD, float32."""
+    token_ids_B: Tensor
+    """int64."""
+    positions_B: Tensor
+    """Place of the token in its sequence, int64; 0 is the BOS."""
+
+
+class Norms(NamedTuple):
+    """How long a hook's activations are."""
+
+    mean_norm: float
+    """E||x||."""
+    mean_square_norm: float
+    """E||x||²."""
+    tokens: int
+    """Tokens that the means are over."""
+
+
+class Source(Protocol):
+    """What a sweep trains on: the stream below, or the store."""
+
+    widths: dict[str, int]
+    batch_tokens: int
+
+    def norms(self) -> dict[str, Norms]:
+        """Per hook, over the first chunk."""
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Batches number first … last - 1."""
+
+
+class ReadsActivations(Protocol):
+    """The part of a language model that the stream needs."""
+
+    def activations(self, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]: ...
+    def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]: ...
+
+
+class Stream:
+    """Batches made as they are asked for."""
+
+    def __init__(
+        self,
+        model: ReadsActivations,
+        ids_NT: np.ndarray,
+        hooks: Sequence[str],
+        *,
+        batch_tokens: int,
+        chunk_sequences: int,
+        seed: int,
+    ) -> None:
+        self.model, self.ids_NT, self.hooks = model, ids_NT, list(hooks)
+        self.batch_tokens, self.chunk_sequences, self.seed = batch_tokens, chunk_sequences, seed
+        self.widths = model.hook_widths(hooks)
+        self._chunk: tuple[int, Batch] | None = None
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Batches number first … last - 1."""
+        for step in range(first, last):
+            yield self.rows(step * self.batch_tokens, (step + 1) * self.batch_tokens)
+
+    def rows(self, first: int, last: int) -> Batch:
+        """Rows first … last - 1 of the concatenated chunks."""
+        return gather(self.chunk, self.chunk_sequences * self.ids_NT.shape[1], first, last)
+
+    def norms(self) -> dict[str, Norms]:
+        """Per hook E||x|| and E||x||² over chunk 0, in float64; training reads that chunk next."""
+        found = {}
+        for hook, x_RD in self.chunk(0).activations.items():
+            square_R = x_RD.double().square().sum(1)
+            found[hook] = Norms(square_R.sqrt().mean().item(), square_R.mean().item(), len(x_RD))
+        return found
+
+    def chunk(self, number: int) -> Batch:
+        """Chunk `number` with its rows in their shuffled order; the last one asked for is kept."""
+        if self._chunk is None or self._chunk[0] != number:
+            self._chunk = None  # room for the new one
+            self._chunk = (number, self._harvest(number))
+        return self._chunk[1]
+
+    def _harvest(self, number: int) -> Batch:
+        c, t = self.chunk_sequences, self.ids_NT.shape[1]
+        ids_CT = torch.from_numpy(np.stack([self._sequence(number * c + i) for i in range(c)]).astype(np.int64))
+        order = torch.from_numpy(np.random.default_rng([self.seed, _ROWS, number]).permutation(c * t))
+        destination = torch.empty_like(order)
+        destination[order] = torch.arange(c * t)  # row r of the chunk is written where the shuffle wants it
+        arrays = {hook: torch.empty(c * t, width) for hook, width in self.widths.items()}
+        per_pass = max(1, _FORWARD_TOKENS // t)
+        for start in range(0, c, per_pass):
+            found = self.model.activations(ids_CT[start : start + per_pass], self.hooks)
+            rows = destination[start * t : (start + per_pass) * t]
+            for hook, x_NTD in found.items():
+                arrays[hook][rows] = x_NTD.flatten(0, 1).float()
+        positions = torch.arange(t).repeat(c)
+        return Batch(arrays, ids_CT.flatten()[order], positions[order])
+
+    def _sequence(self, number: int) -> np.ndarray:
+        """Sequence `number` of the endless corpus: every epoch is a permutation of its own."""
+        epoch, at = divmod(number, len(self.ids_NT))
+        if self._epoch is None or self._epoch[0] != epoch:
+            generator = np.random.default_rng([self.seed, _ORDER, epoch])
+            self._epoch = (epoch, generator.permutation(len(self.ids_NT)))
+        row: np.ndarray = self.ids_NT[self._epoch[1][at]]
+        return row
+
+
+def gather(piece: Callable[[int], Batch], piece_rows: int, first: int, last: int) -> Batch:
+    """Rows first … last - 1 of pieces 0, 1, 2 … of `piece_rows` rows each, laid end to end."""
+    parts, row = [], first
+    while row < last:
+        number, at = divmod(row, piece_rows)
+        end = min(piece_rows, at + last - row)
+        parts.append(_slice(piece(number), at, end))
+        row += end - at
+    if len(parts) == 1:
+        return parts[0]
+    return Batch(
+        {hook: torch.cat([p.activations[hook] for p in parts]) for hook in parts[0].activations},
+        torch.cat([p.token_ids_B for p in parts]),
+        torch.cat([p.positions_B for p in parts]),
+    )
+
+
+def _slice(batch: Batch, start: int, end: int) -> Batch:
+    return Batch(
+        {hook: x[start:end] for hook, x in batch.activations.items()},
+        batch.token_ids_B[start:end],
+        batch.positions_B[start:end],
+    )
