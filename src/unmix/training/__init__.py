@@ -1,0 +1,1 @@
+"""The sweep: start with `loop.py`."""

@@ -1,0 +1,74 @@
+"""The training loop. Every member sees the same batches and nothing of the others.
+
+for each batch of activations:
+    for each member:                    its own weights, optimizer, coefficient, counts
+        loss and gradients              kernels/
+        clip, Adam                      member.py
+    now and then: a line of metrics, a checkpoint
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from unmix.activations.stream import Source
+from unmix.training.member import Member
+from unmix.training.schedule import Schedule
+
+Row = dict[str, Any]
+
+
+class Stopped(Exception):
+    """Training was asked to stop, and did so after saving its work at this step."""
+
+    def __init__(self, step: int) -> None:
+        super().__init__(f"stopped after step {step}")
+        self.step = step
+
+
+def train(
+    members: Sequence[Member],
+    source: Source,
+    schedule: Schedule,
+    *,
+    first: int,
+    log_every: int,
+    checkpoint_every: int,
+    dead_after_tokens: int,
+    log: Callable[[list[Row]], None],
+    save: Callable[[int], None],
+    stop: Callable[[], bool] = lambda: False,
+    seconds: float = 0.0,
+) -> None:
+    """Make updates number first … schedule.steps - 1 on every member.
+
+    `log` gets a row per member every `log_every` steps and at the end; `save` is called with the number of updates
+    made. Raises `Stopped`, after saving, once `stop()` answers true. `seconds` were spent before `first`.
+    """
+    began, mark, mark_step = time.perf_counter() - seconds, time.perf_counter(), first
+    for step, batch in enumerate(source.batches(first, schedule.steps), start=first):
+        lr = schedule.lr_at(step)
+        for member in members:
+            member.update(batch.activations[member.hook], lr, schedule.l1_at(step, member.l1))
+
+        done = step + 1
+        if done % log_every == 0 or done == schedule.steps:
+            now = time.perf_counter()
+            rate = (done - mark_step) * source.batch_tokens / (now - mark)
+            shared = {"lr": lr, "tokens_per_s": round(rate, 1), "seconds": round(now - began, 3)}
+            log(
+                [
+                    {"step": done, "tokens": member.tokens, "member": member.name, "hook": member.hook, "l1": member.l1}
+                    | member.metrics(dead_after_tokens)
+                    | shared
+                    for member in members
+                ]
+            )
+            mark, mark_step = now, done
+        stopping = stop()
+        if done % checkpoint_every == 0 or done in (schedule.stable_until, schedule.steps) or stopping:
+            save(done)
+        if stopping and done < schedule.steps:
+            raise Stopped(done)

@@ -1,0 +1,63 @@
+"""Known features, mixed, and found again by the default recipe."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+from unmix import config
+from unmix.activations.stream import Batch, Norms
+from unmix.training.loop import train
+from unmix.training.member import new_member
+from unmix.training.run import sweep_schedule
+
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+
+
+class Mixture:
+    """x = Σ a_i d_i over 96 unit directions in 48 dimensions, each on 4 % of the tokens, a in [0.5, 1.5]."""
+
+    widths = {"h": 48}  # noqa: RUF012
+    batch_tokens = 1024
+
+    def __init__(self, true_features: int = 96) -> None:
+        directions = torch.randn(true_features, 48, generator=torch.Generator().manual_seed(0))
+        self.directions_GD = directions / directions.norm(dim=1, keepdim=True)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        for step in range(first, last):
+            g = torch.Generator().manual_seed(step + 1)
+            G = len(self.directions_GD)
+            present = torch.rand(self.batch_tokens, G, generator=g) < 0.04
+            a_BG = present * (0.5 + torch.rand(self.batch_tokens, G, generator=g))
+            nowhere = torch.zeros(self.batch_tokens, dtype=torch.int64)
+            yield Batch({"h": a_BG @ self.directions_GD}, nowhere, nowhere)
+
+    def norms(self) -> dict[str, Norms]:
+        x = next(self.batches(0, 1)).activations["h"]
+        return {"h": Norms(x.norm(dim=1).mean().item(), x.square().sum(1).mean().item(), len(x))}
+
+
+@pytest.mark.parametrize("decoder", ["free", "unit_norm"])
+def test_the_default_recipe_finds_the_features_of_a_mixture(decoder):
+    recipe = config.load(
+        DEMO, {"sae.features": 192, "sae.decoder": decoder, "training.steps": 2500, "choice.extend_to": None}
+    )
+    source = Mixture()
+    scale = (48 / source.norms()["h"].mean_square_norm) ** 0.5
+    member = new_member("l1-5", "h", 5.0, width=48, scale=scale, recipe=recipe)
+    train(
+        [member],
+        source,
+        sweep_schedule(recipe),
+        first=0,
+        log_every=500,
+        checkpoint_every=10**9,
+        dead_after_tokens=10**6,
+        log=lambda rows: None,
+        save=lambda step: None,
+    )
+    W_FD = member.sae().W_dec.detach()
+    cosine_GF = source.directions_GD @ (W_FD / W_FD.norm(dim=1, keepdim=True)).T
+    assert cosine_GF.max(dim=1).values.mean() >= 0.9

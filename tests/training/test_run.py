@@ -1,0 +1,242 @@
+"""Whole small runs: members do not see each other, a stopped run resumes to the same bits, extension has no seam."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_run import make
+
+from unmix.activations.store import harvest
+from unmix.errors import UserError
+from unmix.runlog import read_manifest, read_metrics
+from unmix.sae.files import load_sae
+from unmix.training import run
+from unmix.training.loop import Stopped
+from unmix.training.run import Watch
+
+CLOCK = ("tokens_per_s", "seconds")
+
+
+def state(folder, member, step):
+    path = folder / "members" / member / f"step-{step:09d}" / "training_state.safetensors"
+    return safetensors.torch.load_file(path)
+
+
+def same(a, b):
+    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def metrics(folder):
+    return [{k: v for k, v in row.items() if k not in CLOCK} for row in read_metrics(folder / "metrics.jsonl")]
+
+
+def stopping(recipe, folder, at):
+    calls = 0
+
+    def stop():
+        nonlocal calls
+        calls += 1
+        return calls == at
+
+    with pytest.raises(Stopped) as caught:
+        run.sweep(recipe, folder, Watch(stop=stop))
+    assert caught.value.step == at
+
+
+def write_store(recipe, folder, dtype="float32", rows=1500):
+    model, tokens = run.open_model(recipe, lambda text: None)
+    facts = dict(zip(("model", "corpus"), run.describe(recipe, model, tokens), strict=True))
+    facts |= {"hooks": recipe.activations.hooks, "sequence_length": 16, "chunk_sequences": 8}
+    facts["recipe"] = run.store_recipe(recipe)
+    harvest(run.open_stream(recipe, model, tokens), folder, tokens=rows, dtype=dtype, shard_tokens=500, facts=facts)
+    return folder
+
+
+@pytest.mark.parametrize("decoder", ["free", "unit_norm"])
+def test_a_member_alone_is_bit_identical_to_the_member_in_a_sweep(overrides, tmp_path, decoder):
+    four = make(overrides, training__steps=50, sae__decoder=decoder)
+    alone = make(overrides, training__steps=50, sae__decoder=decoder, training__l1=[3.0])
+    run.sweep(four, tmp_path / "four")
+    run.sweep(alone, tmp_path / "alone")
+    assert same(state(tmp_path / "four", "l1-3", 50), state(tmp_path / "alone", "l1-3", 50))
+    assert [r for r in metrics(tmp_path / "four") if r["member"] == "l1-3"] == metrics(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("source", ["stream", "store"])
+def test_a_run_stopped_at_30_and_resumed_equals_the_unstopped_one_at_60(overrides, tmp_path, source):
+    recipe = make(overrides)
+    if source == "store":  # 1,500 rows for 2,880: the second epoch is reached
+        recipe = make(overrides, activations__store=str(write_store(recipe, tmp_path / "store")))
+    run.sweep(recipe, tmp_path / "whole")
+    stopping(recipe, tmp_path / "cut", 30)
+    run.sweep(recipe, tmp_path / "cut")
+    for member in ("l1-0", "l1-1", "l1-3", "l1-30"):
+        assert same(state(tmp_path / "whole", member, 60), state(tmp_path / "cut", member, 60))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    assert [r["step"] for r in metrics(tmp_path / "cut") if r["member"] == "l1-0"] == [*range(7, 60, 7), 60]
+
+
+def test_a_float32_store_trains_to_the_bits_of_the_stream(overrides, tmp_path):
+    recipe = make(overrides, training__steps=20)
+    stored = make(overrides, training__steps=20, activations__store=str(write_store(recipe, tmp_path / "store")))
+    run.sweep(recipe, tmp_path / "a")
+    run.sweep(stored, tmp_path / "b")
+    assert same(state(tmp_path / "a", "l1-3", 20), state(tmp_path / "b", "l1-3", 20))
+    assert read_manifest(tmp_path / "b" / "run.yaml")["corpus"]["store_dtype"] == "float32"
+
+
+def test_an_extension_has_no_seam(overrides, tmp_path):
+    """30 steps, extended to 60, is one run of 60 steps (whose warm-ups are those of the first)."""
+    short = make(overrides, training__steps=28, training__l1=[3.0], training__l1_warmup_fraction=0.25)
+    long = make(overrides, training__steps=56, training__l1=[3.0], training__l1_warmup_fraction=0.125)
+    run.sweep(short, tmp_path / "short")
+    run.extend(tmp_path / "short", "l1-3", 56)
+    run.sweep(long, tmp_path / "long")
+    assert same(state(tmp_path / "short", "l1-3-extended", 56), state(tmp_path / "long", "l1-3", 56))
+    drop = ("phase",)
+    joined = [{k: v for k, v in r.items() if k not in drop} for r in metrics(tmp_path / "short")]
+    assert joined == [{k: v for k, v in r.items() if k not in drop} for r in metrics(tmp_path / "long")]
+
+
+def test_an_extension_begins_before_the_decay_and_can_be_extended_again(overrides, tmp_path):
+    recipe = make(overrides, training__steps=40, training__decay_fraction=0.25, training__l1=[3.0])
+    run.sweep(recipe, tmp_path / "run")
+    run.extend(tmp_path / "run", "l1-3", 50, 0.2)
+    rows = [r for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
+    assert rows[0]["step"] == 35  # the sweep was stable until 30
+    assert rows[-1]["lr"] < rows[0]["lr"]
+    run.extend(tmp_path / "run", "l1-3", 80)
+    rows = [r for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
+    assert rows[-1]["step"] == 80
+    assert rows[-1]["lr"] == rows[0]["lr"]
+    assert read_metrics(tmp_path / "run" / "metrics.superseded.jsonl")
+    assert (tmp_path / "run/members/l1-3-extended/superseded/step-000000050/cfg.json").exists()  # the first end is kept
+
+
+def test_an_extension_planned_anew_and_stopped_goes_on_from_its_own_checkpoint(overrides, tmp_path):
+    recipe = make(overrides, training__steps=30, training__l1=[3.0])
+    for name in ("cut", "whole"):
+        run.sweep(recipe, tmp_path / name)
+    run.extend(tmp_path / "cut", "l1-3", 60, 0.5)  # ends decayed
+    calls = iter([False] * 9 + [True])
+    with pytest.raises(Stopped):
+        run.extend(tmp_path / "cut", "l1-3", 80, watch=Watch(stop=lambda: next(calls, False)))
+    run.extend(tmp_path / "cut", "l1-3", 80)
+    run.extend(tmp_path / "whole", "l1-3", 80)
+    assert same(state(tmp_path / "cut", "l1-3-extended", 80), state(tmp_path / "whole", "l1-3-extended", 80))
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+
+
+def test_another_member_can_be_extended_after_the_first(overrides, tmp_path):
+    run.sweep(make(overrides, training__steps=30, training__l1=[1.0, 3.0]), tmp_path / "run")
+    run.extend(tmp_path / "run", "l1-3", 40)
+    run.extend(tmp_path / "run", "l1-1", 40)
+    assert {r["member"] for r in metrics(tmp_path / "run") if r["phase"] == "extend"} == {"l1-1"}
+    run.extend(tmp_path / "run", "l1-3", 40)
+    assert [r["step"] for r in metrics(tmp_path / "run") if r["phase"] == "extend"] == [35, 40]
+
+
+def test_a_decay_that_would_begin_before_the_extension_is_refused(overrides, tmp_path):
+    run.sweep(make(overrides, training__steps=30, training__l1=[3.0]), tmp_path / "run")
+    with pytest.raises(UserError, match=r"begin before step 30.*give at most 0\.25"):
+        run.extend(tmp_path / "run", "l1-3", 40, 0.5)
+
+
+def test_a_store_that_grew_or_differs_is_noticed(overrides, tmp_path):
+    recipe = make(overrides)
+    folder = write_store(recipe, tmp_path / "store")
+    stored = make(overrides, activations__store=str(folder), training__steps=10, training__checkpoint_every=4)
+    stopping(stored, tmp_path / "run", 5)
+    write_store(recipe, folder, rows=2500)
+    with pytest.raises(UserError, match="the store is not as it was"):
+        run.sweep(stored, tmp_path / "run")
+    other = make(overrides, activations__store=str(folder), corpus__held_out_fraction=0.3)
+    with pytest.raises(UserError, match=r"harvested with corpus\.held_out_fraction = 0\.1"):
+        run.sweep(other, tmp_path / "other")
+
+
+def test_the_decoder_rows_of_unit_norm_members_stay_at_one(overrides, tmp_path):
+    recipe = make(overrides, sae__decoder="unit_norm", sae__scaling="none", training__l1=[1.0])
+    run.sweep(recipe, tmp_path / "run")
+    sae = load_sae(tmp_path / "run/members/l1-1/step-000000060")
+    torch.testing.assert_close(sae.W_dec.norm(dim=1), torch.ones(48))
+
+
+def test_what_is_saved_acts_on_raw_activations(overrides, tmp_path):
+    recipe = make(overrides, training__l1=[0.0], training__steps=300, training__lr=1e-2)
+    run.sweep(recipe, tmp_path / "run")
+    inputs = run.open_inputs(recipe)
+    batch = next(inputs.source.batches(0, 1)).activations["resid_post.0"]
+    sae = load_sae(tmp_path / "run/members/l1-0/step-000000300")
+    error = (sae(batch) - batch).square().sum() / (batch - batch.mean(0)).square().sum()
+    assert error < 0.5  # scaled activations would be reconstructed with an error above 1
+    row = metrics(tmp_path / "run")[-1]
+    assert row["explained_variance"] > 0.5
+
+
+def test_only_the_checkpoints_that_are_needed_stay(overrides, tmp_path):
+    recipe = make(overrides, training__checkpoint_every=10, training__decay_fraction=0.25, training__l1=[3.0])
+    run.sweep(recipe, tmp_path / "run")
+    names = sorted(p.name for p in (tmp_path / "run/members/l1-3").iterdir())
+    assert names == ["step-000000045", "step-000000060"]
+
+
+def test_dead_features_are_not_known_before_enough_tokens(overrides, tmp_path):
+    run.sweep(make(overrides, training__l1=[30.0]), tmp_path / "run")
+    dead = [(r["tokens"], r["dead_fraction"]) for r in metrics(tmp_path / "run")]
+    assert all((fraction is None) == (tokens < 500) for tokens, fraction in dead)
+
+
+def test_another_recipe_in_the_same_folder_is_refused(overrides, tmp_path):
+    run.sweep(make(overrides, training__steps=5), tmp_path / "run")
+    before = (tmp_path / "run" / "run.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"training\.lr = 0\.003, the recipe says 0\.1; give another --name"):
+        run.sweep(make(overrides, training__steps=5, training__lr=0.1), tmp_path / "run")
+    assert (tmp_path / "run" / "run.yaml").read_bytes() == before
+
+
+def test_another_corpus_under_the_same_name_is_refused(overrides, tmp_path):
+    run.sweep(make(overrides, training__steps=5, training__checkpoint_every=2), tmp_path / "run")
+    (tmp_path / "run/members/l1-0/step-000000005").rename(tmp_path / "away")
+    (tmp_path / "texts" / "000.txt").write_text("changed " * 50)
+    (tmp_path / "texts" / "001.txt").write_text("changed too " * 50)
+    with pytest.raises(UserError, match="the corpus is not the one"):
+        run.sweep(make(overrides, training__steps=5, training__checkpoint_every=2), tmp_path / "run")
+
+
+def test_the_choice_is_written_with_its_numbers_and_later_with_what_came_true(overrides, tmp_path):
+    run.sweep(make(overrides, choice__extend_to=90), tmp_path / "run")
+    choice = run.make_choice(tmp_path / "run", max_active=40)
+    assert choice["predict_step"] == 90
+    assert choice["member"] in {"l1-0", "l1-1", "l1-3", "l1-30"}
+    run.extend(tmp_path / "run", choice["member"], 90)
+    run.note_what_came_true(tmp_path / "run")
+    assert json.loads((tmp_path / "run/choice.json").read_text())["came_true"]["step"] == 90
+
+
+def test_killed_between_two_checkpoints_of_one_step_the_older_step_is_whole(overrides, tmp_path, monkeypatch):
+    recipe = make(overrides, training__checkpoint_every=20)
+    run.sweep(recipe, tmp_path / "whole")
+    save, calls = run.checkpoint.save, []
+
+    def dies_on_the_sixth(member, folder, step, facts):
+        calls.append(step)
+        if len(calls) == 6:  # the second member at step 40
+            raise KeyboardInterrupt
+        save(member, folder, step, facts)
+
+    monkeypatch.setattr(run.checkpoint, "save", dies_on_the_sixth)
+    with pytest.raises(KeyboardInterrupt):
+        run.sweep(recipe, tmp_path / "cut")
+    monkeypatch.undo()
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    run.sweep(recipe, tmp_path / "cut")
+    for member in ("l1-0", "l1-1", "l1-3", "l1-30"):
+        assert same(state(tmp_path / "whole", member, 60), state(tmp_path / "cut", member, 60))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_coefficients_that_look_alike_have_names_of_their_own(overrides):
+    names = [name for name, _, _ in run.member_names(make(overrides, training__l1=[1.0, 1.0000001, 0.001]))]
+    assert names == ["l1-1", "l1-1.0000001", "l1-0.001"]
