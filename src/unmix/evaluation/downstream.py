@@ -1,0 +1,150 @@
+"""What the reconstruction does to the model's predictions: cross-entropy and KL, in nats per predicted token.
+
+    ΔCE               CE with x̂ in the place of x, minus CE untouched
+    standard error    of ΔCE over sequences: tokens of one sequence are not independent
+    KL                mean of KL(untouched || spliced)
+    loss recovered    (CE_ablated - CE_spliced) / (CE_ablated - CE_untouched); ablated by zero, and by the mean
+
+A spliced pass begins at the hook: the blocks before it are skipped, their output is known from the untouched pass.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from unmix.evaluation.splice import Replacement, splice
+from unmix.lm.hooks import KINDS, find_blocks
+from unmix.lm.model import LanguageModel
+
+
+class Effect:
+    """Sums of one replacement over sequences."""
+
+    def __init__(self) -> None:
+        self.sequences = self.tokens = 0
+        self.ce = self.kl = self.delta = self.delta_square = 0.0
+
+    def add(self, ce_NT: Tensor, base_ce_NT: Tensor, kl_NT: Tensor) -> None:
+        """Count sequences of equally many predictions."""
+        delta_N = (ce_NT - base_ce_NT).mean(1)
+        self.sequences += len(ce_NT)
+        self.tokens += ce_NT.numel()
+        self.ce += ce_NT.sum().item()
+        self.kl += kl_NT.sum().item()
+        self.delta += delta_N.sum().item()
+        self.delta_square += delta_N.square().sum().item()
+
+    def metrics(self) -> dict[str, float | int]:
+        """Means, and the standard error of ΔCE."""
+        n = self.sequences
+        mean = self.delta / n
+        variance = max(0.0, self.delta_square - n * mean * mean) / (n - 1) if n > 1 else math.nan
+        return {
+            "ce": self.ce / self.tokens,
+            "delta_ce": mean,
+            "delta_ce_standard_error": math.sqrt(variance / n),
+            "kl": self.kl / self.tokens,
+        }
+
+
+class Downstream:
+    """Untouched, ablated and spliced runs of a model over the same sequences, for several replacements at a hook."""
+
+    def __init__(self, model: LanguageModel, hook: str, replacements: dict[str, Replacement], skip: int) -> None:
+        self.model, self.hook, self.replacements, self.skip = model, hook, replacements, skip
+        self.base_ce = 0.0
+        self.tokens = 0
+        self.effects = {name: Effect() for name in replacements}
+        self.replacement_seconds = 0.0
+        """Spent in the replacements; the rest of `add` is the model's."""
+
+    def add(self, ids_NT: Tensor) -> None:
+        """Count a batch of sequences; predictions made from the first `skip` positions are left out."""
+        skipped = _skippable(self.hook)
+        with torch.no_grad():
+            output, logits = _with_capture(self.model, ids_NT, skipped)
+            base = self._log_probabilities(logits)
+            target = ids_NT[:, self.skip + 1 :, None]
+            base_ce_NT = -base.gather(2, target).squeeze(2).double()
+            self.base_ce += base_ce_NT.sum().item()
+            self.tokens += base_ce_NT.numel()
+            for name, replacement in self.replacements.items():
+                with (
+                    _skip_blocks(self.model, skipped, output),
+                    splice(self.model.model, self.hook, self._timed(replacement)),
+                ):
+                    spliced = self._log_probabilities(self.model.logits(ids_NT))
+                ce_NT = -spliced.gather(2, target).squeeze(2).double()
+                kl_NT = F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
+                self.effects[name].add(ce_NT, base_ce_NT, kl_NT)
+
+    def _timed(self, replacement: Replacement) -> Replacement:
+        def timed(x: Tensor) -> Tensor:
+            before = time.perf_counter()
+            answer = replacement(x)
+            self.replacement_seconds += time.perf_counter() - before
+            return answer
+
+        return timed
+
+    def _log_probabilities(self, logits_NTV: Tensor) -> Tensor:
+        return torch.log_softmax(logits_NTV[:, self.skip : -1].float(), dim=-1)
+
+    def metrics(self) -> dict[str, Any]:
+        """Per replacement, with the untouched CE."""
+        return {
+            "ce_untouched": self.base_ce / self.tokens,
+            "tokens": self.tokens,
+            "replacements": {name: effect.metrics() for name, effect in self.effects.items()},
+        }
+
+
+def ablations(mean_D: Tensor) -> dict[str, Replacement]:
+    """The two baselines that recovered loss is measured against."""
+    mean = mean_D.float()
+    return {"zero": torch.zeros_like, "mean": lambda x: mean.expand_as(x)}
+
+
+def _skippable(hook: str) -> int:
+    """How many blocks need not run again when only the hook's activation changes."""
+    kind, _, layer = hook.partition(".")
+    return int(layer) + (kind == "resid_post") if kind in KINDS else 0
+
+
+def _with_capture(model: LanguageModel, ids_NT: Tensor, skipped: int) -> tuple[Any, Tensor]:
+    """The logits, and the output of the last block that can be skipped (a tensor, or a tuple that begins with it)."""
+    kept: list[Any] = []
+    with ExitStack() as stack:
+        if skipped:
+            block = find_blocks(model.model)[skipped - 1]
+            stack.callback(block.register_forward_hook(lambda _, __, output: kept.append(output)).remove)
+        logits = model.logits(ids_NT)
+    return (kept[0] if kept else None), logits
+
+
+@contextmanager
+def _skip_blocks(model: LanguageModel, count: int, output: Any) -> Iterator[None]:
+    """While inside, the first `count` blocks do nothing, and the last of them answers `output`."""
+    blocks = find_blocks(model.model)[:count]
+
+    def pass_on(*args: Any, **kwargs: Any) -> Any:
+        x = args[0] if args else kwargs["hidden_states"]
+        return (x,) if isinstance(output, tuple) else x
+
+    for block in blocks:
+        block.forward = pass_on
+    if blocks:
+        blocks[-1].forward = lambda *args, **kwargs: output
+    try:
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the attribute of the instance; the method of the class shows again

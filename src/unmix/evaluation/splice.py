@@ -1,0 +1,65 @@
+"""Put something in the place of an activation while the model runs.
+
+with splice(model, "resid_post.3", sae):            x̂ for x
+with splice(model, hook, error_of(sae)):            x - x̂ for x
+with splice(model, hook, with_feature(sae, 7, 0)):  x with feature 7 taken out; 2.0: doubled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unmix.lm.hooks import find_place
+from unmix.sae.model import SAE
+
+Replacement = Callable[[Tensor], Tensor]
+
+
+@contextmanager
+def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[None]:
+    """While inside, the activation x (…, D) at the hook is replaced by `replacement(x)`, in x's dtype.
+
+    `model` is a causal LM of `transformers`; hooks are named as in a recipe. Raises `UserError` for a hook that the
+    model lacks. The model is as it was afterwards, also after an exception.
+    """
+    module, side = find_place(model, hook)
+
+    def new(x: Tensor) -> Tensor:
+        return replacement(x).to(x.dtype)
+
+    def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (new(args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": new(kwargs["hidden_states"])}
+
+    def on_output(_: nn.Module, __: Any, output: Any) -> Any:
+        return (new(output[0]), *output[1:]) if isinstance(output, tuple) else new(output)
+
+    if side == "input":
+        handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
+    else:
+        handle = module.register_forward_hook(on_output)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def error_of(sae: SAE) -> Replacement:
+    """x - x̂: what the dictionary does not give back."""
+    return lambda x: x - sae(x)
+
+
+def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
+    """x with feature i at `factor` times its activation: x + (factor - 1) f_i W_dec_i; the error stays as it is."""
+
+    def replace(x: Tensor) -> Tensor:
+        z = x.to(sae.W_enc.dtype) @ sae.W_enc[:, feature] + sae.b_enc[feature]
+        return x + (factor - 1) * torch.relu(z)[..., None] * sae.W_dec[feature]
+
+    return replace
