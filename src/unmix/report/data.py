@@ -1,0 +1,295 @@
+"""A run folder, read and checked: `run.yaml`, `metrics.jsonl`, and `choice.json`, `extension.json` where present.
+
+The run may still be going. A torn last line of `metrics.jsonl` is left out; of two rows of one member, phase and step
+(written again after a resume) the later counts; a metric that is null, missing or NaN is NaN here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import yaml
+
+from unmix.errors import UserError
+
+Floats = npt.NDArray[np.float64]
+
+COLUMNS = (
+    "step",
+    "tokens",
+    "loss",
+    "l2_reconstruction_loss",
+    "l1_penalty",
+    "nonzero_proportion",
+    "l0",
+    "explained_variance",
+    "dead_fraction",
+    "lr",
+    "tokens_per_s",
+    "seconds",
+    "over_tokens",
+)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Logged rows of one member, in order of the step; a column is an array with NaN where nothing was measured."""
+
+    columns: Mapping[str, Floats]
+
+    def __getitem__(self, name: str) -> Floats:
+        return self.columns[name]
+
+    def __len__(self) -> int:
+        return len(self.columns["step"])
+
+    def where(self, keep: npt.NDArray[np.bool_]) -> Rows:
+        return Rows({name: values[keep] for name, values in self.columns.items()})
+
+    def then(self, later: Rows) -> Rows:
+        return Rows({name: np.concatenate([self[name], later[name]]) for name in COLUMNS})
+
+    def at(self, step: float) -> dict[str, float]:
+        """The last row up to `step`, else the first; every column NaN if there is no row."""
+        if not len(self):
+            return dict.fromkeys(COLUMNS, float("nan"))
+        index = max(int(np.searchsorted(self["step"], step, side="right")) - 1, 0)
+        return {name: float(self[name][index]) for name in COLUMNS}
+
+    def last(self) -> dict[str, float]:
+        return self.at(float("inf"))
+
+
+@dataclass(frozen=True)
+class Member:
+    """One dictionary of the sweep: a hook and a coefficient."""
+
+    name: str
+    hook: str
+    l1: float
+    sweep: Rows
+    """All rows of the sweep."""
+    extension: Rows
+    """Rows of the extension; empty unless this member was trained on."""
+    extended_from: float
+    """The step of the checkpoint the extension began at; infinite unless this member was trained on."""
+
+    def whole(self) -> Rows:
+        """The path that led to the last checkpoint: the sweep up to `extended_from`, then the extension."""
+        return self.sweep.where(self.sweep["step"] <= self.extended_from).then(self.extension)
+
+    def dropped(self) -> Rows:
+        """The end of the sweep (its learning-rate decay) that the extension did not build on."""
+        return self.sweep.where(self.sweep["step"] >= self.extended_from)
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A member as the rule of the choice saw it."""
+
+    member: str
+    hook: str
+    l1: float
+    l0: float
+    """Active features when the choice was made."""
+    predicted_l0: float
+    low: float
+    high: float
+    admissible: bool
+    why: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """`choice.json`."""
+
+    member: str
+    rule: str
+    reason: str
+    max_active: float
+    at_step: float
+    predict_step: float
+    candidates: tuple[Candidate, ...]
+    true_step: float
+    """The step at which the prediction was compared with what came; NaN while it is not known."""
+    true_l0: float
+
+    def predicts(self) -> bool:
+        """Whether the rule looked ahead; if not, "predicted" repeats what was measured."""
+        return self.predict_step > self.at_step
+
+    def chosen(self) -> Candidate | None:
+        return next((c for c in self.candidates if c.member == self.member), None)
+
+
+@dataclass(frozen=True)
+class RunData:
+    """What a report is made of."""
+
+    folder: Path
+    about: dict[str, Any]
+    """`run.yaml`: recipe, versions, machine, created, model, corpus, hooks."""
+    members: tuple[Member, ...]
+    """By hook in the recipe's order, then by l1."""
+    choice: Choice | None
+    step: float
+    """The last sweep step that all members have logged."""
+    features: float
+    max_active: float
+
+    def section(self, *path: str) -> dict[str, Any]:
+        """A mapping of `run.yaml`, empty where it is missing."""
+        return _section(self.about, *path)
+
+    def hooks(self) -> list[str]:
+        return list(dict.fromkeys(member.hook for member in self.members))
+
+    def member(self, name: str) -> Member | None:
+        return next((member for member in self.members if member.name == name), None)
+
+    def shown(self) -> Member | None:
+        """The member whose whole length is worth a picture: the extended one, else the chosen one."""
+        extended = next((member for member in self.members if len(member.extension)), None)
+        return extended or (self.member(self.choice.member) if self.choice else None)
+
+
+def read(folder: Path) -> RunData:
+    """Raises `UserError` if the folder is no run, has no metrics yet, or holds a file that is damaged."""
+    about = _run_yaml(folder)
+    rows = _metrics(folder / "metrics.jsonl")
+    if not rows:
+        raise UserError(f"no metrics yet in {folder}; the first come after training.log_every steps")
+    members = _members(rows, _json(folder / "extension.json"))
+    steps = [set(member.sweep["step"].tolist()) for member in members if len(member.sweep)]
+    common = set.intersection(*steps) if steps else set()
+    step = max(common) if common else min((max(s) for s in steps), default=float("nan"))
+    choice = _choice(_json(folder / "choice.json"))
+    features = _number(_section(about, "recipe", "sae").get("features"))
+    max_active = choice.max_active if choice else _number(_section(about, "recipe", "choice").get("max_active"))
+    return RunData(folder, about, members, choice, step, features, max_active)
+
+
+def _run_yaml(folder: Path) -> dict[str, Any]:
+    path = folder / "run.yaml"
+    try:
+        about = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"no run.yaml in {folder}; give a run folder such as runs/demo") from None
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(about, dict):
+        raise UserError(f"{path} holds no description of a run; give a run folder such as runs/demo")
+    return about
+
+
+def _metrics(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_bytes().split(b"\n")
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            row = {**row, "member": str(row["member"]), "step": int(row["step"]), "l1": float(row["l1"])}
+        except (ValueError, TypeError, KeyError):
+            if number < len(lines):
+                raise UserError(f"{path}, line {number} is damaged; remove that line and try again") from None
+            break  # torn: the writer was killed, or is writing now
+        rows.append(row)
+    return rows
+
+
+def _members(rows: list[dict[str, Any]], extension: dict[str, Any] | None) -> tuple[Member, ...]:
+    of: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        of.setdefault(row["member"], []).append(row)
+    hooks = list(dict.fromkeys(str(row.get("hook", "")) for row in rows))
+    members = []
+    for name, own in of.items():
+        later = _rows(row for row in own if row.get("phase") == "extend")
+        began = float("inf")
+        if len(later):
+            began = float(later["step"][0]) - 1
+            if extension is not None and extension.get("member") == name:
+                began = min(began, _number(extension.get("from_step"), began))
+        sweep = _rows(row for row in own if row.get("phase") != "extend")
+        members.append(Member(name, str(own[0].get("hook", "")), own[0]["l1"], sweep, later, began))
+    return tuple(sorted(members, key=lambda member: (hooks.index(member.hook), member.l1)))
+
+
+def _rows(rows: Iterable[dict[str, Any]]) -> Rows:
+    by_step = {row["step"]: row for row in rows}
+    ordered = [by_step[step] for step in sorted(by_step)]
+    return Rows({name: np.array([_number(row.get(name)) for row in ordered]) for name in COLUMNS})
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if not isinstance(data, dict):
+        raise UserError(f"{path} holds no description; remove it and run the command that wrote it again")
+    return data
+
+
+def _choice(data: dict[str, Any] | None) -> Choice | None:
+    if data is None:
+        return None
+    true = _section(data, "came_true")
+    return Choice(
+        member=_text(data.get("member")),
+        rule=_text(data.get("rule")),
+        reason=_text(data.get("reason")),
+        max_active=_number(data.get("max_active")),
+        at_step=_number(data.get("at_step")),
+        predict_step=_number(data.get("predict_step")),
+        candidates=tuple(_candidate(c) for c in data.get("candidates") or [] if isinstance(c, dict)),
+        true_step=_number(true.get("step")),
+        true_l0=_number(true.get("l0")),
+    )
+
+
+def _candidate(data: dict[str, Any]) -> Candidate:
+    return Candidate(
+        member=_text(data.get("member")),
+        hook=_text(data.get("hook")),
+        l1=_number(data.get("l1")),
+        l0=_number(data.get("l0")),
+        predicted_l0=_number(data.get("predicted_l0")),
+        low=_number(data.get("low")),
+        high=_number(data.get("high")),
+        admissible=bool(data.get("admissible")),
+        why=_text(data.get("why")),
+    )
+
+
+def _section(data: dict[str, Any], *path: str) -> dict[str, Any]:
+    for key in path:
+        inner = data.get(key)
+        data = inner if isinstance(inner, dict) else {}
+    return data
+
+
+def _text(value: Any) -> str:
+    return "" if value is None else str(value)
+
+
+def _number(value: Any, otherwise: float = float("nan")) -> float:
+    """`value` as a float; `otherwise` for null and for what is no number. Infinities count as not measured."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return otherwise
+    return float(value) if np.isfinite(value) else float("nan")

@@ -1,0 +1,102 @@
+"""A run folder as one HTML file that opens offline: no request, pictures inside; and the pictures as PNG.
+
+Every string that comes from outside (hooks, paths, model names) is escaped by the template engine; the page's own
+content policy forbids requests, and scripts but for the page's own.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import yaml
+from markupsafe import Markup
+
+from unmix.errors import UserError
+from unmix.report import facts, plots, words
+from unmix.report.data import RunData, read
+from unmix.report.heldout import draw_evaluation, read_evaluation
+
+
+def write_report(run: Path) -> Path:
+    """Writes `RUN/report.html` and `RUN/plots/*.png`, each whole or not at all, and returns the former's path."""
+    data, evaluation = read(run), read_evaluation(run)
+    pictures = plots.draw(data)
+    held_out = draw_evaluation(evaluation) if evaluation else []
+    page = render(data, pictures, evaluation, held_out)
+    try:
+        (run / "plots").mkdir(exist_ok=True)
+        for picture in [*pictures, *held_out]:
+            _write_whole(run / "plots" / f"{picture.name}.png", picture.png)
+        return _write_whole(run / "report.html", page.encode("utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot write the report into {run}: {error.strerror or error}") from None
+
+
+def render(
+    run: RunData,
+    pictures: list[plots.Picture],
+    evaluation: dict[str, Any] | None = None,
+    held_out: Sequence[plots.Picture] = (),
+) -> str:
+    """The page as text."""
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters.update(
+        number=words.number,
+        whole=words.whole,
+        fixed=words.fixed,
+        percent=words.percent,
+        coefficient=words.coefficient,
+        data_uri=_data_uri,
+    )
+    # the one script, which sorts a table, is allowed by its hash; any other is refused
+    script = _packaged("sort.js") if evaluation else ""
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
+    return environment.from_string(_packaged("report.html.jinja")).render(
+        script=Markup(script),
+        script_policy=f"script-src 'sha256-{digest}'; " if script else "",
+        run=run,
+        pictures=pictures,
+        evaluation=evaluation,
+        held_out=held_out,
+        summary=facts.summary(run),
+        tiles=facts.tiles(run),
+        verdict=facts.verdict(run),
+        table=[(member, member.sweep.at(run.step)) for member in run.members],
+        several_hooks=len(run.hooks()) > 1,
+        over=facts.averaged_over(run),
+        dead_after=words.amount(facts.dead_after(run)),
+        trained_on=facts.trained_on(run),
+        scaled=facts.is_scaled(run),
+        warmup=facts.l1_warmup(run),
+        recipe=_recipe(run.section("recipe")),
+    )
+
+
+def _recipe(recipe: dict[str, Any]) -> str:
+    return yaml.safe_dump(recipe, sort_keys=False, allow_unicode=True, width=100)
+
+
+def _packaged(name: str) -> str:
+    return resources.files("unmix.report").joinpath(name).read_text(encoding="utf-8")
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _write_whole(path: Path, content: bytes) -> Path:
+    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        beside.write_bytes(content)
+        return beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)

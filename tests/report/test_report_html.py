@@ -1,0 +1,239 @@
+"""The report: its numbers, its pictures, its safety, and every state a run can be in."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import shutil
+import subprocess
+from collections.abc import Callable
+from html.parser import HTMLParser
+from pathlib import Path
+
+import matplotlib.image
+import pytest
+
+from unmix.errors import UserError
+from unmix.report import words, write_report
+from unmix.report.data import read
+
+Make = Callable[..., Path]
+F = 4096
+HOSTILE = "<script>alert(1)</script>\"'&${x}$_{{ 7*7 }}"
+BROWSER = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), "")
+
+
+class Tags(HTMLParser):
+    """Every tag with its attributes."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(page)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+
+def report(folder: Path) -> str:
+    path = write_report(folder)
+    assert path == folder / "report.html"
+    return path.read_text(encoding="utf-8")
+
+
+def change(folder: Path, mend: object) -> None:
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for row in rows:
+        mend(row)  # type: ignore[operator]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_holds_the_numbers(make: Make) -> None:
+    folder = make(steps=6000, extend_to=20_000, chosen=5.0)
+    page, run = report(folder), read(folder)
+    assert "Proportion and active features at step 6,000" in page
+    for member in run.members:
+        row = member.sweep.at(6000)
+        for said in (
+            words.number(row["nonzero_proportion"]),
+            words.number(row["l0"]),
+            words.fixed(row["explained_variance"]),
+        ):
+            assert f"<td>{said}</td>" in page
+    assert "Means over 102,400 tokens of the training stream" in page
+    assert "explained variance of 0" in page
+    assert "inside the band" in page
+    assert "40,960,000 by the extended one" in page
+    assert "6.61 times over the corpus" in page
+    assert "not on held-out text" in page
+    assert "x̂" in page
+    assert "λ = 5 is the smallest coefficient" in page
+    assert page.count('<tr class="chosen">') == 2
+
+
+def test_is_one_file_without_scripts_or_requests(make: Make) -> None:
+    page = report(make(steps=400, extend_to=1000, chosen=5.0))
+    tags = Tags(page).tags
+    assert not {tag for tag, _ in tags} & {"script", "link", "iframe", "object", "form", "base"}
+    for tag, attributes in tags:
+        for name in ("src", "href", "srcset", "action"):
+            assert (attributes.get(name) or "data:").startswith("data:"), (tag, attributes)
+        assert not [name for name in attributes if name.startswith("on")]
+    assert not re.search(r"https?://|url\(|@import", page)
+    policy = next(a["content"] for _, a in tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert policy is not None
+    assert "default-src 'none'" in policy
+    assert "script-src" not in policy
+    assert len(page) < 2_000_000
+
+
+def test_pictures_are_on_disk_and_described(make: Make) -> None:
+    folder = make(steps=6000, extend_to=20_000, chosen=5.0)
+    images = [attributes for tag, attributes in Tags(report(folder)).tags if tag == "img"]
+    files = sorted((folder / "plots").glob("*.png"))
+    assert len(images) == len(files) == 8
+    assert all(len(image["alt"] or "") > 60 for image in images)
+    for file in files:
+        pixels = matplotlib.image.imread(file)
+        assert pixels.shape[1] > 700
+        assert 0.001 < (pixels[..., :3].min(axis=2) < 0.9).mean() < 0.5, f"{file.name} is blank or full"
+    assert not list(folder.rglob("*.tmp"))
+
+
+def test_hostile_names_are_only_text(make: Make) -> None:
+    folder = make(hooks=(HOSTILE, "resid_post.1"), steps=200, model=HOSTILE, source=HOSTILE, chosen=5.0)
+    choice = json.loads((folder / "choice.json").read_text())
+    choice |= {"rule": HOSTILE, "reason": HOSTILE}
+    choice["candidates"][0]["why"] = HOSTILE
+    (folder / "choice.json").write_text(json.dumps(choice))
+    page = report(folder)
+    assert "<script" not in page
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "{{ 7*7 }}" in page
+    assert "script" not in {tag for tag, _ in Tags(page).tags}
+
+
+def test_an_unfinished_run(make: Make) -> None:
+    folder = make(steps=35_000, reached=300)
+    page = report(folder)
+    assert "300 of 35,000 steps are done" in page
+    assert "No member has been chosen yet" in page
+    assert "The choice</h2>" not in page
+    assert "<td>–</td>" in page  # dead features: too few tokens to say
+
+
+def test_the_very_first_row(make: Make) -> None:
+    assert "at step 20" in report(make(l1=(0.0,), steps=1000, reached=20))
+
+
+def test_a_choice_without_an_extension_claims_no_prediction(make: Make) -> None:
+    page = report(make(steps=400, chosen=5.0))
+    assert "predicted at step" not in page
+    assert "The choice is λ = 5." in page
+
+
+def test_a_prediction_that_is_not_known_yet(make: Make) -> None:
+    page = report(make(steps=1000, extend_to=3000, chosen=5.0, came_true=False))
+    assert "What comes true is not known yet" in page
+
+
+def test_no_admissible_member(make: Make) -> None:
+    folder = make(steps=400, chosen=5.0)
+    choice = json.loads((folder / "choice.json").read_text())
+    choice |= {"member": None, "reason": "No member comes under 300. Add a larger coefficient."}
+    (folder / "choice.json").write_text(json.dumps(choice))
+    page = report(folder)
+    assert "No member was chosen. No member comes under 300." in page
+
+
+def test_several_hooks(make: Make) -> None:
+    page = report(make(hooks=("resid_post.3", "mlp_out.2"), l1=(0.0, 5.0), steps=400, chosen=5.0))
+    assert page.count('<td class="text hook">mlp_out.2</td>') == 4
+    assert "λ = 5 on resid_post.3" in page
+
+
+def test_many_members(make: Make) -> None:
+    report(make(l1=tuple(float(i) for i in range(20)), steps=200))
+
+
+@pytest.mark.parametrize("value", [None, math.nan, 0.0, -1.0, 1e30])
+@pytest.mark.parametrize("column", ["l0", "l1_penalty", "explained_variance", "tokens", "seconds", "over_tokens"])
+def test_odd_values(make: Make, column: str, value: float | None) -> None:
+    folder = make(l1=(0.0, 5.0), steps=100, chosen=5.0)
+
+    def mend(row: dict[str, object]) -> None:
+        if row["l1"] == 5.0 or column in ("tokens", "seconds"):
+            row[column] = value
+            row["nonzero_proportion"] = value if column == "l0" else row["nonzero_proportion"]
+
+    change(folder, mend)
+    report(folder)
+
+
+def test_a_description_with_holes(make: Make) -> None:
+    folder = make(steps=100)
+    (folder / "run.yaml").write_text("recipe: {name: bare}\n")
+    page = report(folder)
+    assert "<h1>bare</h1>" in page
+
+
+def test_written_again_it_is_the_same(make: Make) -> None:
+    folder = make(steps=200, extend_to=500, chosen=5.0)
+    assert report(folder) == report(folder)
+
+
+def test_a_folder_that_cannot_be_written(make: Make) -> None:
+    folder = make(l1=(1.0,), steps=60)
+    (folder / "plots").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write the report"):
+        write_report(folder)
+
+
+def test_features_are_counted(make: Make) -> None:
+    assert f"Active features divided by all {F:,} features" in report(make(l1=(1.0,), steps=60))
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("width", [360, 1200])
+def test_fits_the_screen(make: Make, tmp_path: Path, width: int) -> None:
+    """The page in a frame `width` wide: a copy whose policy lets it measure itself tells how wide it became."""
+    if not BROWSER:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    long = "model.layers.3." + "a_very_long_module_path" * 6
+    folder = make(hooks=(long, "resid_post.1"), steps=400, extend_to=900, chosen=5.0, source="/data/" + "deep/" * 40)
+    page = report(folder)
+    measure = (
+        "<script>addEventListener('load', () => parent.postMessage([document.documentElement.scrollWidth, innerWidth,"
+        " [...document.images].filter(i => !i.complete || !i.naturalWidth).length].join(' '), '*'))</script>"
+    )
+    copy = re.sub(r"<meta http-equiv=\"Content-Security-Policy\"[^>]*>", "", page)
+    copy = copy.replace("</body>", measure + "</body>").replace("<details>", "<details open>")
+    (folder / "copy.html").write_text(copy, encoding="utf-8")
+    frame = "<body style='margin:0'><p id=said></p>{}<iframe src={} style='border:0;width:{}px;height:2400px'></iframe>"
+    listen = (
+        "<script>addEventListener('message', e => { document.getElementById('said').textContent = e.data })</script>"
+    )
+    (folder / "measured.html").write_text(frame.format(listen, "copy.html", width))
+    (folder / "shown.html").write_text(frame.format("", "report.html", width))
+    dom = _chromium(tmp_path, folder / "measured.html", "--virtual-time-budget=8000", "--dump-dom")
+    said = re.search(r'id="said">(\d+) (\d+) (\d+)<', dom)
+    assert said, dom[:500]
+    wide, inner, broken = (int(group) for group in said.groups())
+    assert inner == width
+    assert wide <= width
+    assert broken == 0
+    shot = tmp_path / "shot.png"
+    _chromium(tmp_path, folder / "shown.html", f"--window-size={max(width, 500)},2400", f"--screenshot={shot}")
+    pixels = matplotlib.image.imread(shot)[:2300, :width, :3]
+    assert 0.005 < (pixels.mean(axis=2) < 0.5).mean() < 0.5  # ink on paper
+
+
+def _chromium(tmp_path: Path, page: Path, *flags: str) -> str:
+    quiet = ["--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", "--hide-scrollbars"]
+    quiet += ["--disable-component-update", "--disable-sync", f"--user-data-dir={tmp_path / 'browser'}"]
+    done = subprocess.run(
+        [BROWSER, "--headless", *quiet, *flags, page.as_uri()], capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-800:]
+    return done.stdout.decode("utf-8", errors="replace")
