@@ -1,0 +1,496 @@
+"""The command line. Heavy imports wait until a command needs them: `unmix --help` must answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from unmix.errors import UserError
+
+SWEEP = """\
+Train a dictionary for every coefficient of the sparsity penalty (and every hook), all on the same batches; then
+choose one and, if the recipe says how far, train it on; then write the report. Everything lands in runs/NAME.
+Run the same command again to go on with a run that was stopped.
+
+examples:
+  unmix sweep                                       the demo: the embedded model, a few minutes
+  unmix sweep gpt2-l1-sweep                         a recipe that ships with unmix, by name
+  unmix sweep my.yaml --name first-try --l1 0 5 50 500 --steps 35000
+  unmix sweep --model gpt2 --hook resid_pre.8 --features 10000 --corpus texts/ --name gpt2-texts
+
+without a recipe and without options it is the demo; with options alone, they change the defaults (lr 5e-5, 35,000
+steps of 4,096 tokens, 4,096 features, a cap of 300 active features, nothing extended).
+
+any key of a recipe can be given as --section.key value, for instance:
+  --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens a step
+  --sae.decoder unit_norm       rows of norm 1, plain L1       --sae.scaling none             no input scaling
+  --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      train the choice on
+  --activations.store DIR       read what `unmix harvest` wrote
+"""
+SHORT = {"model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps"}
+
+
+LISTS = ("training.l1", "training.betas", "activations.hooks", "sinks")  # keys that take several values
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 2 for a user's mistake, 130 or 143 if stopped by a signal."""
+    words, dotted = _split_dotted(list(sys.argv[1:] if argv is None else argv))
+    try:
+        args = _parser().parse_args(words)
+        if dotted and "recipe" not in args:
+            raise UserError(f"--{next(iter(dotted))} is a key of a recipe; this command takes none")
+        return int(args.run(args, dotted) or 0)
+    except UserError as error:
+        print(f"unmix: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nunmix: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    raw = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(
+        prog="unmix",
+        description="Sparse autoencoders for language models: sweep, choose, extend, look.",
+        epilog="Start with `unmix sweep`; `unmix COMMAND --help` teaches each command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(run=_no_command(parser))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+
+    sweep = commands.add_parser(
+        "sweep",
+        help="train every member of a sweep, choose, extend, report",
+        description=SWEEP,
+        formatter_class=raw,
+        epilog=_recipes_text(),
+        allow_abbrev=False,
+    )
+    _recipe_arguments(sweep)
+    sweep.add_argument("--train-only", action="store_true", help="stop after the sweep: no choice, extension, report")
+    sweep.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)")
+    sweep.set_defaults(run=_sweep)
+
+    extend = commands.add_parser("extend", help="train a member on from its state before any decay", allow_abbrev=False)
+    extend.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
+    extend.add_argument("--member", help="which member; the one in choice.json if not given")
+    extend.add_argument("--steps", type=int, required=True, help="train it to this step")
+    extend.add_argument(
+        "--decay", type=float, default=0.0, metavar="SHARE", help="last share of the steps over which lr falls to 0"
+    )
+    extend.set_defaults(run=_extend)
+
+    choose = commands.add_parser(
+        "choose", help="apply the rule: fewer than N active, but not far fewer", allow_abbrev=False
+    )
+    choose.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
+    choose.add_argument("--max-active", type=float, help="N, active features per token (the recipe's if not given)")
+    choose.add_argument(
+        "--at-step", type=int, metavar="S", help="predict L0 at this step (the recipe's extend_to, or the last step)"
+    )
+    choose.add_argument("--json", action="store_true", help="print choice.json")
+    choose.set_defaults(run=_choose)
+
+    report = commands.add_parser("report", help="write RUN/report.html and its pictures", allow_abbrev=False)
+    report.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
+    report.set_defaults(run=_report)
+
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="held-out metrics of a run's members, or of any SAE folder",
+        description="Explained variance, cosine, cross-entropy with the SAE spliced in, sparsity, dead features …\n"
+        "over documents that were held out of training, with baselines beside them. Writes evaluation.json.",
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    evaluate.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    evaluate.add_argument("--tokens", type=int, default=1_000_000, help="held-out tokens for fidelity (1,000,000)")
+    evaluate.add_argument("--ce-tokens", type=int, default=100_000, help="of these, for cross-entropy (100,000)")
+    evaluate.add_argument(
+        "--debias",
+        action="store_true",
+        help="also refit each dictionary's magnitudes, support frozen; save in debiased/",
+    )
+    evaluate.add_argument("--model", help="the language model, if not the one that the folder names")
+    evaluate.add_argument("--corpus", help="the corpus, if not the one that the folder names")
+    evaluate.add_argument("--json", action="store_true", help="print evaluation.json")
+    evaluate.set_defaults(run=_evaluate)
+
+    norms = commands.add_parser(
+        "norms",
+        help="how long activations are at every layer, and which tokens are the longest",
+        description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer, and the\n"
+        "tokens that fill the top 1 %. Writes norms.json and norms.png.",
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    _recipe_arguments(norms)
+    norms.add_argument("--tokens", type=int, default=200_000, help="tokens of the train split (200,000)")
+    norms.add_argument("--out", type=Path, default=Path("norms"), metavar="DIR", help="where the files go (norms/)")
+    norms.add_argument("--json", action="store_true", help="print norms.json")
+    norms.set_defaults(run=_norms)
+
+    harvest = commands.add_parser(
+        "harvest",
+        help="write activations to disk, to train on them again and again",
+        allow_abbrev=False,
+        formatter_class=raw,
+        description="Run the model of a recipe over its corpus and write the shuffled activations to a store.\n"
+        "Train on it with `unmix sweep RECIPE --activations.store DIR`.",
+    )
+    _recipe_arguments(harvest)
+    harvest.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the store; goes on with one that was stopped"
+    )
+    harvest.add_argument("--tokens", type=int, help="how many; what the sweep of the recipe reads if not given")
+    harvest.add_argument(
+        "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="on disk (bfloat16)"
+    )
+    harvest.set_defaults(run=_harvest)
+    return parser
+
+
+def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of one that ships (demo)")
+    parser.add_argument("--name", help="the run's name: its folder is runs/NAME")
+    parser.add_argument("--model", help="embedded, a model folder, or a name on the hub")
+    parser.add_argument("--hook", nargs="+", metavar="HOOK", help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …")
+    parser.add_argument("--corpus", help="stdlib, a text file, folder, .jsonl, .parquet, datasets:NAME")
+    parser.add_argument("--features", type=int, help="features of each dictionary")
+    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="coefficients, one member each")
+    parser.add_argument("--steps", type=int, help="steps of the sweep")
+
+
+# ---------------------------------------------------------------------------------------------------------- commands
+
+
+def _no_command(parser: argparse.ArgumentParser) -> Callable[..., int]:
+    def run(args: argparse.Namespace, _: dict[str, list[str]]) -> int:
+        if args.version:
+            import unmix
+
+            print(f"unmix {unmix.__version__}")
+            return 0
+        parser.print_help()
+        return 0
+
+    return run
+
+
+def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    recipe = _recipe(args, dotted)
+    folder = args.runs / recipe.name
+    from unmix.training.run import sweep
+
+    with Progress() as progress:
+        code = progress.guard(lambda: sweep(recipe, folder, progress.watch()))
+        if code or args.train_only:
+            return code
+        choice = _decide(folder, recipe.choice.max_active, None)
+        print(choice["reason"])
+        if recipe.choice.extend_to and choice["member"]:
+            steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
+            code = _run_extension(progress, folder, choice["member"], steps, decay)
+            if code:
+                return code
+    return _write_report(folder)
+
+
+def _extend(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    from unmix.training.run import read_run
+
+    read_run(args.folder)
+    member = args.member
+    if member is None:
+        path = args.folder / "choice.json"
+        member = json.loads(path.read_text())["member"] if path.exists() else None
+        if member is None:
+            raise UserError(f"{args.folder} has no choice; give --member, or run `unmix choose {args.folder}`")
+    if not 0 <= args.decay < 1:
+        raise UserError(f"--decay {args.decay} is no share of the steps; give a number from 0 up to 1")
+    with Progress() as progress:
+        code = _run_extension(progress, args.folder, member, args.steps, args.decay)
+    return code or _write_report(args.folder)
+
+
+def _run_extension(progress: Progress, folder: Path, member: str, steps: int, decay: float) -> int:
+    from unmix.training.run import extend, note_what_came_true
+
+    code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch()))
+    if not code and (folder / "choice.json").exists():
+        note_what_came_true(folder)
+    return code
+
+
+def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    from unmix.training.run import read_run
+
+    cap = args.max_active if args.max_active is not None else read_run(args.folder)[0].choice.max_active
+    if not cap > 0:
+        raise UserError(f"--max-active {cap:g} admits nothing; give a number above 0")
+    choice = _decide(args.folder, cap, args.at_step)
+    if args.json:
+        print(json.dumps(choice, indent=1))
+        return 0
+    print(f"rule: {choice['rule']}\n")
+    print(f"{'member':<24}{'L0 now':>10}{'expected':>10}{'band':>16}  ")
+    for c in choice["candidates"]:
+        mark = "chosen" if c["member"] == choice["member"] else c["why"]
+        band = f"{c['low']:.4g} to {c['high']:.4g}"
+        print(f"{c['member']:<24}{c['l0']:>10.4g}{c['predicted_l0']:>10.4g}{band:>16}  {mark}")
+    print(f"\n{choice['reason']}")
+    return 0
+
+
+def _decide(folder: Path, cap: float, at_step: int | None) -> dict[str, Any]:
+    from unmix.training.run import make_choice, note_what_came_true
+
+    choice = make_choice(folder, cap, at_step)
+    return note_what_came_true(folder) if (folder / "extension.json").exists() else choice
+
+
+def _report(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    return _write_report(args.folder)
+
+
+def _write_report(folder: Path) -> int:
+    from unmix.report.html import write_report
+
+    print(f"report: {write_report(folder).resolve()}")
+    return 0
+
+
+def _norms(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    recipe = _recipe(args, dotted)
+    if args.tokens < 1:
+        raise UserError(f"--tokens {args.tokens} is nothing to measure; give a number above 0")
+    from unmix.evaluation.norms import norms, table
+    from unmix.report.norms import heat_map
+    from unmix.runlog import write_json, write_whole
+    from unmix.training.run import open_model
+
+    model, tokens = open_model(recipe, Progress.say)
+    found = norms(model, tokens, args.tokens)
+    write_json(args.out / "norms.json", found)
+    write_whole(args.out / "norms.png", heat_map(found))
+    print(json.dumps(found, indent=1) if args.json else table(found))
+    Progress.say(f"written: {(args.out / 'norms.json').resolve()}, norms.png")
+    return 0
+
+
+def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    for flag, value in (("--tokens", args.tokens), ("--ce-tokens", args.ce_tokens)):
+        if value < 1:
+            raise UserError(f"{flag} {value} leaves nothing to evaluate on; give a number above 0")
+    from unmix.evaluation.command import evaluate_folder, table
+    from unmix.runlog import write_json
+
+    found = evaluate_folder(
+        args.folder,
+        fidelity_tokens=args.tokens,
+        ce_tokens=args.ce_tokens,
+        model=args.model,
+        corpus=args.corpus,
+        debias=args.debias,
+        say=Progress.say,
+    )
+    write_json(args.folder / "evaluation.json", found)
+    print(json.dumps(found, indent=1) if args.json else table(found))
+    return 0
+
+
+def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    recipe = _recipe(args, dotted)
+    from unmix.activations.store import harvest
+    from unmix.training.run import describe, open_model, open_stream, store_recipe
+
+    say = Progress.say
+    model, tokens = open_model(recipe, say)
+    model_facts, corpus_facts = describe(recipe, model, tokens)
+    wanted = args.tokens if args.tokens is not None else recipe.training.steps * recipe.training.batch_tokens
+    if wanted < 1:
+        raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
+    began = time.perf_counter()
+
+    def progress(rows: int) -> None:
+        say(f"{rows:,} of {wanted:,} activations, {rows / (time.perf_counter() - began):,.0f} tokens/s")
+
+    harvest(
+        open_stream(recipe, model, tokens),
+        args.out,
+        tokens=wanted,
+        dtype=args.dtype,
+        progress=progress,
+        facts={
+            "model": model_facts,
+            "corpus": corpus_facts,
+            "hooks": recipe.activations.hooks,
+            "sequence_length": recipe.activations.sequence_length,
+            "recipe": store_recipe(recipe),
+            "chunk_sequences": recipe.activations.chunk_sequences,
+        },
+    )
+    say(f"store: {args.out.resolve()}")
+    return 0
+
+
+# ------------------------------------------------------------------------------------------------------------- parts
+
+
+def _recipe(args: argparse.Namespace, dotted: dict[str, list[str]]) -> Any:
+    from unmix import config
+
+    overrides = {dotted: getattr(args, short) for short, dotted in SHORT.items()}
+    overrides |= {"activations.hooks": args.hook, "training.l1": args.l1, "name": args.name}
+    given = {dotted: value for dotted, value in overrides.items() if value is not None}
+    given |= _values(dotted)
+    if args.recipe is None and set(given) <= {"name"}:
+        return config.load(_find_recipe("demo"), given)
+    return config.load(_find_recipe(args.recipe) if args.recipe else None, given)
+
+
+def _split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows."""
+    words: list[str] = []
+    dotted: dict[str, list[str]] = {}
+    while argv:
+        word = argv.pop(0)
+        key, equals, value = word[2:].partition("=")
+        if not (word.startswith("--") and ("." in key or key == "sinks")):
+            words.append(word)
+            continue
+        dotted[key] = [value] if equals else []
+        while argv and not argv[0].startswith("--") and (key in LISTS or not dotted[key]):
+            dotted[key].append(argv.pop(0))
+    return words, dotted
+
+
+def _values(dotted: dict[str, list[str]]) -> dict[str, Any]:
+    """{"a.b": ["1", "2"]} -> {"a.b": [1, 2]}; values are read as YAML."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for key, words in dotted.items():
+        if not words:
+            raise UserError(f"--{key} has no value")
+        try:
+            read = [_number(yaml.safe_load(word)) for word in words]
+        except yaml.YAMLError:
+            raise UserError(f"--{key} {' '.join(words)} cannot be read as a value") from None
+        values[key] = read if key in LISTS and not isinstance(read[0], list) else read[0]
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _recipe_folder() -> Path:
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def _find_recipe(name: str) -> Path:
+    shipped = _recipe_folder() / f"{name}.yaml"
+    return shipped if shipped.exists() and not Path(name).is_file() else Path(name)
+
+
+def _recipes_text() -> str:
+    lines = []
+    for path in sorted(_recipe_folder().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(f"  {path.stem:<18}{first}")
+    return "recipes that ship with unmix:\n" + "\n".join(lines)
+
+
+class Progress:
+    """One moving line on a terminal, a line now and then elsewhere; and a clean stop on Ctrl-C and SIGTERM.
+
+    The first signal lets the step finish and saves; a second Ctrl-C leaves at once.
+    """
+
+    def __init__(self) -> None:
+        self.signal = 0
+        self.training = False
+        self.live = sys.stderr.isatty()
+        self.last = 0.0
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> Progress:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.before[number] = signal.signal(number, self._asked)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _asked(self, number: int, _: FrameType | None) -> None:
+        if self.signal or not self.training:  # nothing to save yet, or asked twice
+            raise KeyboardInterrupt
+        self.signal = number
+        print("\nstopping after this step; once more leaves at once", file=sys.stderr)
+
+    @staticmethod
+    def say(text: str) -> None:
+        """A line of its own."""
+        print(text, file=sys.stderr, flush=True)
+
+    def watch(self) -> Any:
+        """The callbacks for a run."""
+        from unmix.training.run import Watch
+
+        return Watch(say=self.say, rows=self.rows, stop=self.stop)
+
+    def stop(self) -> bool:
+        """Whether a signal came; asked after every step."""
+        self.training = True
+        return bool(self.signal)
+
+    def rows(self, rows: list[dict[str, Any]], steps: int) -> None:
+        """Show where training is: share, rate, time left, L0 and loss of the members."""
+        now, step = time.monotonic(), rows[0]["step"]
+        if step < steps and now - self.last < (0.2 if self.live else 15):
+            return
+        self.last = now
+        rate, done = rows[0]["tokens_per_s"], rows[0]["tokens"]
+        left = round((steps - step) * done / step / rate)
+        members = "  ".join(f"{r['member']}: L0 {r['l0']:.4g} loss {r['loss']:.4g}" for r in rows[:6])
+        time_left = f"{left // 60}:{left % 60:02d} left"
+        text = f"step {step:,}/{steps:,} {step / steps:4.0%}  {rate:,.0f} tokens/s  {time_left}  {members}"
+        if self.live:
+            print(f"\r\x1b[2K{text[:200]}", end="\n" if step == steps else "", file=sys.stderr, flush=True)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def guard(self, work: Callable[[], None]) -> int:
+        """Do the work; answer 0, or 128 + the signal that stopped it."""
+        from unmix.training.loop import Stopped
+
+        self.training = False
+        try:
+            work()
+        except Stopped as stopped:
+            self.say(f"\nstopped at step {stopped.step:,}, saved; the same command goes on from there")
+            return 128 + self.signal
+        return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
