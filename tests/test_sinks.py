@@ -22,10 +22,11 @@ def test_tensorboard_holds_the_curves(overrides, tmp_path):
 
 
 def test_wandb_offline_holds_the_curves(overrides, tmp_path, monkeypatch):
-    pytest.importorskip("wandb")
+    wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")
     monkeypatch.setenv("WANDB_SILENT", "true")
     run.sweep(make(overrides, training__l1=[1.0], sinks=["wandb"]), tmp_path / "run")
+    wandb.teardown()  # the end of the process, for the library: its service writes the file behind `finish`
     [log] = (tmp_path / "run" / "wandb").glob("offline-run-*/*.wandb")
     content = log.read_bytes()
     assert b"l1-1/explained_variance" in content
