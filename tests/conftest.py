@@ -4,8 +4,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 from tiny_models import tiny_model_folder
 from tiny_run import write_texts
+
+# a loaded machine is slow; that is no failure
+settings.register_profile("unmix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unmix")
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
@@ -70,21 +70,69 @@ class SAEConfig(Section):
     """The shape of the dictionary."""
 
     features: int = Field(default=4096, ge=1)
-    nonlinearity: Literal["relu"] = "relu"
+    nonlinearity: Literal["relu", "tanh_relu"] = "relu"
+    """`tanh_relu`: features below 1, the normalized SAE (LessWrong post 3ZCKSArYwgg9P4hqQ)."""
+    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Standard deviation of Gaussian noise on the pre-activations, in training only (the normalized SAE: 1)."""
     decoder: Literal["free", "unit_norm"] = "free"
-    """`free`: the penalty weighs each feature by its decoder norm. `unit_norm`: rows held at norm 1, plain L1."""
-    scaling: Literal["none", "dataset"] = "dataset"
+    """`unit_norm`: rows held at norm 1."""
+    penalty: Literal["auto", "decoder_norm", "plain"] = "auto"
+    """What the penalty multiplies a feature's activation by: the norm of its decoder row, or 1. `auto`: the norm for
+    relu with a free decoder (else activations could shrink and rows grow), 1 otherwise."""
+    scaling: Literal["none", "dataset", "token"] = "dataset"
     """`dataset`: one scalar brings E||x||² to D, so that l1 means about the same on every hook. April 2024 brings
-    E||x|| to √D, which differs where norms spread: a few very long tokens then count for more here."""
-    decoder_init_norm: float = Field(default=0.1, gt=0)
-    """April 2024: a fixed norm between 0.05 and 1, 0.1 good. Unit-norm decoders start at 1 regardless."""
+    E||x|| to √D, which differs where norms spread: a few very long tokens then count for more here.
+    `token`: every token is brought to the norm √D, and its reconstruction back."""
+    decoder_init_norm: float | None = Field(default=None, gt=0)
+    """Norm of the decoder's rows at the start. April 2024: between 0.05 and 1, 0.1 good. None: 0.1 for relu, 1 for
+    bounded features, whose rows have to become long. Unit-norm decoders start at 1 regardless."""
+    bias_init: Literal["zero", "mean"] = "zero"
+    """Where the decoder's bias starts: 0 (April 2024), or the mean activation of the first chunk."""
+
+    @property
+    def weigh_by_norm(self) -> bool:
+        """Whether the penalty is Σ f_i ||W_dec_i||, and not Σ f_i."""
+        plain = self.decoder == "unit_norm" or self.nonlinearity == "tanh_relu"
+        return self.penalty == "decoder_norm" or (self.penalty == "auto" and not plain)
+
+    @property
+    def initial_row_norm(self) -> float:
+        """What `decoder_init_norm` comes to."""
+        if self.decoder == "unit_norm":
+            return 1.0
+        return self.decoder_init_norm or (0.1 if self.nonlinearity == "relu" else 1.0)
+
+    @model_validator(mode="after")
+    def _no_free_lunch(self) -> SAEConfig:
+        if self.penalty == "plain" and self.decoder == "free" and self.nonlinearity == "relu":
+            raise ValueError(
+                "penalty = plain with a free decoder and relu: activations shrink and decoder rows grow at no cost; "
+                "give decoder_norm, or a unit_norm decoder"
+            )
+        return self
+
+
+class MaskConfig(Section):
+    """Tokens that are left out."""
+
+    special: bool = False
+    """The tokenizer's special tokens, BOS and document separators among them."""
+    norm_above: float | None = Field(default=None, gt=0)
+    """Tokens longer than this many times the hook's median norm (over the first chunk)."""
 
 
 class TrainingConfig(Section):
     """How members of the sweep are trained; every l1 with every hook is one member."""
 
     l1: list[float] = Field(default=[0.0, 2.0, 5.0, 15.0], min_length=1)
-    """Coefficients of the sparsity penalty, one member each."""
+    """Coefficients α of the sparsity penalty, one member each."""
+    norm_power: Literal[0, 1, 2] = 0
+    """k: the squared error of a token is divided by ||x||^k."""
+    l1_norm_power: float | Literal["matched"] = 0.0
+    """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as the SAE sees them. `matched`: the p
+    with which both terms of the loss grow alike with n̄, 1 - k for relu features and 2 - k for bounded ones."""
+    mask: MaskConfig = MaskConfig()
+    """Tokens of a batch that the SAE is not trained on."""
     steps: int = Field(default=35_000, ge=1)
     batch_tokens: int = Field(default=4096, ge=1)
     """April 2024: 2048 or 4096."""
@@ -129,6 +177,25 @@ class TrainingConfig(Section):
         return values
 
 
+VARIED = ("l1", "norm_power", "l1_norm_power", "mask", "lr", "betas", "clip_norm", "seed")
+"""Keys of `training` in which members of one sweep may differ; the rest is the sweep's."""
+
+
+class Variant(Section):
+    """What some members of a sweep have otherwise than the recipe says: any key of `sae`, some of `training`."""
+
+    sae: dict[str, Any] = {}
+    training: dict[str, Any] = {}
+
+    @field_validator("training")
+    @classmethod
+    def _only_a_members_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key in values:
+            if key not in VARIED:
+                raise ValueError(f"training.{key} is one for the whole sweep; a variant may set {', '.join(VARIED)}")
+        return values
+
+
 class ChoiceConfig(Section):
     """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
 
@@ -149,9 +216,28 @@ class RunConfig(Section):
     activations: ActivationsConfig = ActivationsConfig()
     sae: SAEConfig = SAEConfig()
     training: TrainingConfig = TrainingConfig()
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]*$")], Variant] = {}
+    """Named departures from `sae` and `training`; with any, the members are those of the variants alone."""
     choice: ChoiceConfig = ChoiceConfig()
     sinks: list[Literal["tensorboard", "wandb"]] = []
     """Where metrics go beside metrics.jsonl."""
+
+    def of_variant(self, name: str) -> tuple[SAEConfig, TrainingConfig]:
+        """The sections `sae` and `training` of a variant; of the recipe itself for the name ""."""
+        own = self.variants[name] if name else Variant()
+        return (
+            SAEConfig.model_validate(self.sae.model_dump() | own.sae),
+            TrainingConfig.model_validate(self.training.model_dump() | own.training),
+        )
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> RunConfig:
+        for name in self.variants:
+            try:
+                self.of_variant(name)
+            except ValidationError as error:
+                raise ValueError(f"variant {name}: {_say(error.errors()[0], error.title)}") from None
+        return self
 
     @model_validator(mode="after")
     def _extension_is_longer(self) -> RunConfig:
@@ -206,10 +292,10 @@ def dump(config: RunConfig) -> dict[str, Any]:
     return config.model_dump(mode="json")
 
 
-def _say(problem: Any) -> str:
+def _say(problem: Any, section: str = "RunConfig") -> str:
     where = ".".join(str(part) for part in problem["loc"])
     if problem["type"] == "extra_forbidden":
-        known = _keys(problem["loc"][:-1])
+        known = _keys(problem["loc"][:-1], globals()[section])
         close = difflib.get_close_matches(str(problem["loc"][-1]), known, 1, 0.5)
         remedy = f"did you mean {close[0]}?" if close else f"known here: {', '.join(known)}"
         return f"unknown key {where}; {remedy}"
@@ -219,8 +305,7 @@ def _say(problem: Any) -> str:
     return f"{where}{shown}: {message}" if where else message
 
 
-def _keys(path: tuple[Any, ...]) -> list[str]:
-    model: Any = RunConfig
+def _keys(path: tuple[Any, ...], model: Any) -> list[str]:
     for part in path:
         field = model.model_fields.get(part)
         if field is None:

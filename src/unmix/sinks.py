@@ -14,7 +14,7 @@ from unmix.errors import UserError
 
 Row = dict[str, Any]
 Sink = Callable[[list[Row]], None]
-_NOT_METRICS = ("step", "member", "hook", "l1", "phase")
+_NOT_METRICS = ("step", "member", "hook", "l1", "phase", "variant", "coefficient")
 
 
 def open_sinks(names: list[str], folder: Path, recipe: dict[str, Any]) -> list[tuple[Sink, Callable[[], None]]]:

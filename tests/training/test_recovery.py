@@ -7,9 +7,11 @@ import pytest
 import torch
 
 from unmix import config
-from unmix.activations.stream import Batch, Norms
+from unmix.activations.mask import Mask
+from unmix.activations.stream import Batch
 from unmix.training.loop import train
-from unmix.training.member import new_member
+from unmix.training.measure import measure
+from unmix.training.member import Entry, new_member
 from unmix.training.run import sweep_schedule
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
@@ -34,9 +36,8 @@ class Mixture:
             nowhere = torch.zeros(self.batch_tokens, dtype=torch.int64)
             yield Batch({"h": a_BG @ self.directions_GD}, nowhere, nowhere)
 
-    def norms(self) -> dict[str, Norms]:
-        x = next(self.batches(0, 1)).activations["h"]
-        return {"h": Norms(x.norm(dim=1).mean().item(), x.square().sum(1).mean().item(), len(x))}
+    def head(self) -> Batch:
+        return next(self.batches(0, 1))
 
 
 @pytest.mark.parametrize("decoder", ["free", "unit_norm"])
@@ -45,8 +46,15 @@ def test_the_default_recipe_finds_the_features_of_a_mixture(decoder):
         DEMO, {"sae.features": 192, "sae.decoder": decoder, "training.steps": 2500, "choice.extend_to": None}
     )
     source = Mixture()
-    scale = (48 / source.norms()["h"].mean_square_norm) ** 0.5
-    member = new_member("l1-5", "h", 5.0, width=48, scale=scale, recipe=recipe)
+    facts = measure(source.head(), "h", recipe.sae, recipe.training, 5.0, [])
+    member = new_member(
+        Entry("l1-5", "h", "", 5.0),
+        48,
+        config=recipe.sae,
+        training=recipe.training,
+        facts=facts,
+        mask=Mask(recipe.training.mask, [], facts.median_norm),
+    )
     train(
         [member],
         source,

@@ -12,6 +12,7 @@ from unmix.errors import UserError
 from unmix.runlog import read_manifest, read_metrics
 from unmix.sae.files import load_sae
 from unmix.training import run
+from unmix.training.inputs import open_inputs, open_model, open_stream, store_facts
 from unmix.training.loop import Stopped
 from unmix.training.run import Watch
 
@@ -45,11 +46,10 @@ def stopping(recipe, folder, at):
 
 
 def write_store(recipe, folder, dtype="float32", rows=1500):
-    model, tokens = run.open_model(recipe, lambda text: None)
-    facts = dict(zip(("model", "corpus"), run.describe(recipe, model, tokens), strict=True))
-    facts |= {"hooks": recipe.activations.hooks, "sequence_length": 16, "chunk_sequences": 8}
-    facts["recipe"] = run.store_recipe(recipe)
-    harvest(run.open_stream(recipe, model, tokens), folder, tokens=rows, dtype=dtype, shard_tokens=500, facts=facts)
+    model, tokens = open_model(recipe, lambda text: None)
+    stream = open_stream(recipe, model, tokens)
+    facts = store_facts(recipe, model, tokens)
+    harvest(stream, folder, tokens=rows, dtype=dtype, shard_tokens=500, facts=facts)
     return folder
 
 
@@ -166,7 +166,7 @@ def test_the_decoder_rows_of_unit_norm_members_stay_at_one(overrides, tmp_path):
 def test_what_is_saved_acts_on_raw_activations(overrides, tmp_path):
     recipe = make(overrides, training__l1=[0.0], training__steps=300, training__lr=1e-2)
     run.sweep(recipe, tmp_path / "run")
-    inputs = run.open_inputs(recipe)
+    inputs = open_inputs(recipe)
     batch = next(inputs.source.batches(0, 1)).activations["resid_post.0"]
     sae = load_sae(tmp_path / "run/members/l1-0/step-000000300")
     error = (sae(batch) - batch).square().sum() / (batch - batch.mean(0)).square().sum()
@@ -238,5 +238,5 @@ def test_killed_between_two_checkpoints_of_one_step_the_older_step_is_whole(over
 
 
 def test_coefficients_that_look_alike_have_names_of_their_own(overrides):
-    names = [name for name, _, _ in run.member_names(make(overrides, training__l1=[1.0, 1.0000001, 0.001]))]
+    names = [entry.name for entry in run.entries(make(overrides, training__l1=[1.0, 1.0000001, 0.001]))]
     assert names == ["l1-1", "l1-1.0000001", "l1-0.001"]

@@ -22,7 +22,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from unmix.activations.stream import Batch, Norms, Stream, gather
+from unmix.activations.stream import Batch, Stream, gather
 from unmix.errors import UserError
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
@@ -62,9 +62,8 @@ def harvest(
     elif folder.exists() and any(folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no store; give another --out")
     folder.mkdir(parents=True, exist_ok=True)
-    norms = {hook: found._asdict() for hook, found in stream.norms().items()}
     wanted = math.ceil(tokens / shard_tokens)
-    whole = {**description, "widths": stream.widths, "norms": norms, "shards": shards}
+    whole = {**description, "widths": stream.widths, "shards": shards}
     if not shards:
         write_json(manifest_path, whole)  # so that a harvest killed in its first shard is known as one
     for number in range(len(shards), wanted):
@@ -122,21 +121,22 @@ class Store:
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Batches number first … last - 1, in float32."""
-        shards = len(self.manifest["shards"])
         for step in range(first, last):
-            row = step * self.batch_tokens
-            joined = gather(
-                lambda place: self._read(*divmod(place, shards)), self.shard_rows, row, row + self.batch_tokens
-            )
-            yield Batch(
-                {hook: x.float() for hook, x in joined.activations.items()},
-                joined.token_ids_B.long(),
-                joined.positions_B.long(),
-            )
+            yield self._rows(step * self.batch_tokens, (step + 1) * self.batch_tokens)
 
-    def norms(self) -> dict[str, Norms]:
-        """As the stream that was harvested measured them, before rounding to the store's dtype."""
-        return {hook: Norms(**self.manifest["norms"][hook]) for hook in self.hooks}
+    def head(self) -> Batch:
+        """The rows of the first chunk that was harvested, as many of them as are there."""
+        rows = min(self.rows, self.manifest["chunk_sequences"] * self.manifest["sequence_length"])
+        return self._rows(0, rows)
+
+    def _rows(self, first: int, last: int) -> Batch:
+        shards = len(self.manifest["shards"])
+        joined = gather(lambda place: self._read(*divmod(place, shards)), self.shard_rows, first, last)
+        return Batch(
+            {hook: x.float() for hook, x in joined.activations.items()},
+            joined.token_ids_B.long(),
+            joined.positions_B.long(),
+        )
 
     def _read(self, epoch: int, place: int) -> Batch:
         """The shard at a place of an epoch's order, its rows permuted in every epoch but the first."""

@@ -29,25 +29,14 @@ class Batch(NamedTuple):
     """Place of the token in its sequence, int64; 0 is the BOS."""
 
 
-class Norms(NamedTuple):
-    """How long a hook's activations are."""
-
-    mean_norm: float
-    """E||x||."""
-    mean_square_norm: float
-    """E||x||²."""
-    tokens: int
-    """Tokens that the means are over."""
-
-
 class Source(Protocol):
     """What a sweep trains on: the stream below, or the store."""
 
     widths: dict[str, int]
     batch_tokens: int
 
-    def norms(self) -> dict[str, Norms]:
-        """Per hook, over the first chunk."""
+    def head(self) -> Batch:
+        """The first chunk: what a run measures norms on before it begins."""
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Batches number first … last - 1."""
@@ -88,13 +77,9 @@ class Stream:
         """Rows first … last - 1 of the concatenated chunks."""
         return gather(self.chunk, self.chunk_sequences * self.ids_NT.shape[1], first, last)
 
-    def norms(self) -> dict[str, Norms]:
-        """Per hook E||x|| and E||x||² over chunk 0, in float64; training reads that chunk next."""
-        found = {}
-        for hook, x_RD in self.chunk(0).activations.items():
-            square_R = x_RD.double().square().sum(1)
-            found[hook] = Norms(square_R.sqrt().mean().item(), square_R.mean().item(), len(x_RD))
-        return found
+    def head(self) -> Batch:
+        """Chunk 0; training reads it next."""
+        return self.chunk(0)
 
     def chunk(self, number: int) -> Batch:
         """Chunk `number` with its rows in their shuffled order; the last one asked for is kept."""

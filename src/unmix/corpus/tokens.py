@@ -132,6 +132,11 @@ def _markers(tokenizer: Any) -> tuple[int, int]:
     return (eos if bos is None else bos), (bos if eos is None else eos)
 
 
+def special_ids(tokenizer: Any, tokens: Tokens) -> list[int]:
+    """The tokenizer's special tokens, and the one at the start of every sequence."""
+    return sorted({int(i) for i in tokenizer.all_special_ids} | {tokens.bos_id})
+
+
 def _plain(tokenizer: Any) -> Tokenizer:
     """A copy of the tokenizer that reads special tokens as text, adds none, and neither cuts nor pads."""
     backend = getattr(tokenizer, "backend_tokenizer", None)

@@ -1,8 +1,8 @@
 """The same step as `reference` for few active features: after the encoder's product, only what is active is touched.
 
     1  z = x W_enc + b_enc, a tile of tokens at a time; its positive entries are kept as sparse rows (CSR)
-    2  per token:    x̂ from the decoder rows of its active features, g = (2/B)(x̂ - x), and for each of them
-                     dz_i = g · W_dec_i + (l1/B) w_i
+    2  per token:    x̂ from the decoder rows of its active features, g = (2/B)(x̂ - x) / ||x||^k, and for each of
+                     them dz_i = (g · W_dec_i + (l1/B) w_i) phi'_i
     3  per feature:  the tokens on which it was active (CSC) give dW_dec_i = Σ f g, dW_enc_i = Σ dz x
 
 One of the five dense products stays. Every output is summed by one thread in a fixed order: the result does not
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.kernels.reference import Sums, Weights
+from unmix.kernels.noise import add_noise
+from unmix.kernels.reference import Objective, Sums, Weights, token_weights
 
 TILE_BYTES = 8 * 2**20  # of one (tile, F) array
 _SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
@@ -32,20 +33,22 @@ class Workspace:
         self.z = like.new_empty(self.tile, features)
 
 
-def step(
-    x_BD: Tensor, weights: Weights, gradients: Weights, l1: float, *, weigh_by_norm: bool, workspace: Workspace
-) -> Sums:
+def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective, workspace: Workspace) -> Sums:
     """As `reference.step`; agrees with it up to rounding."""
     B, F = len(x_BD), len(weights.b_enc_F)
     x_BD = x_BD.contiguous()
-    norm_F = weights.W_dec_FD.norm(dim=1) if weigh_by_norm else torch.ones_like(weights.b_enc_F)
-    start_B1, feature_N, f_N = _active(x_BD, weights, workspace)
+    per_token = objective.l1 / B
+    norm_F = weights.W_dec_FD.norm(dim=1) if objective.weigh_by_norm else torch.ones_like(weights.b_enc_F)
+    r_B = token_weights(x_BD, objective.norm_power)
+    start_B1, feature_N, f_N = _active(x_BD, weights, objective, workspace)
     g_BD, square_B, dz_N = torch.empty_like(x_BD), np.empty(B), np.empty_like(f_N)
     _decode(
         x_BD.numpy(),
         weights.W_dec_FD.numpy(),
         weights.b_dec_D.numpy(),
-        (norm_F * (l1 / B)).numpy(),
+        (norm_F * per_token).numpy(),
+        (r_B * (2 / B)).numpy(),
+        objective.phi == "tanh_relu",
         start_B1,
         feature_N,
         f_N,
@@ -55,13 +58,12 @@ def step(
     )
     start_F1, token_N, at_N = _by_feature(start_B1, feature_N, F)
     total_F = torch.empty_like(norm_F)
-    pull = l1 / B if weigh_by_norm else 0.0
     _gradients(
         x_BD.numpy(),
         g_BD.numpy(),
         weights.W_dec_FD.numpy(),
         norm_F.numpy(),
-        pull,
+        per_token if objective.weigh_by_norm else 0.0,
         start_F1,
         token_N,
         at_N,
@@ -74,14 +76,18 @@ def step(
     )
     torch.sum(g_BD, 0, out=gradients.b_dec_D)
     active_F = torch.from_numpy(np.diff(start_F1)).to(norm_F.dtype)
-    return Sums(float(square_B.sum()), (total_F * norm_F).sum(dtype=torch.float64).item(), active_F)
+    penalty = (total_F * norm_F).sum(dtype=torch.float64).item()
+    return Sums(float(square_B.sum()), float(square_B @ r_B.double().numpy()), penalty, active_F)
 
 
-def _active(x_BD: Tensor, weights: Weights, workspace: Workspace) -> tuple[Any, Any, Any]:
-    """The positive entries of z as CSR: start of each row, feature and value of each entry."""
+def _active(x_BD: Tensor, weights: Weights, objective: Objective, workspace: Workspace) -> tuple[Any, Any, Any]:
+    """The active features as CSR: start of each token's entries, feature and value f of each entry."""
     starts, features, values, entries = [np.zeros(1, np.int64)], [], [], 0
-    for x_TD in torch.split(x_BD, workspace.tile):
+    for first in range(0, len(x_BD), workspace.tile):
+        x_TD = x_BD[first : first + workspace.tile]
         z_TF = torch.addmm(weights.b_enc_F, x_TD, weights.W_enc_DF, out=workspace.z[: len(x_TD)]).numpy()
+        if objective.noise:
+            add_noise(z_TF, objective.noise, first)
         count_T = np.empty(len(x_TD), np.int64)
         _count(z_TF, count_T)
         end_T = np.cumsum(count_T)
@@ -91,7 +97,10 @@ def _active(x_BD: Tensor, weights: Weights, workspace: Workspace) -> tuple[Any, 
         features.append(feature_n)
         values.append(value_n)
         entries += int(end_T[-1])
-    return np.concatenate(starts), np.concatenate(features), np.concatenate(values)
+    f_N = np.concatenate(values)
+    if objective.phi == "tanh_relu":
+        np.tanh(f_N, out=f_N)
+    return np.concatenate(starts), np.concatenate(features), f_N
 
 
 @numba.njit(parallel=True, cache=True)
@@ -121,6 +130,8 @@ def _decode(
     W_dec_FD: Any,
     b_dec_D: Any,
     slope_F: Any,
+    twice_B: Any,
+    bounded: bool,
     start_B1: Any,
     feature_N: Any,
     f_N: Any,
@@ -129,7 +140,6 @@ def _decode(
     square_B: Any,
 ) -> None:
     B, D = x_BD.shape
-    twice = W_dec_FD.dtype.type(2 / B)
     for t in numba.prange(B):
         g_D = g_BD[t]
         for d in range(D):
@@ -141,14 +151,14 @@ def _decode(
         square = 0.0
         for d in range(D):
             square += np.float64(g_D[d]) * np.float64(g_D[d])
-            g_D[d] *= twice
+            g_D[d] *= twice_B[t]
         square_B[t] = square
         for n in range(start_B1[t], start_B1[t + 1]):
             row_D = W_dec_FD[feature_N[n]]
             dot = slope_F[feature_N[n]]
             for d in range(D):
                 dot += g_D[d] * row_D[d]
-            dz_N[n] = dot
+            dz_N[n] = dot * (1 - f_N[n] * f_N[n]) if bounded else dot
 
 
 @numba.njit(cache=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from unmix.kernels import cpu, dense
-from unmix.kernels.reference import Sums, Weights
+from unmix.kernels.reference import Objective, Sums, Weights
 
 SPARSE_BELOW, DENSE_ABOVE = 0.08, 0.11
 
@@ -24,13 +24,13 @@ class Step:
         self._dense: dense.Workspace | None = None
         self._sparse: cpu.Workspace | None = None
 
-    def __call__(self, x_BD: Tensor, weights: Weights, gradients: Weights, l1: float, *, weigh_by_norm: bool) -> Sums:
+    def __call__(self, x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective) -> Sums:
         if self.sparse:
             self._dense, self._sparse = None, self._sparse or cpu.Workspace(self.features, self.like)
-            sums = cpu.step(x_BD, weights, gradients, l1, weigh_by_norm=weigh_by_norm, workspace=self._sparse)
+            sums = cpu.step(x_BD, weights, gradients, objective, self._sparse)
         else:
             self._dense, self._sparse = self._dense or dense.Workspace(self.features, self.like), None
-            sums = dense.step(x_BD, weights, gradients, l1, weigh_by_norm=weigh_by_norm, workspace=self._dense)
+            sums = dense.step(x_BD, weights, gradients, objective, self._dense)
         density = sums.active_F.sum().item() / (len(x_BD) * self.features)
         self.sparse = density < (DENSE_ABOVE if self.sparse else SPARSE_BELOW)
         return sums

@@ -1,8 +1,8 @@
 """One SAE on disk, as SAELens lays it out: `cfg.json` and `sae_weights.safetensors`.
 
-Tensors: W_enc [D, F], b_enc [F], W_dec [F, D], b_dec [D], float32. The folder opens in sae-lens >= 6 with
-`SAE.load_from_disk`. Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw
-activations.
+Tensors: W_enc [D, F], b_enc [F], W_dec [F, D], b_dec [D], float32. A relu SAE opens in sae-lens >= 6 with
+`SAE.load_from_disk`; the normalized SAE has an architecture that sae-lens does not know and refuses by name.
+Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw activations.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from unmix.sae.model import SAE
 from unmix.tensorfile import save_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
+ARCHITECTURES = {"relu": "standard", "tanh_relu": "unmix_tanh_relu"}
+_PER_TOKEN = "constant_norm_rescale"  # x √D / ||x|| on the way in, undone on the way out
 _TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
 
 
@@ -32,13 +34,13 @@ def save_sae(sae: SAE, folder: Path, *, model: str, hook: str, context: int, mor
     write_json(
         folder / CONFIG,
         {
-            "architecture": "standard",
+            "architecture": ARCHITECTURES[sae.nonlinearity],
             "d_in": sae.width,
             "d_sae": sae.features,
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": False,
-            "normalize_activations": "none",
+            "normalize_activations": _PER_TOKEN if sae.per_token_scaling else "none",
             "reshape_activations": "none",
             "metadata": {
                 # readers of this format rebuild the metadata of anything older than 6.0.0, losing what is here
@@ -68,12 +70,14 @@ def load_sae(folder: str | Path) -> SAE:
         tensors = safetensors.torch.load_file(folder / WEIGHTS)
     except (ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{folder} is damaged: {error}") from None
-    if config.get("architecture") != "standard":
-        raise UserError(f"{folder} holds architecture {config.get('architecture')!r}; this version reads 'standard'")
-    for key in ("normalize_activations", "reshape_activations"):
-        if config.get(key, "none") != "none":
+    nonlinearity = {name: phi for phi, name in ARCHITECTURES.items()}.get(config.get("architecture"))
+    if nonlinearity is None:
+        known = ", ".join(ARCHITECTURES.values())
+        raise UserError(f"{folder} holds architecture {config.get('architecture')!r}; this version reads {known}")
+    for key, values in {"normalize_activations": ("none", _PER_TOKEN), "reshape_activations": ("none",)}.items():
+        if config.get(key, "none") not in values:
             raise UserError(
-                f"{folder} wants {key} = {config[key]!r} at run time; fold it in, this version reads 'none'"
+                f"{folder} wants {key} = {config[key]!r} at run time; this version reads {' and '.join(values)}"
             )
     if missing := [name for name in _TENSORS if name not in tensors]:
         raise UserError(f"{folder / WEIGHTS} lacks {', '.join(missing)}")
@@ -81,7 +85,8 @@ def load_sae(folder: str | Path) -> SAE:
     shapes = [tuple(tensors[name].shape) for name in _TENSORS]
     if shapes != [(D, F), (F,), (F, D), (D,)]:
         raise UserError(f"{folder / WEIGHTS} has shapes that do not fit each other: {shapes}")
-    sae = SAE(*(tensors[name].float() for name in _TENSORS))
+    per_token = config.get("normalize_activations") == _PER_TOKEN
+    sae = SAE(*(tensors[name].float() for name in _TENSORS), nonlinearity=nonlinearity, per_token_scaling=per_token)
     if config.get("apply_b_dec_to_input"):
         with torch.no_grad():  # z = (x - b_dec) W_enc + b_enc: one bias does both
             sae.b_enc.sub_(sae.b_dec @ sae.W_enc)

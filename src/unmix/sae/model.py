@@ -2,16 +2,24 @@
 
 Letters: B tokens, D width of the activation, F features.
 
-    f = relu(x W_enc + b_enc)        W_enc_DF, b_enc_F
+    f = phi(x W_enc + b_enc)         W_enc_DF, b_enc_F;  phi = relu, or tanh(relu(·)): the normalized SAE
     x̂ = f W_dec + b_dec              W_dec_FD, b_dec_D
+
+With per-token scaling the same acts on x √D / ||x||, and x̂ is brought back to the length of x.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, nn
+
+NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
+    "relu": torch.relu,
+    "tanh_relu": lambda z: torch.tanh(torch.relu(z)),  # LessWrong post 3ZCKSArYwgg9P4hqQ
+}
 
 
 class SAE(nn.Module):
@@ -20,12 +28,22 @@ class SAE(nn.Module):
     Weights are float32; input of another dtype is brought to it, and `forward` answers in the input's dtype.
     """
 
-    def __init__(self, W_enc_DF: Tensor, b_enc_F: Tensor, W_dec_FD: Tensor, b_dec_D: Tensor) -> None:
+    def __init__(
+        self,
+        W_enc_DF: Tensor,
+        b_enc_F: Tensor,
+        W_dec_FD: Tensor,
+        b_dec_D: Tensor,
+        *,
+        nonlinearity: str = "relu",
+        per_token_scaling: bool = False,
+    ) -> None:
         super().__init__()
         self.W_enc = nn.Parameter(W_enc_DF)
         self.b_enc = nn.Parameter(b_enc_F)
         self.W_dec = nn.Parameter(W_dec_FD)
         self.b_dec = nn.Parameter(b_dec_D)
+        self.nonlinearity, self.per_token_scaling = nonlinearity, per_token_scaling
 
     @property
     def width(self) -> int:
@@ -38,16 +56,40 @@ class SAE(nn.Module):
         return self.W_enc.shape[1]
 
     def encode(self, x: Tensor) -> Tensor:
-        """f = relu(x W_enc + b_enc), (..., D) -> (..., F)."""
-        return torch.relu(x.to(self.W_enc.dtype) @ self.W_enc + self.b_enc)
+        """f = phi(x W_enc + b_enc), (..., D) -> (..., F)."""
+        x = x.to(self.W_enc.dtype)
+        if self.per_token_scaling:
+            x = x / self.token_scale(x)
+        return NONLINEARITIES[self.nonlinearity](x @ self.W_enc + self.b_enc)
 
-    def decode(self, f: Tensor) -> Tensor:
-        """x̂ = f W_dec + b_dec, (..., F) -> (..., D)."""
-        return f @ self.W_dec + self.b_dec
+    def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
+        """x̂ = f W_dec + b_dec, (..., F) -> (..., D). With per-token scaling x says how long; else it is not needed."""
+        x_hat = f @ self.W_dec + self.b_dec
+        if not self.per_token_scaling:
+            return x_hat
+        if x is None:
+            raise ValueError("this SAE scales each token: decode(f, x) needs the x that f was made from")
+        return x_hat * self.token_scale(x.to(self.W_enc.dtype))
+
+    def token_scale(self, x: Tensor) -> Tensor:
+        """||x|| / √D, (..., 1): what per-token scaling divides by."""
+        norm: Tensor = x.norm(dim=-1, keepdim=True)
+        return norm.clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(self.width)
 
     def forward(self, x: Tensor) -> Tensor:
         """x̂, (..., D) -> (..., D)."""
-        return self.decode(self.encode(x)).to(x.dtype)
+        return self.decode(self.encode(x), x).to(x.dtype)
+
+    def with_weights(self, W_enc_DF: Tensor, b_enc_F: Tensor, W_dec_FD: Tensor, b_dec_D: Tensor) -> SAE:
+        """An SAE of the same kind with these weights."""
+        return SAE(
+            W_enc_DF,
+            b_enc_F,
+            W_dec_FD,
+            b_dec_D,
+            nonlinearity=self.nonlinearity,
+            per_token_scaling=self.per_token_scaling,
+        )
 
 
 def new_sae(width: int, features: int, decoder_norm: float, seed: int) -> SAE:
@@ -69,7 +111,7 @@ def fold_scaling(sae: SAE, scale: float) -> SAE:
     if not (scale > 0 and math.isfinite(scale)):
         raise ValueError(f"scale = {scale} must be positive and finite")
     with torch.no_grad():
-        return SAE(
+        return sae.with_weights(
             sae.W_enc * scale if scale != 1 else sae.W_enc.clone(),
             sae.b_enc.clone(),
             sae.W_dec / scale if scale != 1 else sae.W_dec.clone(),

@@ -41,8 +41,8 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
     target = step_folder(folder, step)
     new = target.with_name(target.name + ".new")
     shutil.rmtree(new, ignore_errors=True)
-    more = {"l1": member.l1, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
-    save_sae(member.sae(), new, model=facts["model"], hook=member.hook, context=facts["context"], more=more)
+    more = {"l1": member.entry.l1, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
+    save_sae(member.sae(), new, model=facts["model"], hook=member.entry.hook, context=facts["context"], more=more)
     save_tensors(new / STATE, *_state(member))
     remove(folder, step)
     new.rename(target)

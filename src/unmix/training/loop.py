@@ -49,19 +49,20 @@ def train(
     """
     began, mark, mark_step = time.perf_counter() - seconds, time.perf_counter(), first
     for step, batch in enumerate(source.batches(first, schedule.steps), start=first):
-        lr = schedule.lr_at(step)
         for member in members:
-            member.update(batch.activations[member.hook], lr, schedule.l1_at(step, member.l1))
+            lr, l1 = schedule.lr_at(step, member.training.lr), schedule.l1_at(step, member.facts.coefficient)
+            member.update(batch, step, lr, l1)
 
         done = step + 1
         if done % log_every == 0 or done == schedule.steps:
             now = time.perf_counter()
             rate = (done - mark_step) * source.batch_tokens / (now - mark)
-            shared = {"lr": lr, "tokens_per_s": round(rate, 1), "seconds": round(now - began, 3)}
+            shared = {"tokens_per_s": round(rate, 1), "seconds": round(now - began, 3)}
             log(
                 [
-                    {"step": done, "tokens": member.tokens, "member": member.name, "hook": member.hook, "l1": member.l1}
+                    {"step": done, "tokens": member.tokens, **_who(member)}
                     | member.metrics(dead_after_tokens)
+                    | {"lr": schedule.lr_at(step, member.training.lr)}
                     | shared
                     for member in members
                 ]
@@ -72,3 +73,9 @@ def train(
             save(done)
         if stopping and done < schedule.steps:
             raise Stopped(done)
+
+
+def _who(member: Member) -> Row:
+    entry = member.entry
+    variant = {"variant": entry.variant, "coefficient": member.facts.coefficient} if entry.variant else {}
+    return {"member": entry.name, "hook": entry.hook, "l1": entry.l1, **variant}

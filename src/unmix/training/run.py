@@ -23,32 +23,20 @@ import torch
 
 import unmix
 from unmix import config as recipes
-from unmix.activations.store import Store
-from unmix.activations.stream import Norms, Source, Stream
+from unmix.activations.mask import Mask
+from unmix.activations.stream import Batch
 from unmix.config import RunConfig
-from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
-from unmix.lm.model import LanguageModel, load_language_model
 from unmix.runlog import append_metrics, keep_metrics, read_manifest, read_metrics, write_json, write_manifest
 from unmix.sinks import open_sinks
 from unmix.training import checkpoint
 from unmix.training.choice import choose
+from unmix.training.inputs import Inputs, Say, flat, open_inputs, store_recipe
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
-from unmix.training.member import Member, new_member
+from unmix.training.measure import Facts, measure, norms
+from unmix.training.member import Entry, Member, new_member
 from unmix.training.schedule import Schedule
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Inputs:
-    """What a run reads: the source of activations, and the facts about it that go into the manifest."""
-
-    source: Source
-    model: dict[str, Any]
-    corpus: dict[str, Any]
-    context: int
 
 
 @dataclass(frozen=True)
@@ -64,103 +52,19 @@ class Watch:
 SILENT = Watch()
 
 
-# ------------------------------------------------------------------------------------------------------ what is read
-
-
-def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
-    """Open the store that the recipe names, or load the model and tokenize the corpus."""
-    act = recipe.activations
-    if act.store is not None:
-        store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens)
-        manifest = store.manifest
-        held, asked = _flat(manifest["recipe"]), _flat(store_recipe(recipe))
-        for key in asked:
-            if held.get(key) != asked[key]:
-                raise UserError(
-                    f"the store {act.store} was harvested with {key} = {held.get(key)}, the recipe says {asked[key]}; "
-                    f"give --{key} {held.get(key)}, or harvest again"
-                )
-        say(f"reading {store.rows:,} activations from {act.store} ({manifest['dtype']})")
-        facts = {
-            **manifest["corpus"],
-            "store": str(act.store),
-            "store_fingerprint": store.fingerprint,
-            "store_dtype": manifest["dtype"],
-            "store_rows": store.rows,
-        }
-        return Inputs(store, manifest["model"], facts, manifest["sequence_length"])
-    model, tokens = open_model(recipe, say)
-    return Inputs(open_stream(recipe, model, tokens), *describe(recipe, model, tokens), act.sequence_length)
-
-
-def store_recipe(recipe: RunConfig) -> dict[str, Any]:
-    """The keys of a recipe that decide what a store holds."""
-    data = recipes.dump(recipe)
-    return {
-        "model": data["model"],
-        "corpus": data["corpus"],
-        "activations": {"sequence_length": recipe.activations.sequence_length, "seed": recipe.activations.seed},
-    }
-
-
-def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
-    """Load the language model and the train split of the corpus in its tokens."""
-    say(f"loading the model {recipe.model.name}")
-    model = load_language_model(recipe.model)
-    model.check_sequence_length(recipe.activations.sequence_length)
-    model.hook_widths(recipe.activations.hooks)  # an unknown hook should not wait for the tokens
-    say(f"tokenizing {recipe.corpus.source}")
-    tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train")
-    say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training")
-    return model, tokens
-
-
-def open_stream(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> Stream:
-    """The stream of the recipe."""
-    act = recipe.activations
-    return Stream(
-        model,
-        tokens.ids_NT,
-        act.hooks,
-        batch_tokens=recipe.training.batch_tokens,
-        chunk_sequences=act.chunk_sequences,
-        seed=act.seed,
-    )
-
-
-def describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Model and corpus in plain data, fingerprints included."""
-    return (
-        {
-            "name": recipe.model.name,
-            "dtype": recipe.model.dtype,
-            "parameters": sum(p.numel() for p in model.model.parameters()),
-            "layers": model.layers,
-            "width": model.width,
-            "fingerprint": model.fingerprint,
-        },
-        {
-            "source": recipe.corpus.source,
-            "split": "train",
-            "train_documents": tokens.documents,
-            "train_tokens": int(tokens.ids_NT.size),
-            "bytes": tokens.bytes,
-            "fingerprint": tokens.fingerprint,
-        },
-    )
-
-
 # --------------------------------------------------------------------------------------------------------- the sweep
 
 
-def member_names(recipe: RunConfig) -> list[tuple[str, str, float]]:
-    """(name, hook, l1) of every member; the hook stands in the name only where there are several."""
+def entries(recipe: RunConfig) -> list[Entry]:
+    """Every member; hook and variant stand in the name only where there are several hooks, and any variants."""
     several = len(recipe.activations.hooks) > 1
-    return [
-        (f"{hook}-l1-{_short(l1)}" if several else f"l1-{_short(l1)}", hook, l1)
-        for hook in recipe.activations.hooks
-        for l1 in recipe.training.l1
-    ]
+    found = []
+    for hook in recipe.activations.hooks:
+        for variant in recipe.variants or [""]:
+            before = [hook] * several + [variant] * bool(variant)
+            for l1 in recipe.of_variant(variant)[1].l1:
+                found.append(Entry("-".join([*before, f"l1-{_short(l1)}"]), hook, variant, l1))
+    return found
 
 
 def _short(l1: float) -> str:
@@ -172,15 +76,15 @@ def sweep_schedule(recipe: RunConfig) -> Schedule:
     """The schedule of the sweep."""
     t = recipe.training
     return Schedule(
-        t.steps, t.lr, t.lr_warmup_steps, round(t.l1_warmup_fraction * t.steps), round(t.decay_fraction * t.steps)
+        t.steps, t.lr_warmup_steps, round(t.l1_warmup_fraction * t.steps), round(t.decay_fraction * t.steps)
     )
 
 
 def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT) -> None:
     """Train every member to the end; goes on where the run folder stops. Raises `Stopped` if asked to stop."""
     manifest = _agreed(recipe, folder)
-    schedule, names = sweep_schedule(recipe), member_names(recipe)
-    folders = {name: folder / "members" / name for name, _, _ in names}
+    schedule, whole = sweep_schedule(recipe), entries(recipe)
+    folders = {entry.name: folder / "members" / entry.name for entry in whole}
     if _newest_common(folders) >= schedule.steps:
         watch.say(f"{folder} has its {schedule.steps:,} steps")
         return
@@ -191,11 +95,12 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT) -> None:
             manifest = _new_manifest(recipe, inputs)
             write_manifest(folder / "run.yaml", manifest)
         _same_inputs(manifest, inputs, folder)
-        members = [_member(recipe, manifest, inputs, *name) for name in names]
+        head = None if first else inputs.source.head()
+        members = [_member(recipe, manifest, inputs, entry, folder, head) for entry in whole]
         if first:
             watch.say(f"going on from step {first:,}")
             for member in members:
-                checkpoint.load(member, checkpoint.step_folder(folders[member.name], first))
+                checkpoint.load(member, checkpoint.step_folder(folders[member.entry.name], first))
         metrics = folder / "metrics.jsonl"
         keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != "sweep")
         _train(recipe, members, inputs, schedule, first, metrics, "sweep", folders, watch)
@@ -216,17 +121,15 @@ def extend(folder: Path, member_name: str, steps: int, decay_fraction: float = 0
 def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, watch: Watch) -> None:
     recipe, manifest = read_run(folder)
     swept = sweep_schedule(recipe)
-    entry = next((n for n in member_names(recipe) if n[0] == member_name), None)
+    entry = next((e for e in entries(recipe) if e.name == member_name), None)
     if entry is None:
-        raise UserError(
-            f"{folder} has no member {member_name!r}; it has {', '.join(n for n, _, _ in member_names(recipe))}"
-        )
+        raise UserError(f"{folder} has no member {member_name!r}; it has {', '.join(e.name for e in entries(recipe))}")
     if steps < swept.stable_until:
         raise UserError(f"--steps {steps} is less than the {swept.stable_until:,} steps that {member_name} has")
     start = checkpoint.step_folder(folder / "members" / member_name, swept.stable_until)
     if not (start / checkpoint.STATE).exists():
         raise UserError(f"{member_name} has not come to step {swept.stable_until:,} yet; finish `unmix sweep` first")
-    schedule = Schedule(steps, swept.lr, swept.lr_warmup_steps, swept.l1_warmup_steps, round(decay_fraction * steps))
+    schedule = Schedule(steps, swept.lr_warmup_steps, swept.l1_warmup_steps, round(decay_fraction * steps))
     if schedule.stable_until < swept.stable_until:
         most = 1 - swept.stable_until / steps
         raise UserError(
@@ -252,7 +155,7 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
         return
     inputs = open_inputs(recipe, watch.say)
     _same_inputs(manifest, inputs, folder)
-    member = _member(recipe, manifest, inputs, *entry)
+    member = _member(recipe, manifest, inputs, entry, folder, None)
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)
     watch.say(f"training {member_name} on from step {first:,}")
     metrics = folder / "metrics.jsonl"
@@ -335,10 +238,10 @@ def _train(
     def save(step: int) -> None:
         nonlocal previous
         for member in members:
-            checkpoint.save(member, folders[member.name], step, facts)
+            checkpoint.save(member, folders[member.entry.name], step, facts)
         if previous not in (step, schedule.stable_until):  # not before every member has the new one
             for member in members:
-                checkpoint.remove(folders[member.name], previous)
+                checkpoint.remove(folders[member.entry.name], previous)
         previous = step
 
     sinks = open_sinks(list(recipe.sinks), metrics.parent, recipes.dump(recipe))
@@ -361,10 +264,18 @@ def _train(
             close()
 
 
-def _member(recipe: RunConfig, manifest: dict[str, Any], inputs: Inputs, name: str, hook: str, l1: float) -> Member:
-    return new_member(
-        name, hook, l1, width=inputs.source.widths[hook], scale=manifest["hooks"][hook]["scale"], recipe=recipe
-    )
+def _member(
+    recipe: RunConfig, manifest: dict[str, Any], inputs: Inputs, entry: Entry, folder: Path, head: Batch | None
+) -> Member:
+    """The member at its start; without `head`, it waits for a checkpoint to be loaded."""
+    known = manifest.get("members", {}).get(entry.name)
+    if known is None:
+        raise UserError(f"{folder / 'run.yaml'} was written by another version of unmix and cannot be gone on with")
+    facts = Facts(**{key: known[key] for key in Facts._fields})
+    config, training = recipe.of_variant(entry.variant)
+    mask = Mask(training.mask, inputs.special_ids, facts.median_norm)
+    width = inputs.source.widths[entry.hook]
+    return new_member(entry, width, config=config, training=training, facts=facts, mask=mask, head=head)
 
 
 def _supersede(folder: Path, member: str, after: int) -> None:
@@ -392,7 +303,7 @@ def _agreed(recipe: RunConfig, folder: Path) -> dict[str, Any] | None:
             raise UserError(f"{folder} is not empty and holds no run; give another --name")
         return None
     manifest = read_manifest(folder / "run.yaml")
-    mine, theirs = _flat(recipes.dump(recipe)), _flat(manifest["recipe"])
+    mine, theirs = flat(recipes.dump(recipe)), flat(manifest["recipe"])
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and not key.startswith("choice.") and key not in ("name", "sinks"):
             raise UserError(
@@ -405,17 +316,10 @@ def _agreed(recipe: RunConfig, folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
-
-
 def _new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
     import transformers
 
-    norms = inputs.source.norms()
+    head = inputs.source.head()
     return {
         "recipe": recipes.dump(recipe),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -429,15 +333,15 @@ def _new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "model": inputs.model,
         "corpus": inputs.corpus,
-        "hooks": {hook: _hook_facts(recipe, inputs.source.widths[hook], norms[hook]) for hook in norms},
+        "hooks": {hook: {"width": x_RD.shape[1], **norms(x_RD)} for hook, x_RD in head.activations.items()},
+        "members": {
+            entry.name: {
+                "hook": entry.hook,
+                **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1, inputs.special_ids)._asdict(),
+            }
+            for entry in entries(recipe)
+        },
     }
-
-
-def _hook_facts(recipe: RunConfig, width: int, norms: Norms) -> dict[str, Any]:
-    if not norms.mean_square_norm > 0:
-        raise UserError(f"the activations have E||x||^2 = {norms.mean_square_norm}; is this the hook you meant?")
-    scale = (width / norms.mean_square_norm) ** 0.5 if recipe.sae.scaling == "dataset" else 1.0
-    return {"width": width, **norms._asdict(), "scale": scale}
 
 
 def _same_inputs(manifest: dict[str, Any], inputs: Inputs, folder: Path) -> None:

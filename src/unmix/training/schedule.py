@@ -13,7 +13,6 @@ class Schedule:
     """Steps are counted from 0; `steps` updates are made."""
 
     steps: int
-    lr: float
     lr_warmup_steps: int
     l1_warmup_steps: int
     """A number of steps, fixed when the sweep begins: an extension must not change it."""
@@ -24,11 +23,11 @@ class Schedule:
         """The step at which the decay begins; the run can be extended from its state there."""
         return self.steps - self.decay_steps
 
-    def lr_at(self, step: int) -> float:
+    def lr_at(self, step: int, lr: float) -> float:
         """lr · min(1, (s+1)/warmup) · min(1, (steps - s)/(decay + 1))."""
         warm = min(1.0, (step + 1) / self.lr_warmup_steps) if self.lr_warmup_steps else 1.0
         left = min(1.0, (self.steps - step) / (self.decay_steps + 1)) if self.decay_steps else 1.0
-        return self.lr * warm * left
+        return lr * warm * left
 
     def l1_at(self, step: int, l1: float) -> float:
         """l1 · min(1, (s+1)/warmup): April 2024, from 0 over the first 5 % of the steps."""

@@ -1,0 +1,134 @@
+"""What a run reads: the activations of a language model as they are made, or a store of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from unmix import config as recipes
+from unmix.activations.store import Store
+from unmix.activations.stream import Source, Stream
+from unmix.config import RunConfig
+from unmix.corpus.tokens import Tokens, load_tokens, special_ids
+from unmix.errors import UserError
+from unmix.lm.model import LanguageModel, load_language_model
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What a run reads: the source of activations, and the facts about it that go into the manifest."""
+
+    source: Source
+    model: dict[str, Any]
+    corpus: dict[str, Any]
+    context: int
+    special_ids: list[int]
+
+
+def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
+    """Open the store that the recipe names, or load the model and tokenize the corpus."""
+    act = recipe.activations
+    if act.store is not None:
+        store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens)
+        manifest = store.manifest
+        held, asked = flat(manifest["recipe"]), flat(store_recipe(recipe))
+        for key in asked:
+            if held.get(key) != asked[key]:
+                raise UserError(
+                    f"the store {act.store} was harvested with {key} = {held.get(key)}, the recipe says {asked[key]}; "
+                    f"give --{key} {held.get(key)}, or harvest again"
+                )
+        say(f"reading {store.rows:,} activations from {act.store} ({manifest['dtype']})")
+        facts = {
+            **manifest["corpus"],
+            "store": str(act.store),
+            "store_fingerprint": store.fingerprint,
+            "store_dtype": manifest["dtype"],
+            "store_rows": store.rows,
+        }
+        return Inputs(store, manifest["model"], facts, manifest["sequence_length"], manifest["special_ids"])
+    model, tokens = open_model(recipe, say)
+    stream = open_stream(recipe, model, tokens)
+    return Inputs(stream, *_describe(recipe, model, tokens), act.sequence_length, special_ids(model.tokenizer, tokens))
+
+
+def store_recipe(recipe: RunConfig) -> dict[str, Any]:
+    """The keys of a recipe that decide what a store holds."""
+    data = recipes.dump(recipe)
+    return {
+        "model": data["model"],
+        "corpus": data["corpus"],
+        "activations": {"sequence_length": recipe.activations.sequence_length, "seed": recipe.activations.seed},
+    }
+
+
+def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
+    """Load the language model and the train split of the corpus in its tokens."""
+    say(f"loading the model {recipe.model.name}")
+    model = load_language_model(recipe.model)
+    model.check_sequence_length(recipe.activations.sequence_length)
+    model.hook_widths(recipe.activations.hooks)  # an unknown hook should not wait for the tokens
+    say(f"tokenizing {recipe.corpus.source}")
+    tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train")
+    say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training")
+    return model, tokens
+
+
+def open_stream(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> Stream:
+    """The stream of the recipe."""
+    act = recipe.activations
+    return Stream(
+        model,
+        tokens.ids_NT,
+        act.hooks,
+        batch_tokens=recipe.training.batch_tokens,
+        chunk_sequences=act.chunk_sequences,
+        seed=act.seed,
+    )
+
+
+def store_facts(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> dict[str, Any]:
+    """What a store's manifest says of where its activations come from."""
+    model_facts, corpus_facts = _describe(recipe, model, tokens)
+    return {
+        "model": model_facts,
+        "corpus": corpus_facts,
+        "hooks": recipe.activations.hooks,
+        "sequence_length": recipe.activations.sequence_length,
+        "chunk_sequences": recipe.activations.chunk_sequences,
+        "special_ids": special_ids(model.tokenizer, tokens),
+        "recipe": store_recipe(recipe),
+    }
+
+
+def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Model and corpus in plain data, fingerprints included."""
+    return (
+        {
+            "name": recipe.model.name,
+            "dtype": recipe.model.dtype,
+            "parameters": sum(p.numel() for p in model.model.parameters()),
+            "layers": model.layers,
+            "width": model.width,
+            "fingerprint": model.fingerprint,
+        },
+        {
+            "source": recipe.corpus.source,
+            "split": "train",
+            "train_documents": tokens.documents,
+            "train_tokens": int(tokens.ids_NT.size),
+            "bytes": tokens.bytes,
+            "fingerprint": tokens.fingerprint,
+        },
+    )
+
+
+def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """{"a": {"b": 1}} -> {"a.b": 1}."""
+    found: dict[str, Any] = {}
+    for key, value in tree.items():
+        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
+    return found

@@ -1,0 +1,82 @@
+"""What is measured once, on the first chunk, and then holds for a member's whole life: it is kept in run.yaml.
+
+mask           tokens longer than norm_above · median ||x|| are left out
+scale          scaling: dataset   √(D / E||x||²) over the tokens that are kept
+coefficient    β = α n̄^p, n̄ = E||x|| over those tokens, as the SAE sees them
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from torch import Tensor
+
+from unmix.activations.mask import Mask
+from unmix.activations.stream import Batch
+from unmix.config import SAEConfig, TrainingConfig
+from unmix.errors import UserError
+
+
+class Facts(NamedTuple):
+    """Of one member."""
+
+    scale: float
+    """What every activation is multiplied by; 1 where each token has its own scale."""
+    median_norm: float
+    """Of the raw activations, masked ones included."""
+    mean_norm: float
+    """n̄, of the activations that the SAE is trained on, as it sees them."""
+    coefficient: float
+    """β."""
+    tokens: int
+    """Of the first chunk, without the masked ones."""
+    masked: int
+
+
+def norms(x_RD: Tensor) -> dict[str, float | int]:
+    """E||x||, E||x||², the median of ||x|| and the number of tokens, in float64."""
+    norm_R = x_RD.double().norm(dim=1)
+    return {
+        "mean_norm": norm_R.mean().item(),
+        "mean_square_norm": norm_R.square().mean().item(),
+        "median_norm": norm_R.median().item(),
+        "tokens": len(norm_R),
+    }
+
+
+def measure(
+    head: Batch, hook: str, sae: SAEConfig, training: TrainingConfig, alpha: float, special_ids: Sequence[int]
+) -> Facts:
+    """The facts of a member. Raises `UserError` if the mask leaves nothing, or if what it leaves has no length."""
+    x_RD = head.activations[hook]
+    median = x_RD.double().norm(dim=1).median().item()
+    x_KD = kept_rows(head, hook, Mask(training.mask, special_ids, median))
+    if not len(x_KD):
+        raise UserError(f"training.mask leaves none of the {len(x_RD):,} tokens of the first chunk at {hook}")
+    found = norms(x_KD)
+    if not found["mean_square_norm"] > 0:
+        raise UserError(f"the activations have E||x||^2 = {found['mean_square_norm']}; is this the hook you meant?")
+    width = x_RD.shape[1]
+    scale = (width / found["mean_square_norm"]) ** 0.5 if sae.scaling == "dataset" else 1.0
+    mean_norm = width**0.5 if sae.scaling == "token" else scale * found["mean_norm"]
+    coefficient = alpha * mean_norm ** norm_exponent(sae, training)
+    return Facts(scale, median, mean_norm, coefficient, len(x_KD), len(x_RD) - len(x_KD))
+
+
+def kept_rows(batch: Batch, hook: str, mask: Mask) -> Tensor:
+    """The raw activations that the mask keeps."""
+    x_BD = batch.activations[hook]
+    kept_B = mask.keeps(batch.token_ids_B, x_BD)
+    return x_BD if kept_B.all() else x_BD[kept_B]
+
+
+def norm_exponent(sae: SAEConfig, training: TrainingConfig) -> float:
+    """p. Matched: the error term grows as n̄^(2-k); so does β n̄^q, where the penalty grows as n̄^q.
+
+    q = 1 for relu features and for any that are weighed by their decoder rows, 0 for bounded features.
+    """
+    if training.l1_norm_power != "matched":
+        return training.l1_norm_power
+    bounded = sae.nonlinearity == "tanh_relu" and not sae.weigh_by_norm
+    return 2 - training.norm_power - (0 if bounded else 1)

@@ -1,0 +1,85 @@
+"""One token in a hundred is a hundred times as long: what that does to an SAE, and what each cure does about it."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from unmix import config
+from unmix.activations.mask import Mask
+from unmix.activations.stream import Batch
+from unmix.kernels.reference import token_weights
+from unmix.training.measure import measure
+from unmix.training.member import Entry, Member, new_member
+
+DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
+D, DIRECTIONS, B, STEPS = 24, 40, 512, 600
+CURES = {
+    "plain": {},
+    "divided by ||x||²": {"training.norm_power": 2, "training.l1_norm_power": "matched"},
+    "long tokens masked": {"training.mask.norm_above": 10.0},
+    "each token scaled": {"sae.scaling": "token"},
+}
+
+
+def batch(number: int) -> tuple[Batch, torch.Tensor]:
+    """A mixture of unit directions, a few a token; the planted tokens are marked."""
+    directions_GD = torch.nn.functional.normalize(
+        torch.randn(DIRECTIONS, D, generator=torch.Generator().manual_seed(0)), dim=1
+    )
+    g = torch.Generator().manual_seed(number + 1)
+    a_BG = (torch.rand(B, DIRECTIONS, generator=g) < 0.08) * (0.5 + torch.rand(B, DIRECTIONS, generator=g))
+    x_BD = a_BG @ directions_GD + 0.02 * torch.randn(B, D, generator=g)
+    planted_B = torch.rand(B, generator=g) < 0.01
+    x_BD[planted_B] = 100 * torch.nn.functional.normalize(torch.randn(int(planted_B.sum()), D, generator=g), dim=1)
+    nowhere = torch.zeros(B, dtype=torch.int64)
+    return Batch({"h": x_BD}, nowhere, nowhere), planted_B
+
+
+def reconstruction_terms(member: Member, now: Batch) -> torch.Tensor:
+    """||x̂ - x||² / ||x||^k of every token in the member's own units; 0 for what it masks."""
+    x_BD = now.activations["h"]
+    seen_BD, weights = member.sees(x_BD), member.weights
+    f_BF = torch.relu(seen_BD @ weights.W_enc_DF + weights.b_enc_F)
+    error_BD = f_BF @ weights.W_dec_FD + weights.b_dec_D - seen_BD
+    kept_B = member.mask.keeps(now.token_ids_B, x_BD)
+    return error_BD.square().sum(1) * token_weights(seen_BD, member.training.norm_power) * kept_B
+
+
+@pytest.fixture(scope="module")
+def outcomes() -> dict[str, tuple[float, float]]:
+    """Kind -> (planted tokens' share of all reconstruction loss in training, explained variance of the others)."""
+    found = {}
+    for name, overrides in CURES.items():
+        recipe = config.load(DEMO, {"sae.features": 96, "training.clip_norm": None, **overrides})
+        head, _ = batch(0)
+        facts = measure(head, "h", recipe.sae, recipe.training, 0.3 if "divided" not in name else 0.05, [])
+        mask = Mask(recipe.training.mask, [], facts.median_norm)
+        member = new_member(
+            Entry(name, "h", "", 1.0), D, config=recipe.sae, training=recipe.training, facts=facts, mask=mask
+        )
+        spent = on_planted = 0.0
+        for step in range(STEPS):
+            now, planted_B = batch(step)
+            if step % 10 == 0:
+                terms_B = reconstruction_terms(member, now)
+                spent, on_planted = spent + terms_B.sum().item(), on_planted + terms_B[planted_B].sum().item()
+            member.update(now, step, 3e-3, facts.coefficient)
+        held_out, planted_B = batch(10**6)
+        x_BD = held_out.activations["h"][~planted_B]
+        error = (member.sae()(x_BD) - x_BD).square().sum() / (x_BD - x_BD.mean(0)).square().sum()
+        found[name] = (on_planted / spent, 1 - error.item())
+    return found
+
+
+def test_the_plain_sae_spends_most_of_its_loss_on_the_planted_tokens(outcomes):
+    share, variance = outcomes["plain"]
+    assert share > 0.9
+    assert variance < 0.75  # and has less left for the others
+
+
+@pytest.mark.parametrize("cure", [name for name in CURES if name != "plain"])
+def test_each_cure_gives_the_loss_back_to_the_other_tokens(outcomes, cure):
+    share, variance = outcomes[cure]
+    assert share < 0.1
+    assert variance > 0.8
