@@ -12,7 +12,7 @@ FLOORS = {
     "sae": 2, "corpus": 2, "lm": 2, "activations": 2,
     "training": 3, "evaluation": 3,
     "report": 4, "interop": 4,
-    "cli": 5,
+    "progress": 5, "cli": 5,
 }  # fmt: skip
 FORBIDDEN = [
     ("corpus", "sae"), ("corpus", "lm"), ("corpus", "activations"), ("lm", "sae"), ("lm", "corpus"),

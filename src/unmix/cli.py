@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import argparse
 import json
-import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from unmix.errors import UserError
+from unmix.progress import Progress
 
 SWEEP = """\
 Train a dictionary for every coefficient of the sparsity penalty (and every hook), all on the same batches; then
@@ -120,6 +119,12 @@ def _parser() -> argparse.ArgumentParser:
         "--debias",
         action="store_true",
         help="also refit each dictionary's magnitudes, support frozen; save in debiased/",
+    )
+    evaluate.add_argument(
+        "--mask-special", action="store_true", help="leave out special tokens; they keep x if spliced"
+    )
+    evaluate.add_argument(
+        "--mask-norm-above", type=float, metavar="X", help="leave out tokens longer than X times the median norm"
     )
     evaluate.add_argument("--model", help="the language model, if not the one that the folder names")
     evaluate.add_argument("--corpus", help="the corpus, if not the one that the folder names")
@@ -277,7 +282,7 @@ def _norms(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     from unmix.evaluation.norms import norms, table
     from unmix.report.norms import heat_map
     from unmix.runlog import write_json, write_whole
-    from unmix.training.run import open_model
+    from unmix.training.inputs import open_model
 
     model, tokens = open_model(recipe, Progress.say)
     found = norms(model, tokens, args.tokens)
@@ -292,6 +297,9 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     for flag, value in (("--tokens", args.tokens), ("--ce-tokens", args.ce_tokens)):
         if value < 1:
             raise UserError(f"{flag} {value} leaves nothing to evaluate on; give a number above 0")
+    if args.mask_norm_above is not None and not args.mask_norm_above > 0:
+        raise UserError(f"--mask-norm-above {args.mask_norm_above:g} leaves nothing; give a number above 0")
+    from unmix.config import MaskConfig
     from unmix.evaluation.command import evaluate_folder, table
     from unmix.runlog import write_json
 
@@ -302,6 +310,7 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         model=args.model,
         corpus=args.corpus,
         debias=args.debias,
+        mask=MaskConfig(special=args.mask_special, norm_above=args.mask_norm_above),
         say=Progress.say,
     )
     write_json(args.folder / "evaluation.json", found)
@@ -312,11 +321,10 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     recipe = _recipe(args, dotted)
     from unmix.activations.store import harvest
-    from unmix.training.run import describe, open_model, open_stream, store_recipe
+    from unmix.training.inputs import open_model, open_stream, store_facts
 
     say = Progress.say
     model, tokens = open_model(recipe, say)
-    model_facts, corpus_facts = describe(recipe, model, tokens)
     wanted = args.tokens if args.tokens is not None else recipe.training.steps * recipe.training.batch_tokens
     if wanted < 1:
         raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
@@ -331,14 +339,7 @@ def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         tokens=wanted,
         dtype=args.dtype,
         progress=progress,
-        facts={
-            "model": model_facts,
-            "corpus": corpus_facts,
-            "hooks": recipe.activations.hooks,
-            "sequence_length": recipe.activations.sequence_length,
-            "recipe": store_recipe(recipe),
-            "chunk_sequences": recipe.activations.chunk_sequences,
-        },
+        facts=store_facts(recipe, model, tokens),
     )
     say(f"store: {args.out.resolve()}")
     return 0
@@ -417,79 +418,6 @@ def _recipes_text() -> str:
         first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
         lines.append(f"  {path.stem:<18}{first}")
     return "recipes that ship with unmix:\n" + "\n".join(lines)
-
-
-class Progress:
-    """One moving line on a terminal, a line now and then elsewhere; and a clean stop on Ctrl-C and SIGTERM.
-
-    The first signal lets the step finish and saves; a second Ctrl-C leaves at once.
-    """
-
-    def __init__(self) -> None:
-        self.signal = 0
-        self.training = False
-        self.live = sys.stderr.isatty()
-        self.last = 0.0
-        self.before: dict[int, Any] = {}
-
-    def __enter__(self) -> Progress:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.before[number] = signal.signal(number, self._asked)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _asked(self, number: int, _: FrameType | None) -> None:
-        if self.signal or not self.training:  # nothing to save yet, or asked twice
-            raise KeyboardInterrupt
-        self.signal = number
-        print("\nstopping after this step; once more leaves at once", file=sys.stderr)
-
-    @staticmethod
-    def say(text: str) -> None:
-        """A line of its own."""
-        print(text, file=sys.stderr, flush=True)
-
-    def watch(self) -> Any:
-        """The callbacks for a run."""
-        from unmix.training.run import Watch
-
-        return Watch(say=self.say, rows=self.rows, stop=self.stop)
-
-    def stop(self) -> bool:
-        """Whether a signal came; asked after every step."""
-        self.training = True
-        return bool(self.signal)
-
-    def rows(self, rows: list[dict[str, Any]], steps: int) -> None:
-        """Show where training is: share, rate, time left, L0 and loss of the members."""
-        now, step = time.monotonic(), rows[0]["step"]
-        if step < steps and now - self.last < (0.2 if self.live else 15):
-            return
-        self.last = now
-        rate, done = rows[0]["tokens_per_s"], rows[0]["tokens"]
-        left = round((steps - step) * done / step / rate)
-        members = "  ".join(f"{r['member']}: L0 {r['l0']:.4g} loss {r['loss']:.4g}" for r in rows[:6])
-        time_left = f"{left // 60}:{left % 60:02d} left"
-        text = f"step {step:,}/{steps:,} {step / steps:4.0%}  {rate:,.0f} tokens/s  {time_left}  {members}"
-        if self.live:
-            print(f"\r\x1b[2K{text[:200]}", end="\n" if step == steps else "", file=sys.stderr, flush=True)
-        else:
-            print(text, file=sys.stderr, flush=True)
-
-    def guard(self, work: Callable[[], None]) -> int:
-        """Do the work; answer 0, or 128 + the signal that stopped it."""
-        from unmix.training.loop import Stopped
-
-        self.training = False
-        try:
-            work()
-        except Stopped as stopped:
-            self.say(f"\nstopped at step {stopped.step:,}, saved; the same command goes on from there")
-            return 128 + self.signal
-        return 0
 
 
 if __name__ == "__main__":

@@ -130,7 +130,8 @@ class TrainingConfig(Section):
     """k: the squared error of a token is divided by ||x||^k."""
     l1_norm_power: float | Literal["matched"] = 0.0
     """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as the SAE sees them. `matched`: the p
-    with which both terms of the loss grow alike with n̄, 1 - k for relu features and 2 - k for bounded ones."""
+    with which both terms of the loss grow alike with n̄: 2 - k for bounded features with the plain penalty, 1 - k
+    for all others (docs/norms.md)."""
     mask: MaskConfig = MaskConfig()
     """Tokens of a batch that the SAE is not trained on."""
     steps: int = Field(default=35_000, ge=1)

@@ -7,10 +7,14 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 import yaml
 
+from unmix.activations.norms import distribution
 from unmix.config import RunConfig, dump
+from unmix.evaluation.by_norm import ByNorm
 
 D, F, BATCH = 256, 4096, 2048
 
@@ -149,3 +153,92 @@ class Made:
 @pytest.fixture
 def make(tmp_path: Path) -> Made:
     return Made(tmp_path)
+
+
+def by_norm(sparsity: float, tokens: int = 1000) -> dict[str, Any]:
+    """Random tokens, 1 % of them 30 times as long; the larger `sparsity`, the fewer features and the worse."""
+    generator = torch.Generator().manual_seed(0)
+    width, features = 16, 256
+    x = torch.randn(tokens, width, generator=generator)
+    x[::100] *= 30
+    share = (0.5 / (1 + sparsity) ** 2 * x.norm(dim=1, keepdim=True) / 4).clamp(max=0.9)
+    f = (torch.rand(tokens, features, generator=generator) < share) * torch.rand(tokens, features, generator=generator)
+    found = ByNorm(torch.ones(features), x.mean(0))
+    noise = torch.randn(tokens, width, generator=generator)
+    found.add(x, f, (1 - 0.02 * (1 + sparsity)) * x + 0.02 * sparsity * noise)
+    return found.metrics()
+
+
+def held_out(hook: str, names: list[str], *, with_by_norm: bool = True) -> dict[str, Any]:
+    """The result of one hook as `evaluation.json` has it, the dictionaries sparser in the order of their names."""
+    effect = {"delta_ce": 0.2, "delta_ce_standard_error": 0.01, "kl": 0.1}
+    saes = {}
+    for at, name in enumerate(names):
+        saes[name] = {
+            "l0": 200 / (1 + at) ** 2,
+            "explained_variance": 0.95 - 0.05 * at,
+            "cosine": 0.97 - 0.02 * at,
+            "norm_ratio": 0.97 - 0.02 * at,
+            "dead": 0.01 * at,
+            "features": F,
+            "density_edges": [10.0**e for e in range(-7, 1)],
+            "density_counts": [0, 1, 5, 30, 100, 40, 10],
+            "loss_recovered_mean": 0.97,
+            "loss_recovered_zero": 0.98,
+            "pca_explained_variance_at_l0": 0.9 - 0.06 * at,
+            **effect,
+        }
+        if with_by_norm:
+            saes[name]["by_norm"] = by_norm(float(at))
+    return {
+        "hook": hook,
+        "mask": "position 0 (BOS) left out of every number",
+        "fidelity_tokens": 20_000,
+        "ce_tokens": 10_000,
+        "ce_sequences": 40,
+        "ce_untouched": 2.3,
+        "baselines": {
+            "predict the mean": {"explained_variance": 0.0, **effect},
+            "zero": effect,
+            "identity": {"explained_variance": 1.0, **effect},
+        },
+        "saes": saes,
+        "findings": {name: ["Nothing stands out at the thresholds used."] for name in names},
+    }
+
+
+def write_evaluation(run: Path, *results: dict[str, Any]) -> None:
+    (run / "evaluation.json").write_text(json.dumps({"hooks": results}, allow_nan=False), encoding="utf-8")
+
+
+def write_norms(run: Path, hooks: tuple[str, ...] = ("resid_post.3",), *, token: str = "\n\n") -> dict[str, Any]:
+    """`norms.json`: the first position is 50 times as long as the rest, and the token of id 7 twice."""
+    rng = np.random.default_rng(0)
+    ids_NT = rng.integers(8, 60, size=(40, 50))
+    ids_NT[:, 0], ids_NT[::4, 20] = 0, 7
+    norm_NT = rng.lognormal(3, 0.1, size=(40, 50)).astype(np.float32)
+    norm_NT[:10, 0] *= 50
+    norm_NT[ids_NT == 7] *= 2
+    found = distribution(
+        {hook: norm_NT.ravel() for hook in hooks},
+        ids_NT.ravel(),
+        np.tile(np.arange(50), 40),
+        bos_id=0,
+        decode=lambda kind: {0: "<|endoftext|>", 7: token}.get(kind, f" w{kind}"),
+        split="train",
+    )
+    (run / "norms.json").write_text(json.dumps(found, allow_nan=False), encoding="utf-8")
+    return found
+
+
+class Held:
+    """The functions above, for tests that cannot import this file."""
+
+    result = staticmethod(held_out)
+    write = staticmethod(write_evaluation)
+    norms = staticmethod(write_norms)
+
+
+@pytest.fixture
+def held() -> Held:
+    return Held()

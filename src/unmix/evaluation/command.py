@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmix.config import CorpusConfig, ModelConfig, load_resolved
+from unmix.config import CorpusConfig, MaskConfig, ModelConfig, load_resolved
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
 from unmix.evaluation.debias import debias as refit
@@ -31,6 +31,7 @@ def evaluate_folder(
     model: str | None,
     corpus: str | None,
     debias: bool,
+    mask: MaskConfig,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Evaluate every member of a run, or the one SAE of a folder. Raises `UserError` if it is neither."""
@@ -68,7 +69,14 @@ def evaluate_folder(
             }
         say(f"{len(saes)} dictionaries at {hook}")
         result = evaluate(
-            lm, tokens, hook, saes, fidelity_tokens=fidelity_tokens, ce_tokens=ce_tokens, progress=_seldom(say)
+            lm,
+            tokens,
+            hook,
+            saes,
+            fidelity_tokens=fidelity_tokens,
+            ce_tokens=ce_tokens,
+            mask=mask,
+            progress=_seldom(say),
         )
         results.append({**result, "findings": findings(result)})
     return {"corpus": corpus_config.source, "model": model_config.name, "hooks": results}

@@ -33,6 +33,8 @@ def debias(sae: SAE, batches: Iterable[Tensor]) -> SAE:
     with torch.no_grad():
         for x_BD in batches:
             f_BF = sae.encode(x_BD)
+            if sae.per_token_scaling:
+                x_BD = x_BD / sae.token_scale(x_BD)
             A_FF.addmm_(f_BF.T, f_BF)
             y_F += (f_BF * ((x_BD - sae.b_dec) @ sae.W_dec.T)).sum(0, dtype=torch.float64)
         A_FF *= sae.W_dec @ sae.W_dec.T
@@ -40,7 +42,7 @@ def debias(sae: SAE, batches: Iterable[Tensor]) -> SAE:
         ridge = RIDGE * A.diagonal().mean().clamp_min(1e-30)
         A.diagonal().add_(ridge)
         s_F = torch.linalg.solve(A, y_F + ridge).float()
-        return SAE(
+        return sae.with_weights(
             sae.W_enc.detach().clone(),
             sae.b_enc.detach().clone(),
             sae.W_dec * s_F[:, None],

@@ -20,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from unmix.activations.mask import Mask
 from unmix.evaluation.splice import Replacement, splice
 from unmix.lm.hooks import KINDS, find_blocks
 from unmix.lm.model import LanguageModel
@@ -58,8 +59,15 @@ class Effect:
 class Downstream:
     """Untouched, ablated and spliced runs of a model over the same sequences, for several replacements at a hook."""
 
-    def __init__(self, model: LanguageModel, hook: str, replacements: dict[str, Replacement], skip: int) -> None:
-        self.model, self.hook, self.replacements, self.skip = model, hook, replacements, skip
+    def __init__(
+        self,
+        model: LanguageModel,
+        hook: str,
+        replacements: dict[str, Replacement],
+        skip: int,
+        leaves: Mask | None = None,
+    ) -> None:
+        self.model, self.hook, self.replacements, self.skip, self.leaves = model, hook, replacements, skip, leaves
         self.base_ce = 0.0
         self.tokens = 0
         self.effects = {name: Effect() for name in replacements}
@@ -67,7 +75,10 @@ class Downstream:
         """Spent in the replacements; the rest of `add` is the model's."""
 
     def add(self, ids_NT: Tensor) -> None:
-        """Count a batch of sequences; predictions made from the first `skip` positions are left out."""
+        """Count a batch of sequences; predictions made from the first `skip` positions are left out.
+
+        Tokens that the mask leaves out keep x.
+        """
         skipped = _skippable(self.hook)
         with torch.no_grad():
             output, logits = _with_capture(self.model, ids_NT, skipped)
@@ -79,21 +90,23 @@ class Downstream:
             for name, replacement in self.replacements.items():
                 with (
                     _skip_blocks(self.model, skipped, output),
-                    splice(self.model.model, self.hook, self._timed(replacement)),
+                    splice(self.model.model, self.hook, self._kept(ids_NT, replacement)),
                 ):
                     spliced = self._log_probabilities(self.model.logits(ids_NT))
                 ce_NT = -spliced.gather(2, target).squeeze(2).double()
                 kl_NT = F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
                 self.effects[name].add(ce_NT, base_ce_NT, kl_NT)
 
-    def _timed(self, replacement: Replacement) -> Replacement:
-        def timed(x: Tensor) -> Tensor:
+    def _kept(self, ids_NT: Tensor, replacement: Replacement) -> Replacement:
+        """The replacement, timed, of what the mask keeps."""
+
+        def replace(x: Tensor) -> Tensor:
             before = time.perf_counter()
             answer = replacement(x)
             self.replacement_seconds += time.perf_counter() - before
-            return answer
+            return answer if self.leaves is None else torch.where(self.leaves.keeps(ids_NT, x)[..., None], answer, x)
 
-        return timed
+        return replace
 
     def _log_probabilities(self, logits_NTV: Tensor) -> Tensor:
         return torch.log_softmax(logits_NTV[:, self.skip : -1].float(), dim=-1)

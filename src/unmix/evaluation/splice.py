@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from unmix.lm.hooks import find_place
@@ -59,7 +58,9 @@ def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
     """x with feature i at `factor` times its activation: x + (factor - 1) f_i W_dec_i; the error stays as it is."""
 
     def replace(x: Tensor) -> Tensor:
-        z = x.to(sae.W_enc.dtype) @ sae.W_enc[:, feature] + sae.b_enc[feature]
-        return x + (factor - 1) * torch.relu(z)[..., None] * sae.W_dec[feature]
+        contribution = sae.encode(x)[..., feature, None] * sae.W_dec[feature]
+        if sae.per_token_scaling:
+            contribution = contribution * sae.token_scale(x)
+        return x + (factor - 1) * contribution
 
     return replace

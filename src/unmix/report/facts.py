@@ -216,7 +216,9 @@ def _epochs(tokens: float, corpus: float) -> str:
 
 def _hook(run: RunData, hook: str) -> str:
     facts = run.section("hooks", hook)
-    width, norm, scale = (_float(facts.get(key)) for key in ("width", "mean_norm", "scale"))
+    width, norm = (_float(facts.get(key)) for key in ("width", "mean_norm"))
+    scales = {_float(member.get("scale")) for member in run.section("members").values() if member.get("hook") == hook}
+    scale = scales.pop() if len(scales) == 1 else _float(facts.get("scale"))
     return _joined(
         f"width {words.whole(width)}" if math.isfinite(width) else "",
         f"mean norm {words.number(norm)}" if math.isfinite(norm) else "",

@@ -19,20 +19,23 @@ import yaml
 from markupsafe import Markup
 
 from unmix.errors import UserError
-from unmix.report import facts, plots, words
+from unmix.report import by_norm, facts, hook_norms, plots, words
 from unmix.report.data import RunData, read
 from unmix.report.heldout import draw_evaluation, read_evaluation
 
 
 def write_report(run: Path) -> Path:
     """Writes `RUN/report.html` and `RUN/plots/*.png`, each whole or not at all, and returns the former's path."""
-    data, evaluation = read(run), read_evaluation(run)
+    data, evaluation, norms = read(run), read_evaluation(run), hook_norms.read_norms(run)
     pictures = plots.draw(data)
     held_out = draw_evaluation(evaluation) if evaluation else []
-    page = render(data, pictures, evaluation, held_out)
+    lengths = by_norm.sections(evaluation) if evaluation else []
+    hooks = hook_norms.section(norms, data.hooks()) if norms else None
+    page = render(data, pictures, evaluation, held_out, lengths, hooks)
+    drawn = [*pictures, *held_out, *(picture for part in lengths for picture in part.pictures)]
     try:
         (run / "plots").mkdir(exist_ok=True)
-        for picture in [*pictures, *held_out]:
+        for picture in [*drawn, *([hooks.picture] if hooks else [])]:
             _write_whole(run / "plots" / f"{picture.name}.png", picture.png)
         return _write_whole(run / "report.html", page.encode("utf-8"))
     except OSError as error:
@@ -44,6 +47,8 @@ def render(
     pictures: list[plots.Picture],
     evaluation: dict[str, Any] | None = None,
     held_out: Sequence[plots.Picture] = (),
+    lengths: Sequence[by_norm.Section] = (),
+    hook_lengths: hook_norms.Section | None = None,
 ) -> str:
     """The page as text."""
     environment = jinja2.Environment(
@@ -67,6 +72,8 @@ def render(
         pictures=pictures,
         evaluation=evaluation,
         held_out=held_out,
+        lengths=lengths,
+        hook_lengths=hook_lengths,
         summary=facts.summary(run),
         tiles=facts.tiles(run),
         verdict=facts.verdict(run),

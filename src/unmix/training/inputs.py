@@ -26,6 +26,8 @@ class Inputs:
     corpus: dict[str, Any]
     context: int
     special_ids: list[int]
+    decode: Callable[[int], str]
+    """The text of a token id; of a store, which has no tokenizer, its number."""
 
 
 def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
@@ -49,10 +51,14 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
             "store_dtype": manifest["dtype"],
             "store_rows": store.rows,
         }
-        return Inputs(store, manifest["model"], facts, manifest["sequence_length"], manifest["special_ids"])
+        return Inputs(
+            store, manifest["model"], facts, manifest["sequence_length"], manifest["special_ids"], "token {}".format
+        )
     model, tokens = open_model(recipe, say)
     stream = open_stream(recipe, model, tokens)
-    return Inputs(stream, *_describe(recipe, model, tokens), act.sequence_length, special_ids(model.tokenizer, tokens))
+    special = special_ids(model.tokenizer, tokens)
+    decode = model.tokenizer.decode
+    return Inputs(stream, *_describe(recipe, model, tokens), act.sequence_length, special, lambda i: decode([i]))
 
 
 def store_recipe(recipe: RunConfig) -> dict[str, Any]:

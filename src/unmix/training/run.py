@@ -1,6 +1,7 @@
 """A run folder: start it, go on with it, extend its choice.
 
 runs/NAME/run.yaml            the resolved recipe and what it ran on
+runs/NAME/norms.json          how long the hooks' activations are, and which tokens are the longest
 runs/NAME/metrics.jsonl       a line per member and logged step
 runs/NAME/members/MEMBER/     checkpoints of the sweep;  MEMBER-extended/: of the extension
 runs/NAME/choice.json         which member, by which rule;  extension.json: how far it was trained on
@@ -24,6 +25,7 @@ import torch
 import unmix
 from unmix import config as recipes
 from unmix.activations.mask import Mask
+from unmix.activations.norms import distribution
 from unmix.activations.stream import Batch
 from unmix.config import RunConfig
 from unmix.errors import UserError
@@ -93,6 +95,7 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT) -> None:
         first = _newest_common(folders)
         if manifest is None:
             manifest = _new_manifest(recipe, inputs)
+            write_json(folder / "norms.json", _norms(inputs))
             write_manifest(folder / "run.yaml", manifest)
         _same_inputs(manifest, inputs, folder)
         head = None if first else inputs.source.head()
@@ -342,6 +345,20 @@ def _new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
             for entry in entries(recipe)
         },
     }
+
+
+def _norms(inputs: Inputs) -> dict[str, Any]:
+    """How long the hooks' activations are, and which tokens are the longest, over the first chunk."""
+    head = inputs.source.head()
+    ids, positions = head.token_ids_B.numpy(), head.positions_B.numpy()
+    return distribution(
+        {hook: x_RD.norm(dim=1).numpy() for hook, x_RD in head.activations.items()},
+        ids,
+        positions,
+        bos_id=int(ids[positions == 0][0]) if (positions == 0).any() else -1,
+        decode=inputs.decode,
+        split="train",
+    )
 
 
 def _same_inputs(manifest: dict[str, Any], inputs: Inputs, folder: Path) -> None:
