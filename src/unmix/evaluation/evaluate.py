@@ -122,7 +122,8 @@ def evaluate(
 
 def _say(mask: MaskConfig) -> str:
     said = ["position 0 (BOS)"] + ["special tokens"] * mask.special
-    said += [f"tokens longer than {mask.norm_above:g} times the median"] * (mask.norm_above is not None)
+    if mask.norm_above is not None:
+        said.append(f"tokens longer than {mask.norm_above:g} times the median")
     kept = "; what is masked keeps x when spliced" if len(said) > 1 else ""
     return f"{', '.join(said)} left out of every number but those by norm{kept}"
 
