@@ -3,31 +3,39 @@
 from __future__ import annotations
 
 import json
-import os
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from unmix.disk import flush, replacing, writing
 from unmix.errors import UserError
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
     """Write beside the target, flush to disk, rename into place: a reader sees the old file or the new one."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    new = path.with_name(path.name + ".new")
-    data = content.encode() if isinstance(content, str) else content
-    with new.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    with replacing(path) as new:
+        new.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def write_json(path: Path, value: Any) -> None:
     """JSON with an indent, written whole."""
     write_whole(path, json.dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; none if there is no file. Raises `UserError` if it is damaged."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}); remove it, and run the command that writes it") from None
+    if not isinstance(value, dict):
+        raise UserError(f"{path} is damaged: it holds no object; remove it, and run the command that writes it")
+    return value
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
@@ -47,14 +55,45 @@ def read_manifest(path: Path) -> dict[str, Any]:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Every whole line; a last line that a crash cut short is left out."""
-    if not path.exists():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-        if line.endswith("\n"):
-            rows.append(json.loads(line))
+    """Every whole line; a last line that a crash cut short is left out. Raises `UserError` for a damaged one."""
+    rows, damaged, _ = parse_metrics(path)
+    if damaged:
+        raise UserError(f"{path}, line {damaged[0]} is damaged; bring the file back from a copy, or remove that line")
     return rows
+
+
+def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int], bool]:
+    """(rows, numbers of the lines that are damaged, whether the last line was cut short)."""
+    rows, damaged = [], []
+    data = path.read_bytes() if path.exists() else b""
+    *lines, rest = data.split(b"\n")
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            rows.append({**row, "step": int(row["step"]), "member": str(row["member"]), "phase": str(row["phase"])})
+        except (ValueError, TypeError, KeyError):
+            damaged.append(number)
+    return rows, damaged, bool(rest)
+
+
+def logged_steps(after: int, upto: int, every: int, end: int) -> list[int]:
+    """The steps in (after, upto] that a run logs: every `every`, and the end."""
+    return [step for step in range(after + 1, upto + 1) if step % every == 0 or step == end]
+
+
+def gaps(rows: Iterable[dict[str, Any]], members: Iterable[str], steps: list[int]) -> list[str]:
+    """What is missing, doubled or from no logged step, a line each member; none if each has one row a step."""
+    seen = Counter((row["member"], row["step"]) for row in rows)
+    found = []
+    for member in members:
+        missing = [step for step in steps if not seen[member, step]]
+        doubled = [step for step in steps if seen[member, step] > 1]
+        strange = sorted({step for name, step in seen if name == member} - set(steps))
+        for what, which in (("lacks", missing), ("has twice", doubled), ("has, of no logged step,", strange)):
+            if which:
+                more = f" and {len(which) - 3} more" if len(which) > 3 else ""
+                found.append(f"{member} {what} step {', '.join(f'{step:,}' for step in which[:3])}{more}")
+    return found
 
 
 def keep_metrics(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
@@ -65,6 +104,14 @@ def keep_metrics(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
 
 
 def append_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:
-    """Append rows; each is one write, so that a crash cuts at most the last line."""
-    with path.open("a", encoding="utf-8") as file:
+    """Append rows in one write, so that a crash cuts at most the last line."""
+    with writing(path), path.open("a", encoding="utf-8") as file:
         file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def flush_metrics(path: Path) -> None:
+    """Bring the rows to the disk: a checkpoint must not outlive them."""
+    if path.exists():
+        with writing(path):
+            flush(path)
+            flush(path.parent)

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from unmix.activations.stream import Batch, Stream, gather
+from unmix.disk import require_room, sha256
 from unmix.errors import UserError
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
@@ -41,11 +42,12 @@ def harvest(
     facts: dict[str, Any],
     shard_tokens: int = 65_536,
     progress: Callable[[int], None] = lambda rows: None,
+    force: bool = False,
 ) -> None:
     """Write at least `tokens` rows of the stream; `facts` (model, corpus, hooks …) go into the manifest.
 
     A harvest that was stopped goes on behind its last whole shard. Raises `UserError` if the folder holds another
-    harvest, or if an activation is too large for the dtype.
+    harvest, if an activation is not finite or too large for the dtype, or if the disk has no room, unless `force`.
     """
     manifest_path = folder / "manifest.json"
     description = {"format": FORMAT, "dtype": dtype, "shard_tokens": shard_tokens, "seed": stream.seed, **facts}
@@ -59,10 +61,15 @@ def harvest(
                 "give another --out"
             )
         shards = found["shards"]
-    elif folder.exists() and any(folder.iterdir()):
+    elif folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder} is a file, and a store is a folder; move it away, or give another --out")
+    elif folder.exists() and any(path.name != "manifest.json.new" for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no store; give another --out")
-    folder.mkdir(parents=True, exist_ok=True)
     wanted = math.ceil(tokens / shard_tokens)
+    if not force:
+        a_row = sum(stream.widths.values()) * DTYPES[dtype].itemsize + 8
+        left = wanted - len(shards)
+        require_room(folder, left * (shard_tokens * a_row + 10_000), f"{left * shard_tokens:,} activations")
     whole = {**description, "widths": stream.widths, "shards": shards}
     if not shards:
         write_json(manifest_path, whole)  # so that a harvest killed in its first shard is known as one
@@ -70,6 +77,12 @@ def harvest(
         batch = stream.rows(number * shard_tokens, (number + 1) * shard_tokens)
         tensors: dict[str, Tensor] = {}
         for hook, x_RD in batch.activations.items():
+            if not torch.isfinite(x_RD).all():
+                first = number * shard_tokens
+                raise UserError(
+                    f"the model gives activations at {hook} that are not finite, in rows {first:,} to "
+                    f"{first + shard_tokens - 1:,}; choose another hook, or look at the model"
+                )
             tensors[hook] = x_RD.to(DTYPES[dtype])
             if not torch.isfinite(tensors[hook]).all():
                 raise UserError(f"an activation of {hook} in shard {number} does not fit {dtype}; try --dtype float32")
@@ -77,7 +90,7 @@ def harvest(
         tensors["positions"] = batch.positions_B.to(torch.int32)
         path = folder / f"shard-{number:06d}.safetensors"
         save_tensors(path, tensors)
-        shards.append({"file": path.name, "rows": shard_tokens, "sha256": _sha256(path)})
+        shards.append({"file": path.name, "rows": shard_tokens, "sha256": sha256(path)})
         write_json(manifest_path, whole)
         progress((number + 1) * shard_tokens)
 
@@ -149,7 +162,7 @@ class Store:
         shard = self.manifest["shards"][number]
         path = self.folder / shard["file"]
         if number not in self._verified:  # once a process: training is much slower than the checksum
-            if _sha256(path) != shard["sha256"]:
+            if sha256(path) != shard["sha256"]:
                 raise UserError(f"{path} is damaged: its checksum differs; harvest again into an empty folder")
             self._verified.add(number)
         with safetensors.safe_open(path, framework="pt") as file:
@@ -160,8 +173,3 @@ class Store:
         batch = Batch({hook: tensors[hook] for hook in self.hooks}, tensors["token_ids"], tensors["positions"])
         self._shard = (epoch, place, batch)
         return batch
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from unmix.disk import writing
 from unmix.errors import UserError
 
 try:
@@ -17,8 +18,10 @@ except ImportError:  # not on this operating system: two processes are then the 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
     """Hold `folder/.lock` while inside. Raises `UserError` if another process holds it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with writing(folder / ".lock"):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
