@@ -137,7 +137,7 @@ class TrainingConfig(Section):
     steps: int = Field(default=35_000, ge=1)
     batch_tokens: int = Field(default=4096, ge=1)
     """April 2024: 2048 or 4096."""
-    lr: float = Field(default=5e-5, gt=0)
+    lr: float = Field(default=5e-5, gt=0, allow_inf_nan=False)
     """April 2024: 5e-5 for 200k steps; short runs want more."""
     betas: tuple[float, float] = (0.9, 0.999)
     """April 2024."""
@@ -150,8 +150,15 @@ class TrainingConfig(Section):
     """Gradient norm of a member at most this (April 2024: 1)."""
     dead_after_tokens: int = Field(default=10_000_000, ge=1)
     """A feature that was silent for so many tokens counts as dead (April 2024: 10 M)."""
+    on_nonfinite: Literal["skip", "halt", "stop"] = "halt"
+    """What becomes of a member with a batch on which its loss or gradient is not a number: `halt` leaves it at its last
+    good weights while the others go on, `skip` leaves the batch out (ten in a row halt it), `stop` ends the run."""
     log_every: int = Field(default=50, ge=1)
     checkpoint_every: int = Field(default=1000, ge=1)
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints of each member that stay: should the newest be damaged, the one before it is gone on from."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Checkpoints at multiples of this many steps stay too."""
     seed: int = 0
 
     @field_validator("l1")

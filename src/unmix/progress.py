@@ -60,9 +60,9 @@ class Progress:
         if step < steps and now - self.last < (0.2 if self.live else 15):
             return
         self.last = now
-        rate, done = rows[0]["tokens_per_s"], rows[0]["tokens"]
+        rate, done = rows[0]["tokens_per_s"], max(row["tokens"] for row in rows)
         left = round((steps - step) * done / step / rate)
-        members = "  ".join(f"{r['member']}: L0 {r['l0']:.4g} loss {r['loss']:.4g}" for r in rows[:6])
+        members = "  ".join(_standing(row) for row in rows[:6])
         time_left = f"{left // 60}:{left % 60:02d} left"
         text = f"step {step:,}/{steps:,} {step / steps:4.0%}  {rate:,.0f} tokens/s  {time_left}  {members}"
         if self.live:
@@ -81,3 +81,9 @@ class Progress:
             self.say(f"\nstopped at step {stopped.step:,}, saved; the same command goes on from there")
             return 128 + self.signal
         return 0
+
+
+def _standing(row: dict[str, Any]) -> str:
+    if "halted_at" in row:
+        return f"{row['member']}: halted"
+    return f"{row['member']}: L0 {row['l0']:.4g} loss {row['loss']:.4g}"

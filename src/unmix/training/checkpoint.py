@@ -2,8 +2,9 @@
 
     members/NAME/step-000035000/cfg.json, sae_weights.safetensors     the SAE, acts on raw activations
                                /training_state.safetensors            weights before folding, Adam's moments, counts
+                               /checksums.json                        SHA-256 of each of these; written last
 
-A checkpoint is written into a folder of another name and renamed when it is whole.
+A checkpoint is written into a folder of another name, flushed to disk, and renamed when it is whole.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import dataclasses
 import json
 import shutil
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import torch
 
+from unmix.disk import flush, sha256, writing
 from unmix.errors import UserError
 from unmix.kernels.reference import Weights
-from unmix.sae.files import save_sae
+from unmix.runlog import write_json
+from unmix.sae.files import CONFIG, WEIGHTS, save_sae
 from unmix.tensorfile import save_tensors
 from unmix.training.member import Member, Window
 
-STATE = "training_state.safetensors"
+STATE, CHECKSUMS = "training_state.safetensors", "checksums.json"
+_FILES = (CONFIG, WEIGHTS, STATE)
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -32,20 +37,34 @@ def step_folder(folder: Path, step: int) -> Path:
 
 
 def steps_on_disk(folder: Path) -> list[int]:
-    """The steps with a whole checkpoint, ascending."""
-    return sorted(int(p.parent.name.removeprefix("step-")) for p in folder.glob(f"step-?????????/{STATE}"))
+    """The steps that a member has checkpoints of, ascending; `damage` says whether they are whole."""
+    return sorted(int(p.name[5:]) for p in folder.glob("step-?????????") if p.name[5:].isdigit() and p.is_dir())
 
 
 def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None:
-    """Write the checkpoint of `step` whole, in place of one that may be there."""
+    """Write the checkpoint of `step` whole, in place of one that may be there. Raises `UserError` if it cannot."""
+    if not all(w.isfinite().all() for w in member.weights):
+        raise UserError(
+            f"the weights of {member.entry.name} are not finite at step {step:,}: lower training.lr; "
+            "the checkpoint before it is kept"
+        )
     target = step_folder(folder, step)
     new = target.with_name(target.name + ".new")
-    shutil.rmtree(new, ignore_errors=True)
     more = {"l1": member.entry.l1, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
-    save_sae(member.sae(), new, model=facts["model"], hook=member.entry.hook, context=facts["context"], more=more)
-    save_tensors(new / STATE, *_state(member))
-    remove(folder, step)
-    new.rename(target)
+    if member.halted_at is not None:
+        more["halted_at"] = member.halted_at
+    with writing(target):
+        try:
+            shutil.rmtree(new, ignore_errors=True)
+            hook, context = member.entry.hook, facts["context"]
+            save_sae(member.sae(), new, model=facts["model"], hook=hook, context=context, more=more)
+            save_tensors(new / STATE, *_state(member))
+            write_json(new / CHECKSUMS, {"format": 1, "sha256": {name: sha256(new / name) for name in _FILES}})
+            remove(folder, step)
+            new.rename(target)
+            flush(folder)
+        finally:
+            shutil.rmtree(new, ignore_errors=True)  # half a checkpoint is of no use, and takes room
 
 
 def remove(folder: Path, step: int) -> None:
@@ -56,6 +75,77 @@ def remove(folder: Path, step: int) -> None:
         shutil.rmtree(gone, ignore_errors=True)
         target.rename(gone)
         shutil.rmtree(gone)
+
+
+def retain(folder: Path, step: int, *, last: int, every: int | None, always: int) -> None:
+    """Of the checkpoints up to `step`, keep the `last` ones, those of every `every` steps, and the one of `always`."""
+    steps = [s for s in steps_on_disk(folder) if s <= step]
+    for old in steps[:-last]:
+        if old != always and not (every and old % every == 0):
+            remove(folder, old)
+
+
+def room(width: int, features: int) -> int:
+    """Bytes of one checkpoint: four numbers a weight (the SAE, the weights, two moments), and the counts."""
+    return 16 * (2 * width * features + features + width) + 8 * (features + width) + 20_000
+
+
+def damage(folder: Path) -> str:
+    """What is wrong with a checkpoint folder, naming the file; nothing if every file is as it was written."""
+    sums = folder / CHECKSUMS
+    try:
+        written = json.loads(sums.read_text(encoding="utf-8"))["sha256"]
+        wanted = {name: written[name] for name in _FILES}
+    except FileNotFoundError:
+        return f"{sums} is missing"
+    except (OSError, ValueError, KeyError, TypeError):
+        return f"{sums} is damaged"
+    for name, digest in wanted.items():
+        path = folder / name
+        try:
+            if sha256(path) != digest:
+                return f"{path} is damaged: its checksum is not the one in {CHECKSUMS}"
+        except FileNotFoundError:
+            return f"{path} is missing"
+        except OSError as error:
+            return f"{path} cannot be read ({error.strerror})"
+    return ""
+
+
+def tidy(folder: Path) -> None:
+    """Clear away what a process that was killed left half written or half removed."""
+    for pattern in ("step-?????????.new", "step-?????????.old"):
+        for left in folder.glob(pattern):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def is_whole(folders: Sequence[Path], step: int) -> bool:
+    """Whether every member has a whole checkpoint of the step."""
+    return all(step in steps_on_disk(folder) and not damage(step_folder(folder, step)) for folder in folders)
+
+
+def newest_whole(folders: Sequence[Path], say: Callable[[str], None]) -> int:
+    """The newest step of which every member has a whole checkpoint; 0 if there is none.
+
+    What is damaged is named, and put aside as `step-….damaged`.
+    """
+    common = set.intersection(*(set(steps_on_disk(folder)) for folder in folders))
+    for step in sorted(common, reverse=True):
+        found = {folder: wrong for folder in folders if (wrong := damage(step_folder(folder, step)))}
+        if not found:
+            return step
+        for folder, wrong in found.items():
+            say(f"warning: {wrong}; put aside, going on from the checkpoint before it")
+            _put_aside(step_folder(folder, step))
+    return 0
+
+
+def _put_aside(folder: Path) -> None:
+    aside = folder.with_name(folder.name + ".damaged")
+    with writing(aside):
+        if aside.exists():
+            shutil.rmtree(aside)
+        folder.rename(aside)
 
 
 def load(member: Member, folder: Path) -> None:
@@ -76,6 +166,7 @@ def load(member: Member, folder: Path) -> None:
         }
     member.silent_F.copy_(tensors["silent_F"])
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
+    member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
     member.window = Window(**scalars["window"], sum_x_D=tensors["window.sum_x_D"].clone())
 
 
@@ -83,12 +174,20 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors = {"silent_F": member.silent_F, "window.sum_x_D": member.window.sum_x_D}
     adam_step = 0
     for field, weight in zip(Weights._fields, member.weights, strict=True):
-        state = member.adam.state[weight]
-        adam_step = int(state["step"].item())
+        state = member.adam.state.get(weight, {})  # empty before the first update
+        adam_step = int(state.get("step", 0))
         tensors[field] = weight
-        tensors[f"exp_avg.{field}"] = state["exp_avg"]
-        tensors[f"exp_avg_sq.{field}"] = state["exp_avg_sq"]
+        for moment in ("exp_avg", "exp_avg_sq"):
+            tensors[f"{moment}.{field}"] = state[moment] if state else torch.zeros_like(weight)
     window = dataclasses.asdict(member.window)
     del window["sum_x_D"]
-    scalars = {"adam_step": adam_step, "tokens": member.tokens, "sparse": member.step.sparse, "window": window}
+    scalars = {
+        "adam_step": adam_step,
+        "tokens": member.tokens,
+        "sparse": member.step.sparse,
+        "halted_at": member.halted_at,
+        "skipped": member.skipped,
+        "in_a_row": member.in_a_row,
+        "window": window,
+    }
     return tensors, {"state": json.dumps(scalars)}

@@ -130,10 +130,10 @@ def _judge(curve: list[dict[str, Any]], cap: float, predict_step: int, stable_un
         guess, why = Forecast(l0, l0, l0), f"{error}: judged by the L0 it has"
     else:
         why = ""
-    whole = all(math.isfinite(row["loss"]) for row in tail)
+    whole = all(math.isfinite(row["loss"]) for row in tail) and "halted_at" not in last
     admissible = whole and math.isfinite(guess.l0) and guess.l0 < cap
     if not whole:
-        why = "its loss is not finite"
+        why = f"halted by batch {last['halted_at']:,}" if "halted_at" in last else "its loss is not finite"
     if not why:
         value = f"about {_figure(guess.l0)} active expected" if beyond else f"{_figure(guess.l0)} active"
         why = f"{value}, {'under' if admissible else 'not under'} {cap:g}"
@@ -166,7 +166,7 @@ def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, now
         )
     expected = f" and is expected at {_figure(best.predicted_l0)} by step {then:,}" if then > now else ""
     text = f"{best.member} has {_figure(best.l0)} active features per token at step {now:,}{expected}: under {cap:g}"
-    denser = [c for c in candidates if not c.admissible]
+    denser = [c for c in candidates if not c.admissible and c.predicted_l0 >= cap]
     text += (
         f", where the next denser member, {denser[-1].member}, is not ({_figure(denser[-1].predicted_l0)})."
         if denser

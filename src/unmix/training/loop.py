@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from unmix.activations.stream import Source
+from unmix.errors import UserError
 from unmix.training.member import Member
 from unmix.training.schedule import Schedule
 
@@ -39,19 +40,24 @@ def train(
     dead_after_tokens: int,
     log: Callable[[list[Row]], None],
     save: Callable[[int], None],
+    say: Callable[[str], None] = lambda text: None,
     stop: Callable[[], bool] = lambda: False,
     seconds: float = 0.0,
 ) -> None:
     """Make updates number first … schedule.steps - 1 on every member.
 
     `log` gets a row per member every `log_every` steps and at the end; `save` is called with the number of updates
-    made. Raises `Stopped`, after saving, once `stop()` answers true. `seconds` were spent before `first`.
+    made. Raises `Stopped`, after saving, once `stop()` answers true. `say` hears of numbers that are not finite;
+    if every member is halted by them, raises `UserError`. `seconds` were spent before `first`.
     """
     began, mark, mark_step = time.perf_counter() - seconds, time.perf_counter(), first
     for step, batch in enumerate(source.batches(first, schedule.steps), start=first):
         for member in members:
             lr, l1 = schedule.lr_at(step, member.training.lr), schedule.l1_at(step, member.facts.coefficient)
-            member.update(batch, step, lr, l1)
+            if wrong := member.update(batch, step, lr, l1):
+                say(f"warning: {wrong}")
+        if all(member.halted_at is not None for member in members):
+            raise UserError(_all_halted(members))
 
         done = step + 1
         if done % log_every == 0 or done == schedule.steps:
@@ -73,6 +79,14 @@ def train(
             save(done)
         if stopping and done < schedule.steps:
             raise Stopped(done)
+
+
+def _all_halted(members: Sequence[Member]) -> str:
+    halted = ", ".join(f"{member.entry.name} by batch {member.halted_at:,}" for member in members)
+    return (
+        f"no member is left to train: halted {halted}, whose loss or gradient was not finite; "
+        "give a smaller training.lr, or a mask for the longest tokens (training.mask.norm_above), and another --name"
+    )
 
 
 def _who(member: Member) -> Row:

@@ -7,6 +7,7 @@ coefficient    β = α n̄^p, n̄ = E||x|| over those tokens, as the SAE sees th
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -55,8 +56,11 @@ def measure(
     if not len(x_KD):
         raise UserError(f"training.mask leaves none of the {len(x_RD):,} tokens of the first chunk at {hook}")
     found = norms(x_KD)
-    if not found["mean_square_norm"] > 0:
-        raise UserError(f"the activations have E||x||^2 = {found['mean_square_norm']}; is this the hook you meant?")
+    if not 0 < found["mean_square_norm"] < math.inf:
+        raise UserError(
+            f"the activations of {hook} have E||x||^2 = {found['mean_square_norm']} over the first chunk; "
+            "is this the hook you meant, and is the model whole?"
+        )
     width = x_RD.shape[1]
     scale = (width / found["mean_square_norm"]) ** 0.5 if sae.scaling == "dataset" else 1.0
     mean_norm = width**0.5 if sae.scaling == "token" else scale * found["mean_norm"]

@@ -12,11 +12,14 @@ from torch import Tensor
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
+from unmix.errors import UserError
 from unmix.kernels.dispatch import Step
 from unmix.kernels.noise import Noise, noise_key
 from unmix.kernels.reference import Objective, Sums, Weights
 from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows
+
+SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
 
 
 @dataclass
@@ -87,17 +90,30 @@ class Member:
         """Tokens since each feature was last active."""
         self.tokens = 0
         self.window = Window()
+        self.halted_at: int | None = None
+        """The batch that halted it: its weights are those from before."""
+        self.skipped = 0
+        """Batches left out because their numbers were not finite."""
+        self.in_a_row = 0
 
-    def update(self, batch: Batch, step: int, lr: float, l1: float) -> None:
-        """One step on a batch of raw activations; `l1` is the coefficient β at this step."""
+    def update(self, batch: Batch, step: int, lr: float, l1: float) -> str:
+        """One step on a batch of raw activations; `l1` is the coefficient β at this step.
+
+        Answers what was wrong with its numbers, or nothing; then only the counts of what was left out have changed.
+        """
         x_BD = self.sees(kept_rows(batch, self.entry.hook, self.mask))
-        if not len(x_BD):
-            return
-        unit_norm = self.config.decoder == "unit_norm"
+        if not len(x_BD) or self.halted_at is not None:
+            return ""
+        unit_norm, sparse = self.config.decoder == "unit_norm", self.step.sparse
         sums = self.step(x_BD, self.weights, self.gradients, self._objective(step, l1))
         if unit_norm:
             self._project_gradient()
-        self._clip()
+        norm = self._gradient_norm()
+        if wrong := _not_finite(x_BD, sums, norm):
+            self.step.sparse = sparse
+            return self._leave_out(step, wrong)
+        self.in_a_row = 0
+        self._clip(norm)
         self.adam.param_groups[0]["lr"] = lr
         self.adam.step()
         if unit_norm:
@@ -105,6 +121,7 @@ class Member:
         self.tokens += len(x_BD)
         self.silent_F.add_(len(x_BD)).masked_fill_(sums.active_F > 0, 0)
         self.window.add(x_BD, sums, l1)
+        return ""
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
@@ -122,26 +139,58 @@ class Member:
         W_FD, g_FD = self.weights.W_dec_FD, self.gradients.W_dec_FD
         g_FD.addcmul_(W_FD, (g_FD * W_FD).sum(1, keepdim=True), value=-1)
 
-    def _clip(self) -> None:
+    def _gradient_norm(self) -> float:
         # per member: a global norm would couple the members of a sweep
+        return math.sqrt(sum(g.norm().item() ** 2 for g in self.gradients))
+
+    def _clip(self, norm: float) -> None:
         most = self.training.clip_norm
-        if most is not None:
-            norm = math.sqrt(sum(g.norm().item() ** 2 for g in self.gradients))
-            if norm > most:
-                for g in self.gradients:
-                    g.mul_(most / norm)
+        if most is not None and norm > most:
+            for g in self.gradients:
+                g.mul_(most / norm)
+
+    def _leave_out(self, step: int, wrong: str) -> str:
+        """Skip the batch or halt, as the recipe says. Raises `UserError` if it says `stop`."""
+        name, policy = self.entry.name, self.training.on_nonfinite
+        found = f"{name}: {wrong} in batch {step:,} of {self.entry.hook}"
+        if policy == "stop":
+            raise UserError(
+                f"{found}; the last checkpoint is from before. Lower training.lr, or give --training.on_nonfinite skip "
+                "(leave the batch out) or halt (leave the member) to go on"
+            )
+        self.skipped += 1
+        self.in_a_row += 1
+        if policy == "skip" and self.in_a_row < SKIPS_IN_A_ROW:
+            return f"{found}; left out"
+        self.halted_at = step
+        after = f" after {self.in_a_row} in a row" if policy == "skip" else ""
+        return f"{found}; {name} is halted{after} at its last good weights, the other members go on"
 
     def metrics(self, dead_after_tokens: int) -> dict[str, Any]:
         """The means since the last call, which starts a new window."""
         known = self.tokens >= dead_after_tokens
         dead = (self.silent_F >= dead_after_tokens).double().mean().item() if known else None
         row = {**self.window.metrics(len(self.silent_F)), "dead_fraction": dead}
+        if self.skipped:
+            row["skipped_batches"] = self.skipped
+        if self.halted_at is not None:
+            row["halted_at"] = self.halted_at
         self.window = Window()
         return row
 
     def sae(self) -> SAE:
         """The dictionary for raw activations, as it is now (a copy)."""
         return fold_scaling(self.start.with_weights(*self.weights), self.facts.scale)
+
+
+def _not_finite(x_BD: Tensor, sums: Sums, gradient_norm: float) -> str:
+    """Which of a step's numbers are not; the activations are looked through only if their sums say so."""
+    if all(map(math.isfinite, (sums.squared_error, sums.reconstruction, sums.penalty, gradient_norm))):
+        return ""
+    if not x_BD.isfinite().all():
+        return "an activation is not finite"
+    finite_loss = math.isfinite(sums.reconstruction) and math.isfinite(sums.penalty)
+    return "the gradient is not finite" if finite_loss else "the loss is not finite"
 
 
 def new_member(

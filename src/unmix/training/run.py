@@ -9,7 +9,6 @@ runs/NAME/choice.json         which member, by which rule;  extension.json: how 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import platform
@@ -28,8 +27,20 @@ from unmix.activations.mask import Mask
 from unmix.activations.norms import distribution
 from unmix.activations.stream import Batch
 from unmix.config import RunConfig
+from unmix.disk import require_room
 from unmix.errors import UserError
-from unmix.runlog import append_metrics, keep_metrics, read_manifest, read_metrics, write_json, write_manifest
+from unmix.runlog import (
+    append_metrics,
+    flush_metrics,
+    gaps,
+    keep_metrics,
+    logged_steps,
+    read_json,
+    read_manifest,
+    read_metrics,
+    write_json,
+    write_manifest,
+)
 from unmix.sinks import open_sinks
 from unmix.training import checkpoint
 from unmix.training.choice import choose
@@ -52,6 +63,10 @@ class Watch:
 
 
 SILENT = Watch()
+FORMAT = 1
+"""Of run.yaml and what lies beside it (docs/formats.md)."""
+_MAY_CHANGE = ("name", "sinks", "choice.", "training.keep_last", "training.keep_every", "training.on_nonfinite")
+_HARMLESS = (".lock", "norms.json", "norms.json.new", "run.yaml.new")  # what a run that was killed at once may leave
 
 
 # --------------------------------------------------------------------------------------------------------- the sweep
@@ -82,17 +97,22 @@ def sweep_schedule(recipe: RunConfig) -> Schedule:
     )
 
 
-def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT) -> None:
-    """Train every member to the end; goes on where the run folder stops. Raises `Stopped` if asked to stop."""
+def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool = False) -> None:
+    """Train every member to the end; goes on where the run folder stops. Raises `Stopped` if asked to stop.
+
+    Raises `UserError` if the disk has no room for its checkpoints, unless `force`.
+    """
     manifest = _agreed(recipe, folder)
     schedule, whole = sweep_schedule(recipe), entries(recipe)
     folders = {entry.name: folder / "members" / entry.name for entry in whole}
-    if _newest_common(folders) >= schedule.steps:
+    if checkpoint.is_whole(list(folders.values()), schedule.steps):
         watch.say(f"{folder} has its {schedule.steps:,} steps")
         return
     inputs = open_inputs(recipe, watch.say)
+    if not force:
+        require_room(folder, _room(recipe, inputs, schedule, folders), f"the checkpoints of {len(whole)} members")
     with locked(folder):
-        first = _newest_common(folders)
+        first = _first_step(folders, watch.say) if manifest is not None else 0
         if manifest is None:
             manifest = _new_manifest(recipe, inputs)
             write_json(folder / "norms.json", _norms(inputs))
@@ -104,25 +124,40 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT) -> None:
             watch.say(f"going on from step {first:,}")
             for member in members:
                 checkpoint.load(member, checkpoint.step_folder(folders[member.entry.name], first))
-        metrics = folder / "metrics.jsonl"
-        keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != "sweep")
-        _train(recipe, members, inputs, schedule, first, metrics, "sweep", folders, watch)
+        _train(recipe, members, inputs, schedule, 0, first, folder / "metrics.jsonl", "sweep", folders, watch)
 
 
-def _newest_common(folders: dict[str, Path]) -> int:
-    """The newest step of which every member has a whole checkpoint; 0 if there is none."""
-    return max(set.intersection(*(set(checkpoint.steps_on_disk(f)) for f in folders.values())), default=0)
+def _first_step(folders: dict[str, Path], say: Say) -> int:
+    """Where a run goes on: the newest step of which every member has a whole checkpoint."""
+    for member in folders.values():
+        checkpoint.tidy(member)
+    first = checkpoint.newest_whole(list(folders.values()), say)
+    ahead = {name: s for name, f in folders.items() if (s := max(checkpoint.steps_on_disk(f), default=0)) > first}
+    if ahead:
+        say(f"step {max(ahead.values()):,} is there of {', '.join(ahead)} alone, not of every member")
+    if not first:
+        say("no whole checkpoint: beginning at step 0")
+    return first
 
 
-def extend(folder: Path, member_name: str, steps: int, decay_fraction: float = 0.0, watch: Watch = SILENT) -> None:
+def extend(
+    folder: Path,
+    member_name: str,
+    steps: int,
+    decay_fraction: float = 0.0,
+    watch: Watch = SILENT,
+    *,
+    force: bool = False,
+) -> None:
     """Train one member on to `steps`, from its state before any decay. Goes on where an extension stops."""
     read_run(folder)
     with locked(folder):
-        _extend(folder, member_name, steps, decay_fraction, watch)
+        _extend(folder, member_name, steps, decay_fraction, watch, force)
 
 
-def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, watch: Watch) -> None:
+def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, watch: Watch, force: bool) -> None:
     recipe, manifest = read_run(folder)
+    _same_format(manifest, folder)
     swept = sweep_schedule(recipe)
     entry = next((e for e in entries(recipe) if e.name == member_name), None)
     if entry is None:
@@ -130,8 +165,10 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
     if steps < swept.stable_until:
         raise UserError(f"--steps {steps} is less than the {swept.stable_until:,} steps that {member_name} has")
     start = checkpoint.step_folder(folder / "members" / member_name, swept.stable_until)
-    if not (start / checkpoint.STATE).exists():
+    if not start.exists():
         raise UserError(f"{member_name} has not come to step {swept.stable_until:,} yet; finish `unmix sweep` first")
+    if wrong := checkpoint.damage(start):
+        raise UserError(f"{wrong}; the extension begins there: bring it back from a copy, or sweep anew")
     schedule = Schedule(steps, swept.lr_warmup_steps, swept.l1_warmup_steps, round(decay_fraction * steps))
     if schedule.stable_until < swept.stable_until:
         most = 1 - swept.stable_until / steps
@@ -142,7 +179,8 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
     plan_path = folder / "extension.json"
     plan = {"member": member_name, "from_step": swept.stable_until, "to_step": steps, "decay_fraction": decay_fraction}
     target = folder / "members" / f"{member_name}-extended"
-    if plan_path.exists() and (old := json.loads(plan_path.read_text())) != plan:
+    old = read_json(plan_path)
+    if old is not None and old != plan:
         after = 0
         if old["member"] == member_name:
             # only what was trained before the old plan's decay can be gone on from
@@ -151,8 +189,9 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
             after = max(usable, default=swept.stable_until)
         _supersede(folder, old["member"], after)
     write_json(plan_path, plan)
-    have = checkpoint.steps_on_disk(target)
-    first = max(have, default=swept.stable_until)
+    checkpoint.tidy(target)
+    have = checkpoint.newest_whole([target], watch.say)
+    first = have or swept.stable_until
     if first >= steps:
         watch.say(f"{member_name} has its {steps:,} steps")
         return
@@ -160,10 +199,13 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
     _same_inputs(manifest, inputs, folder)
     member = _member(recipe, manifest, inputs, entry, folder, None)
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)
+    if member.halted_at is not None and not have:
+        raise UserError(f"{member_name} was halted by batch {member.halted_at:,} of the sweep; extend another --member")
+    if not force:
+        require_room(folder, _room(recipe, inputs, schedule, {member_name: target}), "the checkpoints of the extension")
     watch.say(f"training {member_name} on from step {first:,}")
-    metrics = folder / "metrics.jsonl"
-    keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != "extend")
-    _train(recipe, [member], inputs, schedule, first, metrics, "extend", {member_name: target}, watch)
+    began, metrics = swept.stable_until, folder / "metrics.jsonl"
+    _train(recipe, [member], inputs, schedule, began, first, metrics, "extend", {member_name: target}, watch)
 
 
 def make_choice(folder: Path, max_active: float, predict_step: int | None = None) -> dict[str, Any]:
@@ -181,7 +223,9 @@ def make_choice(folder: Path, max_active: float, predict_step: int | None = None
 def note_what_came_true(folder: Path) -> dict[str, Any]:
     """Set the L0 that the extension reached beside the one predicted; answers the choice."""
     path = folder / "choice.json"
-    choice: dict[str, Any] = json.loads(path.read_text())
+    choice = read_json(path)
+    if choice is None:
+        raise UserError(f"{folder} has no choice; make one with `unmix choose {folder}`")
     curve = [
         row
         for row in read_metrics(folder / "metrics.jsonl")
@@ -211,14 +255,20 @@ def _train(
     members: list[Member],
     inputs: Inputs,
     schedule: Schedule,
+    began: int,
     first: int,
     metrics: Path,
     phase: str,
     folders: dict[str, Path],
     watch: Watch,
 ) -> None:
+    """Train from `first` on; the phase `began` at an earlier step if it goes on. Rows behind `first` are made again."""
     t = recipe.training
-    spent = [row["seconds"] for row in read_metrics(metrics) if row["phase"] == phase]
+    keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != phase)
+    rows_before = [row for row in read_metrics(metrics) if row["phase"] == phase]
+    spent = [row["seconds"] for row in rows_before]
+    for lost in gaps(rows_before, list(folders), logged_steps(began, first, t.log_every, schedule.steps)):
+        watch.say(f"warning: {metrics}: {lost}")
     facts = {
         "model": inputs.model["name"],
         "context": inputs.context,
@@ -236,16 +286,12 @@ def _train(
             write(rows)
         watch.rows(rows, schedule.steps)
 
-    previous = first
-
     def save(step: int) -> None:
-        nonlocal previous
+        flush_metrics(metrics)
         for member in members:
             checkpoint.save(member, folders[member.entry.name], step, facts)
-        if previous not in (step, schedule.stable_until):  # not before every member has the new one
-            for member in members:
-                checkpoint.remove(folders[member.entry.name], previous)
-        previous = step
+        for kept in folders.values():  # not before every member has the new one
+            checkpoint.retain(kept, step, last=t.keep_last, every=t.keep_every, always=schedule.stable_until)
 
     sinks = open_sinks(list(recipe.sinks), metrics.parent, recipes.dump(recipe))
     try:
@@ -259,12 +305,27 @@ def _train(
             dead_after_tokens=t.dead_after_tokens,
             log=log,
             save=save,
+            say=watch.say,
             stop=watch.stop,
             seconds=max(spent, default=0.0),
         )
     finally:
         for _, close in sinks:
             close()
+
+
+def _room(recipe: RunConfig, inputs: Inputs, schedule: Schedule, folders: dict[str, Path]) -> int:
+    """Bytes that the checkpoints of these members come to at most, without those that are there."""
+    t = recipe.training
+    kept = t.keep_last + 2 + (schedule.steps // t.keep_every if t.keep_every else 0)  # one before the decay, one new
+    made = schedule.steps // t.checkpoint_every + 2
+    needed = 0
+    for entry in entries(recipe):
+        if entry.name in folders:
+            features = recipe.of_variant(entry.variant)[0].features
+            needed += min(kept, made) * checkpoint.room(inputs.source.widths[entry.hook], features)
+    there = sum(f.stat().st_size for folder in folders.values() for f in folder.rglob("*") if f.is_file())
+    return max(0, needed - there)
 
 
 def _member(
@@ -302,21 +363,34 @@ def _supersede(folder: Path, member: str, after: int) -> None:
 def _agreed(recipe: RunConfig, folder: Path) -> dict[str, Any] | None:
     """The manifest of the folder if there is one; its recipe must be this one, but for the choice."""
     if not (folder / "run.yaml").exists():
-        if folder.exists() and any(path.name != ".lock" for path in folder.iterdir()):
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file, and a run is a folder; move it away, or give another --name")
+        if folder.exists() and any(path.name not in _HARMLESS for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run; give another --name")
         return None
     manifest = read_manifest(folder / "run.yaml")
+    _same_format(manifest, folder)
     mine, theirs = flat(recipes.dump(recipe)), flat(manifest["recipe"])
     for key in sorted(mine.keys() | theirs.keys()):
-        if mine.get(key) != theirs.get(key) and not key.startswith("choice.") and key not in ("name", "sinks"):
+        if mine.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE):
             raise UserError(
                 f"{folder} was made with {key} = {theirs.get(key)}, the recipe says {mine.get(key)}; "
                 f"give another --name, or the old value to go on with it"
             )
-    if recipes.dump(recipe)["choice"] != manifest["recipe"]["choice"]:
-        manifest["recipe"]["choice"] = recipes.dump(recipe)["choice"]
+    now = recipes.dump(recipe) | {key: manifest["recipe"].get(key) for key in ("name", "sinks")}
+    if now != manifest["recipe"]:
+        manifest["recipe"] = now
         write_manifest(folder / "run.yaml", manifest)
     return manifest
+
+
+def _same_format(manifest: dict[str, Any], folder: Path) -> None:
+    if manifest.get("format") != FORMAT:
+        found = f"format {manifest['format']}" if "format" in manifest else "an older format, without a number"
+        raise UserError(
+            f"{folder} has {found}; this unmix goes on with {FORMAT}: finish it with the unmix that made it "
+            f"({manifest.get('versions', {}).get('unmix', 'unknown')}), or give another --name"
+        )
 
 
 def _new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
@@ -324,6 +398,7 @@ def _new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
 
     head = inputs.source.head()
     return {
+        "format": FORMAT,
         "recipe": recipes.dump(recipe),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "versions": {
