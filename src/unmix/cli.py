@@ -40,7 +40,8 @@ LISTS = ("training.l1", "training.betas", "activations.hooks", "sinks")  # keys 
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a command; the exit status is 0, 2 for a user's mistake, 130 or 143 if stopped by a signal."""
+    """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
+    stopped by a signal."""
     words, dotted = _split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
         args = _parser().parse_args(words)
@@ -77,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     _recipe_arguments(sweep)
     sweep.add_argument("--train-only", action="store_true", help="stop after the sweep: no choice, extension, report")
+    _force_argument(sweep)
     sweep.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)")
     sweep.set_defaults(run=_sweep)
 
@@ -87,6 +89,7 @@ def _parser() -> argparse.ArgumentParser:
     extend.add_argument(
         "--decay", type=float, default=0.0, metavar="SHARE", help="last share of the steps over which lr falls to 0"
     )
+    _force_argument(extend)
     extend.set_defaults(run=_extend)
 
     choose = commands.add_parser(
@@ -161,8 +164,25 @@ def _parser() -> argparse.ArgumentParser:
     harvest.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="on disk (bfloat16)"
     )
+    _force_argument(harvest)
     harvest.set_defaults(run=_harvest)
+
+    verify = commands.add_parser(
+        "verify",
+        help="check every file of a run, a store or an SAE folder",
+        description="Read everything: the description, each line of metrics, the checksums of checkpoints and shards,\n"
+        "the shapes of the dictionaries. A line for each problem; exit status 1 if there is any.",
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    verify.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a store, or a folder with cfg.json")
+    verify.add_argument("--json", action="store_true", help="print what was checked and found as JSON")
+    verify.set_defaults(run=_verify)
     return parser
+
+
+def _force_argument(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
 
 
 def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -198,40 +218,40 @@ def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     from unmix.training.run import sweep
 
     with Progress() as progress:
-        code = progress.guard(lambda: sweep(recipe, folder, progress.watch()))
+        code = progress.guard(lambda: sweep(recipe, folder, progress.watch(), force=args.force))
         if code or args.train_only:
             return code
         choice = _decide(folder, recipe.choice.max_active, None)
         print(choice["reason"])
         if recipe.choice.extend_to and choice["member"]:
             steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
-            code = _run_extension(progress, folder, choice["member"], steps, decay)
+            code = _run_extension(progress, folder, choice["member"], steps, decay, args.force)
             if code:
                 return code
     return _write_report(folder)
 
 
 def _extend(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    from unmix.runlog import read_json
     from unmix.training.run import read_run
 
     read_run(args.folder)
     member = args.member
     if member is None:
-        path = args.folder / "choice.json"
-        member = json.loads(path.read_text())["member"] if path.exists() else None
+        member = (read_json(args.folder / "choice.json") or {}).get("member")
         if member is None:
             raise UserError(f"{args.folder} has no choice; give --member, or run `unmix choose {args.folder}`")
     if not 0 <= args.decay < 1:
         raise UserError(f"--decay {args.decay} is no share of the steps; give a number from 0 up to 1")
     with Progress() as progress:
-        code = _run_extension(progress, args.folder, member, args.steps, args.decay)
+        code = _run_extension(progress, args.folder, member, args.steps, args.decay, args.force)
     return code or _write_report(args.folder)
 
 
-def _run_extension(progress: Progress, folder: Path, member: str, steps: int, decay: float) -> int:
+def _run_extension(progress: Progress, folder: Path, member: str, steps: int, decay: float, force: bool) -> int:
     from unmix.training.run import extend, note_what_came_true
 
-    code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch()))
+    code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch(), force=force))
     if not code and (folder / "choice.json").exists():
         note_what_came_true(folder)
     return code
@@ -318,6 +338,20 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     return 0
 
 
+def _verify(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    from unmix.verify import verify
+
+    found = verify(args.folder)
+    if args.json:
+        print(json.dumps({"folder": str(args.folder), **found._asdict()}, indent=1))
+    else:
+        for problem in found.problems:
+            print(problem)
+        if not found.problems:
+            print(f"{args.folder} is whole: {found.checked}")
+    return 1 if found.problems else 0
+
+
 def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     recipe = _recipe(args, dotted)
     from unmix.activations.store import harvest
@@ -340,6 +374,7 @@ def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         dtype=args.dtype,
         progress=progress,
         facts=store_facts(recipe, model, tokens),
+        force=args.force,
     )
     say(f"store: {args.out.resolve()}")
     return 0

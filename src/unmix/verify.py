@@ -1,0 +1,132 @@
+"""Reads everything in a folder and says what is wrong with it: a run, a store, an SAE."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from unmix.activations.store import read_manifest as read_store
+from unmix.config import RunConfig
+from unmix.disk import sha256
+from unmix.errors import UserError
+from unmix.runlog import gaps, logged_steps, parse_metrics, read_json
+from unmix.sae.files import CONFIG, load_sae
+from unmix.training import checkpoint
+from unmix.training.run import FORMAT, entries, read_run, sweep_schedule
+
+
+class Found(NamedTuple):
+    """What was read, and every problem in a line that names the file."""
+
+    kind: str
+    checked: str
+    problems: list[str]
+
+
+def verify(folder: Path) -> Found:
+    """Check the folder. Raises `UserError` if it is none of the three."""
+    if (folder / "run.yaml").exists() or (folder / "members").is_dir():
+        return _run(folder)
+    if (folder / "manifest.json").exists() or list(folder.glob("shard-??????.safetensors")):
+        return _store(folder)
+    if (folder / CONFIG).exists() or (folder / checkpoint.CHECKSUMS).exists():
+        return Found("sae", "one dictionary", _sae(folder))
+    raise UserError(f"{folder} is neither a run (run.yaml), nor a store (manifest.json), nor an SAE ({CONFIG})")
+
+
+def _run(folder: Path) -> Found:
+    problems: list[str] = []
+    checkpoints = sorted(path for path in folder.glob("members/**/step-?????????") if path.is_dir())
+    for path in checkpoints:
+        problems += _sae(path)
+    for name in ("choice.json", "extension.json", "norms.json", "evaluation.json"):
+        problems += _json(folder / name)
+    rows = 0
+    try:
+        recipe, manifest = read_run(folder)
+        problems += [] if manifest.get("format") == FORMAT else [f"{folder / 'run.yaml'} has no format {FORMAT}"]
+        rows, wrong = _metrics(folder, recipe)
+        problems += wrong
+    except UserError as error:
+        problems.append(str(error))
+    return Found("run", f"{len(checkpoints)} checkpoints, {rows:,} lines of metrics", problems)
+
+
+def _metrics(folder: Path, recipe: RunConfig) -> tuple[int, list[str]]:
+    """(lines, problems): every member has one line for each logged step up to its phase's newest step."""
+    path = folder / "metrics.jsonl"
+    rows, damaged, torn = parse_metrics(path)
+    problems = [f"{path}, line {number} is damaged" for number in damaged]
+    if torn:
+        problems.append(f"{path}: the last line is cut short; the command that was stopped makes it again")
+    swept, names = sweep_schedule(recipe), [entry.name for entry in entries(recipe)]
+    phases = [("sweep", names, names, 0, swept.steps)]
+    plan = _read(folder / "extension.json")
+    if plan is not None and {"member", "from_step", "to_step"} <= plan.keys():
+        extended = plan["member"]
+        if extended not in names:
+            problems.append(f"{folder / 'extension.json'} names {extended}, which the recipe does not have")
+        phases.append(("extend", [extended], [f"{extended}-extended"], plan["from_step"], plan["to_step"]))
+    for phase, members, folders, after, end in phases:
+        of_phase = [row for row in rows if row["phase"] == phase]
+        saved = [step for name in folders for step in checkpoint.steps_on_disk(folder / "members" / name)]
+        newest = max([row["step"] for row in of_phase] + saved, default=after)
+        steps = logged_steps(after, newest, recipe.training.log_every, end)
+        problems += [f"{path}, {phase}: {gap}" for gap in gaps(of_phase, members, steps)]
+        if strangers := sorted({row["member"] for row in of_phase} - set(members)):
+            problems.append(f"{path}, {phase}: {', '.join(strangers)} is no member")
+    choice = _read(folder / "choice.json")
+    if choice is not None and choice.get("member") not in (None, *names):
+        problems.append(f"{folder / 'choice.json'} names {choice['member']}, which the recipe does not have")
+    return len(rows), problems
+
+
+def _sae(folder: Path) -> list[str]:
+    """Checksums where there are any, and a dictionary that is read, of the shapes its description says."""
+    is_checkpoint = folder.name.startswith("step-") or (folder / checkpoint.CHECKSUMS).exists()
+    if is_checkpoint and (wrong := checkpoint.damage(folder)):
+        return [wrong]
+    try:
+        sae = load_sae(folder)
+    except UserError as error:
+        return [str(error)]
+    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
+    problems = []
+    if (said := (config.get("d_in"), config.get("d_sae"))) != (sae.width, sae.features):
+        problems.append(f"{folder / CONFIG} says d_in, d_sae = {said}, the weights are {(sae.width, sae.features)}")
+    if not all(torch.isfinite(weight).all() for weight in sae.parameters()):
+        problems.append(f"{folder}: a weight is not finite")
+    return problems
+
+
+def _store(folder: Path) -> Found:
+    try:
+        shards = read_store(folder)["shards"]
+    except UserError as error:
+        return Found("store", "no shard", [str(error)])
+    problems = []
+    for shard in shards:
+        path = folder / shard["file"]
+        if not path.exists():
+            problems.append(f"{path} is missing")
+        elif sha256(path) != shard["sha256"]:
+            problems.append(f"{path} is damaged: its checksum differs")
+    return Found("store", f"{len(shards)} shards, {sum(shard['rows'] for shard in shards):,} activations", problems)
+
+
+def _json(path: Path) -> list[str]:
+    try:
+        read_json(path)
+    except UserError as error:
+        return [str(error)]
+    return []
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+    with suppress(UserError):  # _json says so
+        return read_json(path)
+    return None
