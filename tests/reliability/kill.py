@@ -1,0 +1,283 @@
+"""Kill runs anywhere, resume them, and hold what they leave against runs that nothing disturbed.
+
+    python tests/reliability/kill.py --kills 100 --seed 0
+
+Every life of a run is a process of its own: harvest (in half of the runs), sweep, choice, extension, report, with a
+checkpoint every other step. It is sent SIGKILL at a moment drawn uniformly, in four of five cases from the time that an
+undisturbed life takes to its last line of metrics (the pictures of the report take as long again), in the fifth from
+the whole of it; unless it is done before. Then the same commands are given again, until a life ends by itself. All
+files must then be those of the undisturbed run, byte for byte, but for the clock in run.yaml, in metrics.jsonl and in
+the report.
+
+Processes are forked from a parent that has imported everything and computed nothing, so that a life costs what
+the work costs and not the imports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+STEPS, EXTENDED, ROWS, SHARD = 60, 80, 3000, 500
+EVERYTHING = (
+    "matplotlib.pyplot", "transformers.models.gpt2.modeling_gpt2", "unmix.activations.store", "unmix.cli",
+    "unmix.kernels.cpu", "unmix.report.html", "unmix.training.run", "unmix.verify",
+)  # fmt: skip
+CLOCK = ("tokens_per_s", "seconds")
+
+
+# ------------------------------------------------------------------------------------------------------- what is run
+
+
+def prepare(world: Path) -> None:
+    """A model, texts and a recipe that all lives share."""
+    from tiny_models import tiny_model_folder
+    from tiny_run import write_texts
+
+    shutil.copytree(tiny_model_folder("gpt2"), world / "model")
+    write_texts(world / "texts")
+    recipe = {
+        "name": "run",
+        "model": {"name": str(world / "model")},
+        "corpus": {"source": str(world / "texts")},
+        "activations": {"hooks": ["resid_post.0"], "sequence_length": 16, "chunk_sequences": 8},
+        "sae": {"features": 48},
+        "training": {
+            "l1": [1.0, 3.0, 30.0], "steps": STEPS, "batch_tokens": 48, "lr": 3e-3, "lr_warmup_steps": 5,
+            "decay_fraction": 0.25, "log_every": 3, "checkpoint_every": 2, "keep_every": 20,
+            "dead_after_tokens": 500,
+        },
+        "choice": {"max_active": 40, "extend_to": EXTENDED, "extend_decay_fraction": 0.1},
+    }  # fmt: skip
+    (world / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+
+
+def live(world: Path, home: Path, stored: bool) -> int:
+    """One life: what a user would type, until it is done."""
+    from unmix import config
+    from unmix.activations.store import harvest
+    from unmix.cli import main
+    from unmix.training.inputs import open_model, open_stream, store_facts
+
+    os.environ["UNMIX_CACHE"] = str(home / "cache")
+    words = ["sweep", str(world / "recipe.yaml"), "--runs", str(home)]
+    if stored:
+        recipe = config.load(world / "recipe.yaml")
+        model, tokens = open_model(recipe, print)
+        facts, stream = store_facts(recipe, model, tokens), open_stream(recipe, model, tokens)
+        harvest(stream, home / "store", tokens=ROWS, dtype="float32", shard_tokens=SHARD, facts=facts)
+        words += ["--activations.store", str(home / "store")]
+    return main(words)
+
+
+def verified(home: Path) -> int:
+    """What `unmix verify` says of the run."""
+    from unmix.cli import main
+
+    return main(["verify", str(home / "run")])
+
+
+def forked(work: Callable[[], Any], log: Path) -> int:
+    """The id of a new process that does the work, its output appended to a file."""
+    sys.stdout.flush()
+    process = os.fork()
+    if process:
+        return process
+    code = 70
+    try:
+        out = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(out, 1)
+        os.dup2(out, 2)
+        code = int(work() or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(process: int, seconds: float = 600.0) -> int | None:
+    """Its exit status once it has ended; None if it has not within this time."""
+    end = time.monotonic() + seconds
+    while True:
+        done, status = os.waitpid(process, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status)
+        if time.monotonic() >= end:
+            return None
+        time.sleep(0.002)
+
+
+# ------------------------------------------------------------------------------------------------- where a kill fell
+
+
+def phase(home: Path, stored: bool) -> str:
+    """What the process was doing when it was killed, from what it left."""
+    if stored:
+        manifest = home / "store" / "manifest.json"
+        shards = len(json.loads(manifest.read_text())["shards"]) if manifest.exists() else 0
+        if list((home / "store").glob("*.new")):
+            return "harvest, writing a file"
+        if manifest.exists() and shards * SHARD < ROWS:
+            return "harvest"
+    run = home / "run"
+    if not (run / "run.yaml").exists():
+        return "before run.yaml: reading, tokenizing, measuring"
+    members = sorted((run / "members").glob("*"))
+    part = "extension" if (run / "extension.json").exists() else "sweep"
+    if any(list(member.glob("step-*.new")) + list(member.glob("step-*.old")) for member in members):
+        return f"{part}, writing or removing a checkpoint"
+    newest = {member.name: max((int(p.name[5:]) for p in member.glob("step-*")), default=0) for member in members}
+    swept = [step for name, step in newest.items() if not name.endswith("-extended")]
+    if not any(swept):
+        return "sweep, before the first checkpoint"
+    if len(swept) < 3 or len(set(swept)) > 1:
+        return "sweep, between two members' checkpoints"
+    if min(swept) < STEPS:
+        return "sweep, between checkpoints"
+    if part == "extension" and max(newest.values()) < EXTENDED:
+        return "extension, between checkpoints"
+    return "choice or report"
+
+
+# -------------------------------------------------------------------------------------------------------- comparison
+
+
+def differences(mine: Path, theirs: Path) -> list[str]:
+    """Files of two homes that are not the same, but for the clock."""
+    found = []
+    names = sorted({*_files(mine), *_files(theirs)})
+    for name in names:
+        a, b = mine / name, theirs / name
+        if not (a.exists() and b.exists()):
+            found.append(f"{name} is only in {mine.name if a.exists() else theirs.name}")
+        elif not name.startswith(("run/report", "run/plots")) and _content(a) != _content(b):
+            found.append(f"{name} differs")
+    return found
+
+
+def _files(home: Path) -> set[str]:
+    parts = (home / "run", home / "store")
+    paths = (path for part in parts for path in part.rglob("*") if path.is_file() and not path.name.startswith("."))
+    return {str(path.relative_to(home)) for path in paths}
+
+
+def _content(path: Path) -> Any:
+    if path.name == "metrics.jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        return [{key: value for key, value in row.items() if key not in CLOCK} for row in rows]
+    if path.name == "run.yaml":
+        manifest = yaml.safe_load(path.read_text())
+        del manifest["created"]
+        for section, key in (("corpus", "store"), ("recipe", "activations")):  # where the store is differs
+            manifest[section].pop(key, None)
+        return manifest
+    return path.read_bytes()
+
+
+# ---------------------------------------------------------------------------------------------------------- the test
+
+
+def undisturbed(world: Path, stored: bool) -> tuple[Path, tuple[float, float]]:
+    """A run to hold the others against; how long it trains, and how long it lives."""
+    home = world / f"whole-{'store' if stored else 'stream'}"
+    home.mkdir()
+    began = time.time()
+    process = forked(lambda: live(world, home, stored), home / "log")
+    if wait(process) != 0:
+        raise SystemExit(f"the undisturbed run failed:\n{(home / 'log').read_text()}")
+    return home, ((home / "run" / "metrics.jsonl").stat().st_mtime - began, time.time() - began)
+
+
+def torment(
+    world: Path, home: Path, stored: bool, lengths: tuple[float, float], kills: int, chance: random.Random
+) -> Counter[str]:
+    """Kill and resume until a life ends by itself, or `kills` are spent; then let it end."""
+    home.mkdir()
+    fell: Counter[str] = Counter()
+    while True:
+        process = forked(lambda: live(world, home, stored), home / "log")
+        moment = chance.uniform(0, lengths[chance.random() > 0.8])
+        code = wait(process, moment if _kills(fell) < kills else 600)
+        if code is None:
+            os.kill(process, signal.SIGKILL)
+            code = wait(process)
+            if code == -signal.SIGKILL:
+                fell[phase(home, stored)] += 1
+                path = home / "run" / "metrics.jsonl"
+                if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
+                    fell["(of these, a line of metrics cut short)"] += 1
+                continue
+        if code != 0:
+            raise SystemExit(f"a resumed run ended with {code}:\n{(home / 'log').read_text()[-3000:]}")
+        return fell
+
+
+def _kills(fell: Counter[str]) -> int:
+    return sum(count for where, count in fell.items() if not where.startswith("("))
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    # everything a life imports, before it is born
+    for module in EVERYTHING:
+        importlib.import_module(module)
+
+    began, chance, fell, runs, bad = time.monotonic(), random.Random(args.seed), Counter[str](), 0, []
+    with tempfile.TemporaryDirectory(prefix="kill-") as name:
+        world = Path(name)
+        if wait(forked(lambda: prepare(world), world / "log")) != 0:
+            raise SystemExit((world / "log").read_text())
+        whole = {stored: undisturbed(world, stored) for stored in (False, True)}
+        for home, (trained, lived) in whole.values():
+            print(f"{home.name}: {trained:.1f} s to the last line of metrics, {lived:.1f} s in all", flush=True)
+        for home, _ in whole.values():
+            assert differences(home, home) == []
+        kills = 0
+        while kills < args.kills:
+            stored = runs % 2 == 1
+            home = world / f"run-{runs:03d}"
+            reference, lengths = whole[stored]
+            here = torment(world, home, stored, lengths, args.kills - kills, chance)
+            found = differences(home, reference)
+            check = home / "verify"
+            if wait(forked(lambda home=home: verified(home), check)) != 0:
+                found.append(check.read_text())
+            bad += [f"{home.name}: {what}" for what in found]
+            runs, fell = runs + 1, fell + here
+            kills = _kills(fell)
+            print(f"run {runs}: {kills} kills, {found or 'the same bits'}", flush=True)
+            shutil.rmtree(home)
+    seconds = round(time.monotonic() - began)
+    print(json.dumps({"kills": kills, "runs": runs, "seconds": seconds, "fell": dict(fell.most_common())}, indent=1))
+    for what in bad:
+        print(f"DIFFERENT {what}")
+    return 1 if bad else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,208 @@
+"""Numbers gone wrong: found in the step, named with the batch, kept out of the weights; the other members go on."""
+
+import dataclasses
+import math
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_run import make
+
+from unmix.activations.mask import Mask
+from unmix.activations.stream import Batch
+from unmix.config import MaskConfig, SAEConfig, TrainingConfig
+from unmix.errors import UserError
+from unmix.runlog import read_metrics
+from unmix.sae.files import load_sae
+from unmix.training import run
+from unmix.training.inputs import open_inputs
+from unmix.training.loop import Stopped
+from unmix.training.measure import Facts
+from unmix.training.member import SKIPS_IN_A_ROW, Entry, new_member
+from unmix.training.run import Watch
+from unmix.verify import verify
+
+POISON = "resid_post.0"
+
+
+class Poisoned:
+    """A source whose batches have a value at one hook that is no number."""
+
+    def __init__(self, source, steps, value=math.nan):
+        self.source, self.steps, self.value = source, steps, value
+        self.widths, self.batch_tokens, self.head = source.widths, source.batch_tokens, source.head
+
+    def batches(self, first, last):
+        for step, batch in enumerate(self.source.batches(first, last), start=first):
+            if step in self.steps:
+                x_BD = batch.activations[POISON].clone()
+                x_BD[3, 5] = self.value
+                batch = batch._replace(activations=batch.activations | {POISON: x_BD})
+            yield batch
+
+
+@pytest.fixture
+def poison(monkeypatch):
+    def at(*steps, value=math.nan):
+        def opened(recipe, say=lambda text: None):
+            inputs = open_inputs(recipe, say)
+            return dataclasses.replace(inputs, source=Poisoned(inputs.source, steps, value))
+
+        monkeypatch.setattr(run, "open_inputs", opened)
+
+    return at
+
+
+@pytest.fixture
+def two_hooks(overrides):
+    return make(
+        overrides, activations__hooks=[POISON, "mlp_out.0"], training__l1=[3.0],
+        training__checkpoint_every=10, training__keep_every=10,
+    )  # fmt: skip
+
+
+def state(folder, member, step):
+    return safetensors.torch.load_file(folder / f"members/{member}/step-{step:09d}/training_state.safetensors")
+
+
+def same(a, b, but=()):
+    return all(torch.equal(a[name], b[name]) for name in a if name not in but)
+
+
+def metrics(folder, member):
+    rows = [row for row in read_metrics(folder / "metrics.jsonl") if row["member"] == member]
+    return [str({k: v for k, v in row.items() if k not in ("tokens_per_s", "seconds")}) for row in rows]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_member_is_halted_at_its_last_good_weights_and_the_other_goes_on(two_hooks, tmp_path, poison, value):
+    bad, good, said = f"{POISON}-l1-3", "mlp_out.0-l1-3", []
+    run.sweep(two_hooks, tmp_path / "whole")
+    poison(20, value=value)
+    run.sweep(two_hooks, tmp_path / "hurt", Watch(say=said.append))
+    [warning] = [line for line in said if line.startswith("warning")]
+    assert f"{bad}: an activation is not finite in batch 20 of {POISON}" in warning
+    # its metrics window goes on from the last row, hence not the counts of the window
+    assert same(state(tmp_path / "hurt", bad, 60), state(tmp_path / "whole", bad, 20), but=["window.sum_x_D"])
+    assert same(state(tmp_path / "hurt", good, 60), state(tmp_path / "whole", good, 60))
+    assert metrics(tmp_path / "hurt", good) == metrics(tmp_path / "whole", good)
+    rows = [row for row in read_metrics(tmp_path / "hurt/metrics.jsonl") if row["member"] == bad]
+    assert [row.get("halted_at") for row in rows] == [None, None, 20, 20, 20, 20, 20, 20, 20]  # logged at 7, 14, 21 …
+    assert load_sae(tmp_path / f"hurt/members/{bad}/step-000000060").W_dec.isfinite().all()
+    assert verify(tmp_path / "hurt").problems == []
+    choice = run.make_choice(tmp_path / "hurt", max_active=10_000)
+    assert choice["member"] == good
+    assert {c["member"]: c["why"] for c in choice["candidates"]}[bad] == "halted by batch 20"
+    with pytest.raises(UserError, match=f"{bad} was halted by batch 20 of the sweep; extend another --member"):
+        run.extend(tmp_path / "hurt", bad, 90)
+
+
+@pytest.mark.parametrize("policy", ["halt", "skip"])
+def test_a_run_stopped_after_it_and_resumed_ends_with_the_same_bits(two_hooks, tmp_path, poison, policy):
+    recipe = two_hooks.model_copy(
+        update={"training": two_hooks.training.model_copy(update={"on_nonfinite": policy, "checkpoint_every": 1000})}
+    )
+    poison(20, 21, 24)
+    run.sweep(recipe, tmp_path / "whole")
+    for last in (21, 23, 40):
+        with pytest.raises(Stopped):
+            run.sweep(recipe, tmp_path / "cut", Watch(stop=_at(last, tmp_path / "cut")))
+    run.sweep(recipe, tmp_path / "cut")
+    for member in (f"{POISON}-l1-3", "mlp_out.0-l1-3"):
+        assert same(state(tmp_path / "whole", member, 60), state(tmp_path / "cut", member, 60))
+        assert metrics(tmp_path / "whole", member) == metrics(tmp_path / "cut", member)
+    rows = [r for r in read_metrics(tmp_path / "cut/metrics.jsonl") if r["member"] == f"{POISON}-l1-3"]
+    assert rows[-1]["skipped_batches"] == (3 if policy == "skip" else 1)
+
+
+def _at(step, folder):
+    """Asks to stop after `step` updates, counted from where the run goes on."""
+    from unmix.training.checkpoint import steps_on_disk
+
+    members = list(folder.glob("members/*"))
+    left = step - max(steps_on_disk(members[0]), default=0) if members else step
+    calls = iter(range(1, 1000))
+    return lambda: next(calls) == left
+
+
+def test_stop_ends_the_run_before_the_batch_and_another_policy_goes_on(two_hooks, tmp_path, poison):
+    poison(25)
+    stop = two_hooks.model_copy(update={"training": two_hooks.training.model_copy(update={"on_nonfinite": "stop"})})
+    with pytest.raises(UserError, match=r"not finite in batch 25 of resid_post\.0; the last checkpoint is from before"):
+        run.sweep(stop, tmp_path / "run")
+    assert verify(tmp_path / "run").problems == []
+    run.sweep(two_hooks, tmp_path / "whole")
+    run.sweep(two_hooks, tmp_path / "run")  # halt
+    bad = f"{POISON}-l1-3"
+    assert same(state(tmp_path / "run", bad, 60), state(tmp_path / "whole", bad, 60))
+
+
+def test_a_loss_that_overflows_halts_its_own_member(overrides, tmp_path):
+    recipe = make(overrides, training__l1=[3.0, 1e39], training__l1_warmup_fraction=0.0)
+    said = []
+    run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
+    run.sweep(make(overrides, training__l1=[3.0], training__l1_warmup_fraction=0.0), tmp_path / "alone")
+    assert sum("the gradient is not finite in batch 0" in line for line in said) == 1
+    assert same(state(tmp_path / "run", "l1-3", 60), state(tmp_path / "alone", "l1-3", 60))
+    assert state(tmp_path / "run", "l1-1e+39", 60)["exp_avg.W_dec_FD"].count_nonzero() == 0
+
+
+def test_a_run_whose_every_member_is_halted_ends_with_the_reason(overrides, tmp_path, poison):
+    poison(12)
+    recipe = make(overrides, training__l1=[1.0, 3.0], training__checkpoint_every=5)
+    for _ in range(2):  # again from its checkpoint: the same
+        with pytest.raises(UserError, match=r"no member is left to train: halted l1-1 by batch 12, l1-3 by batch 12"):
+            run.sweep(recipe, tmp_path / "run")
+    assert verify(tmp_path / "run").problems == []
+
+
+def test_a_first_chunk_that_is_not_finite_is_refused(overrides, tmp_path, monkeypatch):
+    def opened(recipe, say):
+        inputs = open_inputs(recipe, say)
+        inputs.source.head().activations[POISON][2, 2] = math.inf
+        return inputs
+
+    monkeypatch.setattr(run, "open_inputs", opened)
+    with pytest.raises(UserError, match=r"activations of resid_post\.0 have E\|\|x\|\|\^2 = inf"):
+        run.sweep(make(overrides), tmp_path / "run")
+
+
+def member(policy, clip_norm=1.0):
+    training = TrainingConfig(on_nonfinite=policy, clip_norm=clip_norm)
+    facts, mask = Facts(1.0, 1.0, 1.0, 1.0, 8, 0), Mask(MaskConfig(), [], 1.0)
+    entry = Entry("m", "h", "", 1.0)
+    return new_member(entry, 6, config=SAEConfig(features=12), training=training, facts=facts, mask=mask)
+
+
+def batch(seed, value=None):
+    x_BD = torch.randn(8, 6, generator=torch.Generator().manual_seed(seed))
+    if value is not None:
+        x_BD[0, 0] = value
+    return Batch({"h": x_BD}, torch.arange(8), torch.arange(8))
+
+
+@pytest.mark.parametrize("clip_norm", [1.0, None])
+@pytest.mark.parametrize("value", [math.nan, math.inf, 1e30])
+def test_a_batch_that_is_skipped_leaves_no_trace(value, clip_norm):
+    skipped, without = member("skip", clip_norm), member("skip", clip_norm)
+    said = [skipped.update(b, step, 1e-2, 0.1) for step, b in enumerate([batch(1), batch(2, value), batch(3)])]
+    for step in (0, 2):
+        without.update(batch(step + 1), step, 1e-2, 0.1)
+    what = "the loss" if value == 1e30 else "an activation"
+    assert said == ["", f"m: {what} is not finite in batch 1 of h; left out", ""]
+    for a, b in zip(skipped.weights, without.weights, strict=True):
+        assert torch.equal(a, b)
+        for key in ("exp_avg", "exp_avg_sq", "step"):
+            assert torch.equal(skipped.adam.state[a][key], without.adam.state[b][key])
+    assert skipped.tokens == without.tokens == 16
+    assert torch.equal(skipped.silent_F, without.silent_F)
+    assert skipped.window.loss == without.window.loss
+    assert skipped.metrics(1)["skipped_batches"] == 1
+
+
+def test_too_many_in_a_row_halt(monkeypatch):
+    hurt = member("skip")
+    said = [hurt.update(batch(step, math.nan if step else None), step, 1e-2, 0.1) for step in range(SKIPS_IN_A_ROW + 3)]
+    assert [bool(line) for line in said] == [False] + [True] * SKIPS_IN_A_ROW + [False, False]
+    assert "halted after 10 in a row" in said[SKIPS_IN_A_ROW]
+    assert hurt.halted_at == SKIPS_IN_A_ROW
