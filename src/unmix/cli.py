@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.progress import Progress
 
@@ -50,6 +51,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return int(args.run(args, dotted) or 0)
     except UserError as error:
         print(f"unmix: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(f"unmix: cannot write ({error}); make room or give another folder, then try again", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nunmix: interrupted", file=sys.stderr)
