@@ -67,6 +67,7 @@ def prepare(world: Path) -> None:
         "choice": {"max_active": 40, "extend_to": EXTENDED, "extend_decay_fraction": 0.1},
     }  # fmt: skip
     (world / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    live(world, world / "first", False)  # compiles the kernels, which is kept on disk: no life is longer for it
 
 
 def live(world: Path, home: Path, stored: bool) -> int:
