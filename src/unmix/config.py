@@ -8,12 +8,13 @@ transformer-circuits.pub/2024/april-update#training-saes.
 from __future__ import annotations
 
 import difflib
+import reprlib
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from unmix import yamltext
 from unmix.errors import UserError
 
 
@@ -262,13 +263,15 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
     data: dict[str, Any] = {}
     if recipe is not None:
         try:
-            loaded = yaml.safe_load(recipe.read_text(encoding="utf-8"))
+            text = recipe.read_text(encoding="utf-8")
         except FileNotFoundError:
             raise UserError(f"no recipe at {recipe}; `unmix sweep --help` lists those that ship with unmix") from None
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"cannot read the recipe {recipe}: {error}") from None
-        except yaml.YAMLError as error:
-            raise UserError(f"{recipe} is not YAML: {' '.join(str(error).split())}") from None
+        try:
+            loaded = yamltext.parse(text)
+        except ValueError as error:
+            raise UserError(f"{recipe} is not YAML for a recipe: {error}") from None
         if loaded is not None and not isinstance(loaded, dict):
             raise UserError(f"{recipe} holds a {type(loaded).__name__}, not sections such as `training:`")
         data = loaded or {}
@@ -309,8 +312,15 @@ def _say(problem: Any, section: str = "RunConfig") -> str:
         return f"unknown key {where}; {remedy}"
     message = problem["msg"].removeprefix("Value error, ")
     given = problem["input"]
-    shown = "" if isinstance(given, (dict, RunConfig)) or not where else f" = {given!r}"
+    shown = "" if isinstance(given, (dict, RunConfig)) or not where else f" = {_short(given)}"
     return f"{where}{shown}: {message}" if where else message
+
+
+def _short(value: Any) -> str:
+    """`repr`, of what is long or deep only the beginning."""
+    brief = reprlib.Repr()
+    brief.maxlevel, brief.maxlist, brief.maxstring, brief.maxother = 2, 12, 120, 120
+    return brief.repr(value)
 
 
 def _keys(path: tuple[Any, ...], model: Any) -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from unmix import yamltext
 from unmix.disk import flush, replacing, writing
 from unmix.errors import UserError
 
@@ -46,9 +47,9 @@ def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
 def read_manifest(path: Path) -> dict[str, Any]:
     """The manifest as plain data. Raises `UserError` if it is damaged."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is damaged: {' '.join(str(error).split())}") from None
+        loaded = yamltext.parse(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # UnicodeDecodeError is one
+        raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("recipe"), dict):
         raise UserError(f"{path} is damaged: it holds no recipe")
     return loaded

@@ -165,8 +165,11 @@ class Store:
             if sha256(path) != shard["sha256"]:
                 raise UserError(f"{path} is damaged: its checksum differs; harvest again into an empty folder")
             self._verified.add(number)
-        with safetensors.safe_open(path, framework="pt") as file:
-            tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
+        except safetensors.SafetensorError as error:  # its checksum holds: it was written so
+            raise UserError(f"{path} is damaged: {error}; harvest again into an empty folder") from None
         if epoch:
             rows = torch.from_numpy(np.random.default_rng([seed, _ROWS, epoch, number]).permutation(self.shard_rows))
             tensors = {name: t[rows] for name, t in tensors.items()}

@@ -132,8 +132,9 @@ def _jsonl(path: Path, field: str) -> Iterator[str]:
                 record = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
             except UnicodeDecodeError:
                 raise UserError(f"{where} is not UTF-8; convert the file first") from None
-            except json.JSONDecodeError as error:
-                raise UserError(f"{where} is not JSON ({error.msg}); mend or remove that line") from None
+            except (ValueError, RecursionError) as error:  # no JSON, a number of too many digits, too deep a nesting
+                why = getattr(error, "msg", _line(error))
+                raise UserError(f"{where} is not JSON ({why}); mend or remove that line") from None
             if not isinstance(record, dict):
                 raise UserError(f'{where} holds a {type(record).__name__}; want an object such as {{"{field}": "…"}}')
             yield _text(record, field, where)

@@ -180,6 +180,8 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
     plan = {"member": member_name, "from_step": swept.stable_until, "to_step": steps, "decay_fraction": decay_fraction}
     target = folder / "members" / f"{member_name}-extended"
     old = read_json(plan_path)
+    if old is not None and (old.keys() != plan.keys() or old["member"] not in [e.name for e in entries(recipe)]):
+        raise UserError(f"{plan_path} is damaged: it plans for no member of this run; remove it, and the extension")
     if old is not None and old != plan:
         after = 0
         if old["member"] == member_name:
