@@ -3,9 +3,12 @@
 import json
 import pickle
 import string
+import subprocess
 from pathlib import Path
+from shutil import which
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_model_folder
@@ -175,3 +178,67 @@ def test_whatever_the_bytes_a_reader_gives_text_or_one_line(tmp_path_factory, li
             document.text.encode("utf-8")
     except UserError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+def test_nothing_listens_and_nothing_is_fetched(overrides, tmp_path, monkeypatch):
+    import socket
+
+    def refused(*args, **kwargs):
+        raise AssertionError(f"a network was asked for: {args}")
+
+    for name in ("bind", "listen", "connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refused)
+    with socket.socket() as asked, pytest.raises(AssertionError, match="a network was asked for"):
+        asked.connect(("127.0.0.1", 9))
+    folder = tmp_path / "run"
+    run.sweep(make(overrides, training__l1=[3.0], training__steps=10), folder)
+    assert main(["report", str(folder)]) == 0
+    assert main(["verify", str(folder)]) == 0
+
+
+SPRING = "document.documentElement.setAttribute('sprung', 'yes')"
+HOSTILE = f'"\'></script><script>{SPRING}</script><img src=x onerror="{SPRING}"><svg onload="{SPRING}">'
+
+
+def shown(page, tmp_path):
+    """The page as a browser has it after running whatever runs."""
+    browser = next(
+        (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := which(name))), None
+    )
+    if browser is None:
+        pytest.skip("no Chromium here: apt-get install chromium")
+    words = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'browser'}"]
+    words += ["--virtual-time-budget=5000", "--dump-dom", page.as_uri()]
+    return subprocess.run([browser, *words], capture_output=True, text=True, check=True, timeout=120).stdout
+
+
+def hostile(value):
+    """Every text in plain data with something to run behind it."""
+    if isinstance(value, dict):
+        return {key: hostile(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [hostile(inner) for inner in value]
+    return value + HOSTILE if isinstance(value, str) else value
+
+
+@pytest.mark.browser
+def test_nothing_hostile_runs_in_a_browser(overrides, tmp_path):
+    bait = tmp_path / "bait.html"
+    bait.write_text(f'<html><body title="{HOSTILE}</body></html>')
+    assert 'sprung="yes"' in shown(bait, tmp_path)  # where it is not escaped, it runs
+
+    folder = tmp_path / "run"
+    run.sweep(make(overrides, training__l1=[1.0, 3.0], training__steps=30), folder)
+    run.make_choice(folder, 40)
+    assert main(["evaluate", str(folder), "--tokens", "300", "--ce-tokens", "100"]) == 0
+    for name in ("norms.json", "choice.json", "evaluation.json"):
+        path = folder / name
+        data = json.loads(path.read_text())
+        keep = {key: data[key] for key in ("member",) if key in data}
+        path.write_text(json.dumps(hostile(data) | keep))
+    manifest = yaml.safe_load((folder / "run.yaml").read_text())
+    (folder / "run.yaml").write_text(yaml.safe_dump(hostile(manifest)))
+    assert main(["report", str(folder)]) == 0
+    page = shown(folder / "report.html", tmp_path)
+    assert "sprung" in page  # it is there, as text
+    assert 'sprung="yes"' not in page
