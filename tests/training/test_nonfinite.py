@@ -97,6 +97,16 @@ def test_a_member_is_halted_at_its_last_good_weights_and_the_other_goes_on(two_h
         run.extend(tmp_path / "hurt", bad, 90)
 
 
+def test_a_member_halted_near_the_end_is_not_chosen_for_the_good_numbers_it_had(two_hooks, tmp_path, poison):
+    poison(58)  # the last line, of step 60, is over batches 56 and 57
+    run.sweep(two_hooks, tmp_path / "run")
+    last = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["member"] == f"{POISON}-l1-3"][-1]
+    assert math.isfinite(last["loss"])
+    choice = run.make_choice(tmp_path / "run", max_active=10_000)
+    assert choice["member"] == "mlp_out.0-l1-3"
+    assert {c["why"] for c in choice["candidates"] if not c["admissible"]} == {"halted by batch 58"}
+
+
 @pytest.mark.parametrize("policy", ["halt", "skip"])
 def test_a_run_stopped_after_it_and_resumed_ends_with_the_same_bits(two_hooks, tmp_path, poison, policy):
     recipe = two_hooks.model_copy(
@@ -200,7 +210,15 @@ def test_a_batch_that_is_skipped_leaves_no_trace(value, clip_norm):
     assert skipped.metrics(1)["skipped_batches"] == 1
 
 
-def test_too_many_in_a_row_halt(monkeypatch):
+def test_bad_batches_with_good_ones_between_do_not_halt():
+    hurt = member("skip")
+    for step in range(4 * SKIPS_IN_A_ROW):
+        hurt.update(batch(step, math.nan if step % 2 else None), step, 1e-2, 0.1)
+    assert hurt.halted_at is None
+    assert hurt.skipped == 2 * SKIPS_IN_A_ROW
+
+
+def test_too_many_in_a_row_halt():
     hurt = member("skip")
     said = [hurt.update(batch(step, math.nan if step else None), step, 1e-2, 0.1) for step in range(SKIPS_IN_A_ROW + 3)]
     assert [bool(line) for line in said] == [False] + [True] * SKIPS_IN_A_ROW + [False, False]
