@@ -1,13 +1,12 @@
 """Kill runs anywhere, resume them, and hold what they leave against runs that nothing disturbed.
 
-    python tests/reliability/kill.py --kills 100 --seed 0
+    python tests/reliability/kill.py --kills 100 --steps 300
 
 Every life of a run is a process of its own: harvest (in half of the runs), sweep, choice, extension, report, with a
-checkpoint every other step. It is sent SIGKILL at a moment drawn uniformly, in four of five cases from the time that an
-undisturbed life takes to its last line of metrics (the pictures of the report take as long again), in the fifth from
-the whole of it; unless it is done before. Then the same commands are given again, until a life ends by itself. All
-files must then be those of the undisturbed run, byte for byte, but for the clock in run.yaml, in metrics.jsonl and in
-the report.
+checkpoint every other step. It is sent SIGKILL at a moment drawn uniformly from the time that an undisturbed life
+takes, unless it is done before; then the same commands are given again, until a life ends by itself. A run whose
+training is done is killed once more at most, for the report would take most of the kills. All files must then be those
+of the undisturbed run, byte for byte, but for the clock in run.yaml, in metrics.jsonl and in the report.
 
 Processes are forked from a parent that has imported everything and computed nothing, so that a life costs what
 the work costs and not the imports.
@@ -28,14 +27,15 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
-STEPS, EXTENDED, ROWS, SHARD = 60, 80, 3000, 500
+SHARD = 500
+REPORT = "choice or report"
 EVERYTHING = (
     "matplotlib.pyplot", "transformers.models.gpt2.modeling_gpt2", "unmix.activations.store", "unmix.cli",
     "unmix.kernels.cpu", "unmix.report.html", "unmix.training.run", "unmix.verify",
@@ -43,10 +43,26 @@ EVERYTHING = (
 CLOCK = ("tokens_per_s", "seconds")
 
 
+class Size(NamedTuple):
+    """How long a run is."""
+
+    steps: int
+
+    @property
+    def extended(self) -> int:
+        """The steps of the extension's end."""
+        return self.steps * 5 // 4
+
+    @property
+    def rows(self) -> int:
+        """Of the store."""
+        return 50 * self.steps
+
+
 # ------------------------------------------------------------------------------------------------------- what is run
 
 
-def prepare(world: Path) -> None:
+def prepare(world: Path, size: Size) -> None:
     """A model, texts and a recipe that all lives share."""
     from tiny_models import tiny_model_folder
     from tiny_run import write_texts
@@ -60,17 +76,17 @@ def prepare(world: Path) -> None:
         "activations": {"hooks": ["resid_post.0"], "sequence_length": 16, "chunk_sequences": 8},
         "sae": {"features": 48},
         "training": {
-            "l1": [1.0, 3.0, 30.0], "steps": STEPS, "batch_tokens": 48, "lr": 3e-3, "lr_warmup_steps": 5,
+            "l1": [1.0, 3.0, 30.0], "steps": size.steps, "batch_tokens": 48, "lr": 3e-3, "lr_warmup_steps": 5,
             "decay_fraction": 0.25, "log_every": 3, "checkpoint_every": 2, "keep_every": 20,
             "dead_after_tokens": 500,
         },
-        "choice": {"max_active": 40, "extend_to": EXTENDED, "extend_decay_fraction": 0.1},
+        "choice": {"max_active": 40, "extend_to": size.extended, "extend_decay_fraction": 0.1},
     }  # fmt: skip
     (world / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    live(world, world / "first", False)  # compiles the kernels, which is kept on disk: no life is longer for it
+    live(world, world / "first", False, size)  # compiles the kernels, which is kept on disk: no life is longer for it
 
 
-def live(world: Path, home: Path, stored: bool) -> int:
+def live(world: Path, home: Path, stored: bool, size: Size) -> int:
     """One life: what a user would type, until it is done."""
     from unmix import config
     from unmix.activations.store import harvest
@@ -83,7 +99,7 @@ def live(world: Path, home: Path, stored: bool) -> int:
         recipe = config.load(world / "recipe.yaml")
         model, tokens = open_model(recipe, print)
         facts, stream = store_facts(recipe, model, tokens), open_stream(recipe, model, tokens)
-        harvest(stream, home / "store", tokens=ROWS, dtype="float32", shard_tokens=SHARD, facts=facts)
+        harvest(stream, home / "store", tokens=size.rows, dtype="float32", shard_tokens=SHARD, facts=facts)
         words += ["--activations.store", str(home / "store")]
     return main(words)
 
@@ -132,15 +148,15 @@ def wait(process: int, seconds: float = 600.0) -> int | None:
 # ------------------------------------------------------------------------------------------------- where a kill fell
 
 
-def phase(home: Path, stored: bool) -> str:
+def phase(home: Path, stored: bool, size: Size) -> str:
     """What the process was doing when it was killed, from what it left."""
     if stored:
         manifest = home / "store" / "manifest.json"
-        shards = len(json.loads(manifest.read_text())["shards"]) if manifest.exists() else 0
         if list((home / "store").glob("*.new")):
             return "harvest, writing a file"
-        if manifest.exists() and shards * SHARD < ROWS:
-            return "harvest"
+        shards = len(json.loads(manifest.read_text())["shards"]) if manifest.exists() else 0
+        if shards * SHARD < size.rows:
+            return "harvest, or before it"
     run = home / "run"
     if not (run / "run.yaml").exists():
         return "before run.yaml: reading, tokenizing, measuring"
@@ -154,11 +170,11 @@ def phase(home: Path, stored: bool) -> str:
         return "sweep, before the first checkpoint"
     if len(swept) < 3 or len(set(swept)) > 1:
         return "sweep, between two members' checkpoints"
-    if min(swept) < STEPS:
+    if min(swept) < size.steps:
         return "sweep, between checkpoints"
-    if part == "extension" and max(newest.values()) < EXTENDED:
+    if part == "extension" and max(newest.values()) < size.extended:
         return "extension, between checkpoints"
-    return "choice or report"
+    return REPORT
 
 
 # -------------------------------------------------------------------------------------------------------- comparison
@@ -199,32 +215,32 @@ def _content(path: Path) -> Any:
 # ---------------------------------------------------------------------------------------------------------- the test
 
 
-def undisturbed(world: Path, stored: bool) -> tuple[Path, tuple[float, float]]:
-    """A run to hold the others against; how long it trains, and how long it lives."""
+def undisturbed(world: Path, stored: bool, size: Size) -> tuple[Path, float]:
+    """A run to hold the others against, and how long such a life is."""
     home = world / f"whole-{'store' if stored else 'stream'}"
     home.mkdir()
-    began = time.time()
-    process = forked(lambda: live(world, home, stored), home / "log")
+    began = time.monotonic()
+    process = forked(lambda: live(world, home, stored, size), home / "log")
     if wait(process) != 0:
         raise SystemExit(f"the undisturbed run failed:\n{(home / 'log').read_text()}")
-    return home, ((home / "run" / "metrics.jsonl").stat().st_mtime - began, time.time() - began)
+    return home, time.monotonic() - began
 
 
 def torment(
-    world: Path, home: Path, stored: bool, lengths: tuple[float, float], kills: int, chance: random.Random
+    world: Path, home: Path, stored: bool, size: Size, length: float, kills: int, chance: random.Random
 ) -> Counter[str]:
-    """Kill and resume until a life ends by itself, or `kills` are spent; then let it end."""
+    """Kill and resume until a life ends by itself, or enough is done; then let it end."""
     home.mkdir()
     fell: Counter[str] = Counter()
     while True:
-        process = forked(lambda: live(world, home, stored), home / "log")
-        moment = chance.uniform(0, lengths[chance.random() > 0.8])
-        code = wait(process, moment if _kills(fell) < kills else 600)
+        process = forked(lambda: live(world, home, stored, size), home / "log")
+        go_on = _kills(fell) < kills and not fell[REPORT]
+        code = wait(process, chance.uniform(0, length) if go_on else 600)
         if code is None:
             os.kill(process, signal.SIGKILL)
             code = wait(process)
             if code == -signal.SIGKILL:
-                fell[phase(home, stored)] += 1
+                fell[phase(home, stored, size)] += 1
                 path = home / "run" / "metrics.jsonl"
                 if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
                     fell["(of these, a line of metrics cut short)"] += 1
@@ -242,7 +258,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=100)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=60, help="steps of a run")
     args = parser.parse_args()
+    size = Size(args.steps)
 
     # everything a life imports, before it is born
     for module in EVERYTHING:
@@ -251,19 +269,19 @@ def main() -> int:
     began, chance, fell, runs, bad = time.monotonic(), random.Random(args.seed), Counter[str](), 0, []
     with tempfile.TemporaryDirectory(prefix="kill-") as name:
         world = Path(name)
-        if wait(forked(lambda: prepare(world), world / "log")) != 0:
+        if wait(forked(lambda: prepare(world, size), world / "log")) != 0:
             raise SystemExit((world / "log").read_text())
-        whole = {stored: undisturbed(world, stored) for stored in (False, True)}
-        for home, (trained, lived) in whole.values():
-            print(f"{home.name}: {trained:.1f} s to the last line of metrics, {lived:.1f} s in all", flush=True)
+        whole = {stored: undisturbed(world, stored, size) for stored in (False, True)}
+        for home, length in whole.values():
+            print(f"{home.name}: {length:.1f} s undisturbed", flush=True)
         for home, _ in whole.values():
             assert differences(home, home) == []
         kills = 0
         while kills < args.kills:
             stored = runs % 2 == 1
             home = world / f"run-{runs:03d}"
-            reference, lengths = whole[stored]
-            here = torment(world, home, stored, lengths, args.kills - kills, chance)
+            reference, length = whole[stored]
+            here = torment(world, home, stored, size, length, args.kills - kills, chance)
             found = differences(home, reference)
             check = home / "verify"
             if wait(forked(lambda home=home: verified(home), check)) != 0:
