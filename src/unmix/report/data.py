@@ -68,10 +68,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Member:
-    """One dictionary of the sweep: a hook and a coefficient."""
+    """One dictionary of the sweep: a hook, a variant of the recipe if it has any, and a coefficient."""
 
     name: str
     hook: str
+    variant: str
     l1: float
     sweep: Rows
     """All rows of the sweep."""
@@ -79,6 +80,11 @@ class Member:
     """Rows of the extension; empty unless this member was trained on."""
     extended_from: float
     """The step of the checkpoint the extension began at; infinite unless this member was trained on."""
+
+    @property
+    def group(self) -> str:
+        """What it shares a panel with: the members that differ in the coefficient alone."""
+        return f"{self.hook}, {self.variant}" if self.variant else self.hook
 
     def whole(self) -> Rows:
         """The path that led to the last checkpoint: the sweep up to `extended_from`, then the extension."""
@@ -103,6 +109,11 @@ class Candidate:
     high: float
     admissible: bool
     why: str
+
+    @property
+    def group(self) -> str:
+        """As of a member; where no member is known, its hook."""
+        return self.hook
 
 
 @dataclass(frozen=True)
@@ -136,7 +147,7 @@ class RunData:
     about: dict[str, Any]
     """`run.yaml`: recipe, versions, machine, created, model, corpus, hooks."""
     members: tuple[Member, ...]
-    """By hook in the recipe's order, then by l1."""
+    """By hook and variant in the recipe's order, then by l1."""
     choice: Choice | None
     step: float
     """The last sweep step that all members have logged."""
@@ -149,6 +160,9 @@ class RunData:
 
     def hooks(self) -> list[str]:
         return list(dict.fromkeys(member.hook for member in self.members))
+
+    def groups(self) -> list[str]:
+        return list(dict.fromkeys(member.group for member in self.members))
 
     def member(self, name: str) -> Member | None:
         return next((member for member in self.members if member.name == name), None)
@@ -224,8 +238,10 @@ def _members(rows: list[dict[str, Any]], extension: dict[str, Any] | None) -> tu
             if extension is not None and extension.get("member") == name:
                 began = min(began, _number(extension.get("from_step"), began))
         sweep = _rows(row for row in own if row.get("phase") != "extend")
-        members.append(Member(name, str(own[0].get("hook", "")), own[0]["l1"], sweep, later, began))
-    return tuple(sorted(members, key=lambda member: (hooks.index(member.hook), member.l1)))
+        hook, variant = (str(own[0].get(key, "")) for key in ("hook", "variant"))
+        members.append(Member(name, hook, variant, own[0]["l1"], sweep, later, began))
+    groups = list(dict.fromkeys(member.group for member in members))
+    return tuple(sorted(members, key=lambda member: (hooks.index(member.hook), groups.index(member.group), member.l1)))
 
 
 def _rows(rows: Iterable[dict[str, Any]]) -> Rows:

@@ -26,7 +26,7 @@ def summary(run: RunData) -> list[str]:
     elif (member := run.member(run.choice.member)) is None:
         lines.append(f"No member was chosen. {run.choice.reason}".strip())
     else:
-        name = f"λ = {words.coefficient(member.l1)}" + (f" on {member.hook}" if len(hooks) > 1 else "")
+        name = f"λ = {words.coefficient(member.l1)}" + (f" on {member.group}" if len(run.groups()) > 1 else "")
         end = member.whole().last()
         lines.append(f"The choice is {name}. {run.choice.reason}".strip())
         lines.append(

@@ -15,6 +15,7 @@ from unmix.report import axes, words
 from unmix.report.plots import Picture, new_figure
 
 Row = dict[str, Any]
+MOST_LABELS = 12  # points; more names than these lie on each other
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
@@ -56,12 +57,26 @@ def _points(panel: Axes, result: Row, column: str, error: str | None) -> None:
     y = np.array([row[column] for _, row in rows])
     axes.scale(panel, x, "x", span=8)
     axes.scale(panel, y, "y", span=20)
-    panel.plot(x, y, color="#c4c4c4", linewidth=1.0, zorder=1)
+    kinds = list(dict.fromkeys(_kind(name) for name, _ in rows))
+    shades = axes.colours(list(range(len(kinds))))
+    for index, kind in enumerate(kinds):
+        own = [(row["l0"], row[column]) for name, row in rows if _kind(name) == kind]
+        colour = shades[index] if len(kinds) > 1 else "#c4c4c4"
+        panel.plot(*zip(*own, strict=True), color=colour, linewidth=1.0, zorder=1, label=kind)
     for name, row in rows:
         bar = 2 * row[error] if error and math.isfinite(row[error]) else None
-        panel.errorbar(row["l0"], row[column], yerr=bar, fmt="o", color=palette[name], markersize=7, capsize=3)
+        colour = shades[kinds.index(_kind(name))] if len(kinds) > 1 else palette[name]
+        panel.errorbar(row["l0"], row[column], yerr=bar, fmt="o", color=colour, markersize=7, capsize=3)
     panel.set_xlabel("active features per token (L0)")
-    axes.point_labels(panel, [(row["l0"], row[column], name) for name, row in rows])
+    if len(kinds) > 1:
+        panel.legend(fontsize=7, ncols=2)
+    if len(rows) <= MOST_LABELS:
+        axes.point_labels(panel, [(row["l0"], row[column], name) for name, row in rows])
+
+
+def _kind(name: str) -> str:
+    """What a member's name has before its coefficient: a variant, or nothing."""
+    return name.rpartition("l1-")[0].rstrip("-")
 
 
 def _variance(result: Row, suffix: str) -> Picture:
@@ -110,7 +125,9 @@ def _density(result: Row, suffix: str) -> Picture:
     figure, [panel] = new_figure(1, title)
     palette = _palette(result)
     ends: list[tuple[float, str, object, bool]] = []
-    for index, (name, row) in enumerate(_ordered(result)):
+    rows = _ordered(result)
+    shown = [rows[i] for i in sorted({round(p) for p in np.linspace(0, len(rows) - 1, min(len(rows), MOST_LABELS))})]
+    for index, (name, row) in enumerate(shown):
         edges = np.array(row["density_edges"])
         share = np.array(row["density_counts"]) / row["features"]
         dashes = axes.DASHES[index % len(axes.DASHES)]
@@ -123,7 +140,7 @@ def _density(result: Row, suffix: str) -> Picture:
     caption = (
         "Features by the share of tokens that they are active on, one step a factor of ten. Features that never fired "
         f"are not in the steps; their share stands beside the name. Over {words.whole(result['fidelity_tokens'])} "
-        "held-out tokens."
+        f"held-out tokens.{f' {len(shown)} of {len(rows)} dictionaries are shown.' if len(shown) < len(rows) else ''}"
     )
     alt = "Histogram of feature densities; dead: " + "; ".join(
         f"{name} {row['dead']:.1%}" for name, row in _ordered(result)

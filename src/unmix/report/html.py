@@ -78,7 +78,7 @@ def render(
         tiles=facts.tiles(run),
         verdict=facts.verdict(run),
         table=[(member, member.sweep.at(run.step)) for member in run.members],
-        several_hooks=len(run.hooks()) > 1,
+        several_groups=len(run.groups()) > 1,
         over=facts.averaged_over(run),
         dead_after=words.amount(facts.dead_after(run)),
         trained_on=facts.trained_on(run),

@@ -1,6 +1,7 @@
 """The pictures of a report, each with a caption that says what one sees, in which unit, over how many tokens.
 
-One panel a hook; within a panel a line a coefficient, coloured in the order of l1, dashed in turn, named at its end.
+One panel a hook (and variant); within a panel a line a coefficient, coloured in the order of l1, dashed in turn, named
+at its end.
 """
 
 from __future__ import annotations
@@ -103,12 +104,12 @@ def _curves(
     top: float = float("nan"),
 ) -> Picture:
     """One metric of all members over the sweep; with `top`, on a linear scale from 0 to there."""
-    figure, panels = new_figure(len(run.hooks()), title)
+    figure, panels = new_figure(len(run.groups()), title)
     palette = axes.colours([member.l1 for member in run.members])
     dashes = {l1: axes.DASHES[index % len(axes.DASHES)] for index, l1 in enumerate(sorted(palette))}
     last = max((member.sweep.last()["step"] for member in run.members if len(member.sweep)), default=1.0)
-    for panel, hook in zip(panels, run.hooks(), strict=True):
-        members = [member for member in run.members if member.hook == hook]
+    for panel, group in zip(panels, run.groups(), strict=True):
+        members = [member for member in run.members if member.group == group]
         for member in members:
             width = 2.3 if _is_chosen(run, member) else 1.6
             axes.curve(panel, member.sweep["step"], member.sweep[column], palette[member.l1], dashes[member.l1], width)
@@ -123,7 +124,7 @@ def _curves(
         if np.isfinite(cap):
             axes.cap_line(panel, cap)
         panel.set_ylabel(unit)
-        _name_panel(panel, hook, run)
+        _name_panel(panel, group, run)
         ends: list[tuple[float, str, object, bool]] = [
             (
                 _end(member.sweep[column]),
@@ -144,11 +145,11 @@ def _curves(
 def _trade_off(run: RunData) -> Picture:
     """Active features against explained variance, a point a member."""
     title = "The trade-off"
-    figure, panels = new_figure(len(run.hooks()), title)
+    figure, panels = new_figure(len(run.groups()), title)
     palette = axes.colours([member.l1 for member in run.members])
     ends = [(member, member.sweep.at(run.step)) for member in run.members]
-    for panel, hook in zip(panels, run.hooks(), strict=True):
-        own = [(member, row) for member, row in ends if member.hook == hook]
+    for panel, group in zip(panels, run.groups(), strict=True):
+        own = [(member, row) for member, row in ends if member.group == group]
         x = np.array([row["l0"] for _, row in own])
         y = np.array([row["explained_variance"] for _, row in own])
         axes.scale(panel, np.append(x, run.max_active), "x")
@@ -164,12 +165,12 @@ def _trade_off(run: RunData) -> Picture:
         panel.set_ylabel("explained variance")
         if panel is panels[-1]:
             panel.set_xlabel("active features per token")
-        _name_panel(panel, hook, run)
-    for panel, hook in zip(panels, run.hooks(), strict=True):  # once nothing moves the axes any more
+        _name_panel(panel, group, run)
+    for panel, group in zip(panels, run.groups(), strict=True):  # once nothing moves the axes any more
         points = [
             (row["l0"], row["explained_variance"], f"λ {words.coefficient(member.l1)}")
             for member, row in ends
-            if member.hook == hook and np.isfinite([row["l0"], row["explained_variance"]]).all()
+            if member.group == group and np.isfinite([row["l0"], row["explained_variance"]]).all()
         ]
         axes.point_labels(panel, points)
     caption = (
@@ -266,9 +267,9 @@ def _panel_height(panels: Sequence[Axes]) -> float:
     return 160.0 if len(panels) == 1 else 130.0
 
 
-def _name_panel(panel: Axes, hook: str, run: RunData) -> None:
-    if len(run.hooks()) > 1:
-        short = hook if len(hook) <= 40 else f"{hook[:18]}…{hook[-18:]}"
+def _name_panel(panel: Axes, group: str, run: RunData) -> None:
+    if len(run.groups()) > 1:
+        short = group if len(group) <= 40 else f"{group[:18]}…{group[-18:]}"
         panel.set_title(short, loc="left", fontsize=10, color=axes.GREY, parse_math=False)
 
 
@@ -295,7 +296,7 @@ def _is_chosen(run: RunData, member: Member) -> bool:
 
 
 def _label(run: RunData, member: Member) -> str:
-    return f"λ {words.coefficient(member.l1)}" + (f" on {member.hook}" if len(run.hooks()) > 1 else "")
+    return f"λ {words.coefficient(member.l1)}" + (f" on {member.group}" if len(run.groups()) > 1 else "")
 
 
 def _end(values: Floats) -> float:
