@@ -240,3 +240,43 @@ def test_killed_between_two_checkpoints_of_one_step_the_older_step_is_whole(over
 def test_coefficients_that_look_alike_have_names_of_their_own(overrides):
     names = [entry.name for entry in run.entries(make(overrides, training__l1=[1.0, 1.0000001, 0.001]))]
     assert names == ["l1-1", "l1-1.0000001", "l1-0.001"]
+
+
+def test_a_sweep_says_how_long_its_activations_are_and_again_if_that_was_lost(overrides, tmp_path):
+    recipe = make(overrides, training__l1=[1.0])
+    run.sweep(recipe, tmp_path / "run")
+    found = json.loads((tmp_path / "run" / "norms.json").read_text())
+    hook = found["hooks"]["resid_post.0"]
+    manifest = read_manifest(tmp_path / "run" / "run.yaml")
+    assert hook["mean_norm"] == pytest.approx(manifest["hooks"]["resid_post.0"]["mean_norm"])
+    assert hook["top_count"] == 2  # of 8 x 16 tokens
+    assert isinstance(hook["top_tokens"][0]["token"], str)
+    stopping(make(overrides, training__l1=[2.0]), tmp_path / "cut", 30)
+    (tmp_path / "cut" / "norms.json").unlink()
+    run.sweep(make(overrides, training__l1=[2.0]), tmp_path / "cut")
+    assert (tmp_path / "cut" / "norms.json").exists()
+
+
+def test_variants_train_beside_each_other_as_they_would_alone(overrides, tmp_path):
+    variants = {
+        "plain": {},
+        "bounded": {"sae": {"nonlinearity": "tanh_relu", "noise": 0.5}, "training": {"l1": [0.1], "lr": 1e-3}},
+        "scaled": {"sae": {"scaling": "token", "features": 32}, "training": {"mask": {"special": True}}},
+    }
+    both = make(overrides, training__l1=[1.0], variants=variants)
+    run.sweep(both, tmp_path / "both")
+    alone = make(overrides, training__l1=[1.0], variants={"bounded": variants["bounded"]})
+    run.sweep(alone, tmp_path / "alone")
+    assert same(state(tmp_path / "both", "bounded-l1-0.1", 60), state(tmp_path / "alone", "bounded-l1-0.1", 60))
+    stopping(both, tmp_path / "cut", 30)
+    run.sweep(both, tmp_path / "cut")
+    for name in ("plain-l1-1", "bounded-l1-0.1", "scaled-l1-1"):
+        assert same(state(tmp_path / "both", name, 60), state(tmp_path / "cut", name, 60))
+    rows = read_metrics(tmp_path / "both" / "metrics.jsonl")
+    assert {(r["member"], r["variant"], r["lr"]) for r in rows if r["step"] == 60} == {
+        ("plain-l1-1", "plain", 3e-3), ("bounded-l1-0.1", "bounded", 1e-3), ("scaled-l1-1", "scaled", 3e-3)
+    }  # fmt: skip
+    masked = [r["over_tokens"] for r in rows if r["variant"] == "scaled"]
+    assert all(tokens < 7 * 48 for tokens in masked)  # special tokens are not trained on
+    sae = load_sae(tmp_path / "both" / "members" / "scaled-l1-1" / "step-000000060")
+    assert (sae.per_token_scaling, sae.features) == (True, 32)

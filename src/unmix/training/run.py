@@ -115,9 +115,10 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
         first = _first_step(folders, watch.say) if manifest is not None else 0
         if manifest is None:
             manifest = _new_manifest(recipe, inputs)
-            write_json(folder / "norms.json", _norms(inputs))
             write_manifest(folder / "run.yaml", manifest)
         _same_inputs(manifest, inputs, folder)
+        if not (folder / "norms.json").exists():
+            write_json(folder / "norms.json", _norms(inputs))
         head = None if first else inputs.source.head()
         members = [_member(recipe, manifest, inputs, entry, folder, head) for entry in whole]
         if first:
