@@ -143,7 +143,7 @@ def rows(folder: Path) -> list[Row]:
     for name, row in result["saes"].items():
         kind, _, l1 = name.rpartition("-l1-")
         top, rest = row["by_norm"]["groups"]["top 1 %"], row["by_norm"]["groups"]["the rest"]
-        found.append({**row, "kind": kind, "alpha": float(l1), "top": top, "rest": rest, "hook": result["hook"]})
+        found.append({**row, "kind": kind, "alpha": float(l1), "top": top, "rest": rest})
     return found
 
 
@@ -189,8 +189,11 @@ def pareto(members: list[Row], hook: str) -> bytes:
 
 def table_at_levels(runs: list[list[Row]]) -> list[str]:
     """Mean over seeds (± half their range where there are several) of the columns, at each level."""
-    columns = ("explained_variance", "cosine", "delta_ce", "dead", "l1")
-    lines = ["| kind | L0 | expl. var. | cosine | ΔCE | dead | L1 | seeds |", "|---|--:|--:|--:|--:|--:|--:|--:|"]
+    columns = ("explained_variance", "cosine", "delta_ce", "kl", "dead", "norm_ratio")
+    lines = [
+        "| kind | L0 | expl. var. | cosine | ΔCE | KL | dead | ‖x̂‖/‖x‖ | seeds |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
     for kind in sorted({row["kind"] for row in runs[0]}):
         curves = [of_kind(run, kind) for run in runs if of_kind(run, kind)]
         for level in LEVELS:
@@ -204,6 +207,34 @@ def table_at_levels(runs: list[list[Row]]) -> list[str]:
     return lines
 
 
+def nearest(members: list[Row], kind: str, level: float) -> Row:
+    """The member of a kind whose L0 is nearest to a level."""
+    return min(of_kind(members, kind), key=lambda row: abs(math.log(max(row["l0"], 0.01) / level)))
+
+
+def deciles(members: list[Row], hook: str, level: float) -> bytes:
+    """Explained variance by tenth of the norm, and of the longest 1 %, at about one L0."""
+    kinds = ["sae.k0", "sae.k1", "sae.k2", "sae.token", "sae.masked", "nsae.noise.k0", "nsae.noise.k2"]
+    shades = axes.colours(list(range(len(kinds))))
+    with axes.style():
+        figure = Figure(figsize=(8, 4.6), layout="constrained")
+        title = f"{hook}: explained variance by length of x, at about {level:g} active features"
+        figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
+        panel = figure.add_subplot()
+        for index, kind in enumerate(kinds):
+            row = nearest(members, kind, level)
+            values = [part["explained_variance"] for part in row["by_norm"]["deciles"]]
+            label = f"{kind} (L0 {row['l0']:.0f})"
+            panel.plot(range(1, 11), values, "o-", color=shades[index], markersize=4, linewidth=1.4, label=label)
+            panel.plot(11.5, row["top"]["explained_variance"], "D", color=shades[index], markersize=6)
+        panel.set_xticks([*range(1, 11), 11.5], [*map(str, range(1, 11)), "longest\n1 %"])
+        panel.set_xlabel("tenths of the tokens, short to long")
+        panel.set_ylabel("explained variance")
+        panel.set_ylim(top=1.0)
+        panel.legend(fontsize=8)
+        return axes.png(figure)
+
+
 def table_by_norm(members: list[Row], level: float) -> list[str]:
     """The member of each kind that is nearest to an L0: what it does with the longest tokens."""
     lines = [
@@ -212,7 +243,7 @@ def table_by_norm(members: list[Row], level: float) -> list[str]:
         "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for kind in sorted({row["kind"] for row in members}):
-        row = min(of_kind(members, kind), key=lambda row: abs(math.log(max(row["l0"], 0.01) / level)))
+        row = nearest(members, kind, level)
         top, rest = row["top"], row["rest"]
         lines.append(
             f"| {kind} | {row['l0']:.1f} | {top['l0']:.1f} | {top['l1']:.1f} | {rest['l1']:.1f} "
@@ -239,6 +270,7 @@ def analyse(record: Path, runs: Path) -> None:
     layers = {hook: rows(runs / f"layer-{hook}") for hook in NORMS if hook.startswith("mlp_out")}
     for hook, members in ((MAIN, main), (SECOND, second)):
         (record / f"pareto_{hook}.png").write_bytes(pareto(members, hook))
+        (record / f"deciles_{hook}.png").write_bytes(deciles(members, hook, 30))
     parts = {
         f"{MAIN}, at equal L0 (mean over seeds ± half their range)": table_at_levels([main, *seeds]),
         f"{SECOND}, at equal L0 (one seed)": table_at_levels([second]),
