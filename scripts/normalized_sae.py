@@ -15,7 +15,9 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -147,9 +149,9 @@ def rows(folder: Path) -> list[Row]:
     return found
 
 
-def at_level(members: list[Row], column: str, level: float) -> float:
-    """A column at an L0, linear in log L0 between the two members around it; NaN outside their range."""
-    points = sorted((row["l0"], row[column]) for row in members if row["l0"] > 0)
+def at_level(members: list[Row], value: Callable[[Row], float], level: float) -> float:
+    """A number at an L0, linear in log L0 between the two members around it; NaN outside their range."""
+    points = sorted((row["l0"], value(row)) for row in members if row["l0"] > 0)
     x, y = np.log([p[0] for p in points]), [p[1] for p in points]
     return float(np.interp(math.log(level), x, y, left=math.nan, right=math.nan))
 
@@ -199,7 +201,8 @@ def table_at_levels(runs: list[list[Row]]) -> list[str]:
         for level in LEVELS:
             cells = []
             for column in columns:
-                values = [v for v in (at_level(curve, column, level) for curve in curves) if not math.isnan(v)]
+                values = [at_level(curve, operator.itemgetter(column), level) for curve in curves]
+                values = [value for value in values if not math.isnan(value)]
                 spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
                 cells.append(f"{np.mean(values):.3f}{spread}" if values else "")
             if cells[0]:
@@ -207,49 +210,50 @@ def table_at_levels(runs: list[list[Row]]) -> list[str]:
     return lines
 
 
-def nearest(members: list[Row], kind: str, level: float) -> Row:
-    """The member of a kind whose L0 is nearest to a level."""
-    return min(of_kind(members, kind), key=lambda row: abs(math.log(max(row["l0"], 0.01) / level)))
-
-
 def deciles(members: list[Row], hook: str, level: float) -> bytes:
-    """Explained variance by tenth of the norm, and of the longest 1 %, at about one L0."""
+    """Explained variance by tenth of the norm, and of the longest 1 %, at one L0."""
     kinds = ["sae.k0", "sae.k1", "sae.k2", "sae.token", "sae.masked", "nsae.noise.k0", "nsae.noise.k2"]
     shades = axes.colours(list(range(len(kinds))))
     with axes.style():
         figure = Figure(figsize=(8, 4.6), layout="constrained")
-        title = f"{hook}: explained variance by length of x, at about {level:g} active features"
+        title = f"{hook}: explained variance by length of x, at {level:g} active features"
         figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
         panel = figure.add_subplot()
         for index, kind in enumerate(kinds):
-            row = nearest(members, kind, level)
-            values = [part["explained_variance"] for part in row["by_norm"]["deciles"]]
-            label = f"{kind} (L0 {row['l0']:.0f})"
-            panel.plot(range(1, 11), values, "o-", color=shades[index], markersize=4, linewidth=1.4, label=label)
-            panel.plot(11.5, row["top"]["explained_variance"], "D", color=shades[index], markersize=6)
+            curve = of_kind(members, kind)
+            values = [
+                at_level(curve, lambda row, i=i: row["by_norm"]["deciles"][i]["explained_variance"], level)  # type: ignore[misc]
+                for i in range(10)
+            ]
+            top = at_level(curve, lambda row: row["top"]["explained_variance"], level)
+            panel.plot(range(1, 11), values, "o-", color=shades[index], markersize=4, linewidth=1.4, label=kind)
+            panel.plot(11.5, top, "D", color=shades[index], markersize=6)
         panel.set_xticks([*range(1, 11), 11.5], [*map(str, range(1, 11)), "longest\n1 %"])
         panel.set_xlabel("tenths of the tokens, short to long")
         panel.set_ylabel("explained variance")
         panel.set_ylim(top=1.0)
-        panel.legend(fontsize=8)
+        panel.legend(fontsize=8, loc="lower center", ncols=2)
         return axes.png(figure)
 
 
+BY_NORM = {
+    "L0, longest 1 %": lambda row: row["top"]["l0"],
+    "L1, longest 1 %": lambda row: row["top"]["l1"],
+    "L1, the rest": lambda row: row["rest"]["l1"],
+    "expl. var., shortest tenth": lambda row: row["by_norm"]["deciles"][0]["explained_variance"],
+    "expl. var., the rest": lambda row: row["rest"]["explained_variance"],
+    "expl. var., longest 1 %": lambda row: row["top"]["explained_variance"],
+    "‖x̂‖/‖x‖, longest 1 %": lambda row: row["top"]["norm_ratio"],
+    "squared error on the longest 1 %": lambda row: row["top"]["share_of_loss"],
+}
+
+
 def table_by_norm(members: list[Row], level: float) -> list[str]:
-    """The member of each kind that is nearest to an L0: what it does with the longest tokens."""
-    lines = [
-        "| kind | L0 | L0 top 1 % | L1 top 1 % | L1 rest | expl. var. top 1 % | expl. var. rest | length top 1 % "
-        "| share of squared error on top 1 % |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-    ]
+    """What each kind does with the longest and the shortest tokens, at one L0."""
+    lines = ["| kind | " + " | ".join(BY_NORM) + " |", "|---|" + "--:|" * len(BY_NORM)]
     for kind in sorted({row["kind"] for row in members}):
-        row = nearest(members, kind, level)
-        top, rest = row["top"], row["rest"]
-        lines.append(
-            f"| {kind} | {row['l0']:.1f} | {top['l0']:.1f} | {top['l1']:.1f} | {rest['l1']:.1f} "
-            f"| {top['explained_variance']:.3f} | {rest['explained_variance']:.3f} | {top['norm_ratio']:.3f} "
-            f"| {top['share_of_loss']:.1%} |"
-        )
+        values = [at_level(of_kind(members, kind), value, level) for value in BY_NORM.values()]
+        lines.append(f"| {kind} | " + " | ".join(f"{v:.3g}" for v in values) + " |")
     return lines
 
 
@@ -274,8 +278,8 @@ def analyse(record: Path, runs: Path) -> None:
     parts = {
         f"{MAIN}, at equal L0 (mean over seeds ± half their range)": table_at_levels([main, *seeds]),
         f"{SECOND}, at equal L0 (one seed)": table_at_levels([second]),
-        f"{MAIN}, the longest tokens, members nearest to L0 = 30": table_by_norm(main, 30),
-        f"{SECOND}, the longest tokens, members nearest to L0 = 30": table_by_norm(second, 30),
+        f"{MAIN}, by length, at L0 = 30": table_by_norm(main, 30),
+        f"{SECOND}, by length, at L0 = 30": table_by_norm(second, 30),
         "One coefficient on five layers": table_of_layers(layers),
     }
     if (runs / "main-masked" / "evaluation.json").exists():
