@@ -100,7 +100,8 @@ def new_sae(width: int, features: int, decoder_norm: float, seed: int) -> SAE:
     generator = torch.Generator().manual_seed(seed)
     W_dec_FD = torch.randn(features, width, generator=generator)
     W_dec_FD *= decoder_norm / W_dec_FD.norm(dim=1, keepdim=True)
-    return SAE(W_dec_FD.T.contiguous(), torch.zeros(features), W_dec_FD, torch.zeros(width))
+    # a feature's encoder weights lie side by side in memory, as training wants them
+    return SAE(W_dec_FD.clone().T, torch.zeros(features), W_dec_FD, torch.zeros(width))
 
 
 def fold_scaling(sae: SAE, scale: float) -> SAE:

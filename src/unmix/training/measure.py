@@ -36,8 +36,8 @@ class Facts(NamedTuple):
 
 
 def norms(x_RD: Tensor) -> dict[str, float | int]:
-    """E||x||, E||x||², the median of ||x|| and the number of tokens, in float64."""
-    norm_R = x_RD.double().norm(dim=1)
+    """E||x||, E||x||², the median of ||x|| and the number of tokens; means in float64."""
+    norm_R = x_RD.norm(dim=1).double()
     return {
         "mean_norm": norm_R.mean().item(),
         "mean_square_norm": norm_R.square().mean().item(),
@@ -51,7 +51,7 @@ def measure(
 ) -> Facts:
     """The facts of a member. Raises `UserError` if the mask leaves nothing, or if what it leaves has no length."""
     x_RD = head.activations[hook]
-    median = x_RD.double().norm(dim=1).median().item()
+    median = x_RD.norm(dim=1).double().median().item()
     x_KD = kept_rows(head, hook, Mask(training.mask, special_ids, median))
     if not len(x_KD):
         raise UserError(f"training.mask leaves none of the {len(x_RD):,} tokens of the first chunk at {hook}")

@@ -79,7 +79,9 @@ class Member:
     ) -> None:
         self.entry, self.start, self.config, self.training = entry, sae, config, training
         self.facts, self.mask = facts, mask
-        W_enc_DF = sae.W_enc.detach().T.contiguous().T  # a feature's encoder weights side by side in memory
+        W_enc_DF = (
+            sae.W_enc.detach().T.contiguous().T
+        )  # a feature's encoder weights side by side: no copy where they are
         self.weights = Weights(W_enc_DF, sae.b_enc.detach(), sae.W_dec.detach(), sae.b_dec.detach())
         self.gradients = Weights(*(torch.zeros_like(w) for w in self.weights))
         for weight, gradient in zip(self.weights, self.gradients, strict=True):

@@ -27,7 +27,7 @@ from unmix.activations.mask import Mask
 from unmix.activations.norms import distribution
 from unmix.activations.stream import Batch
 from unmix.config import RunConfig
-from unmix.disk import require_room
+from unmix.disk import require_room, size
 from unmix.errors import UserError
 from unmix.runlog import (
     append_metrics,
@@ -42,7 +42,7 @@ from unmix.runlog import (
     write_manifest,
 )
 from unmix.sinks import open_sinks
-from unmix.training import checkpoint
+from unmix.training import checkpoint, memory
 from unmix.training.choice import choose
 from unmix.training.inputs import Inputs, Say, flat, open_inputs, store_recipe
 from unmix.training.lock import locked
@@ -111,6 +111,9 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
     inputs = open_inputs(recipe, watch.say)
     if not force:
         require_room(folder, _room(recipe, inputs, schedule, folders), f"the checkpoints of {len(whole)} members")
+    rows = recipe.activations.chunk_sequences * inputs.context
+    peak = memory.resident() + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
+    watch.say(f"about {size(peak)} of memory at the peak")
     with locked(folder):
         first = _first_step(folders, watch.say) if manifest is not None else 0
         if manifest is None:
