@@ -224,3 +224,19 @@ def test_too_many_in_a_row_halt():
     assert [bool(line) for line in said] == [False] + [True] * SKIPS_IN_A_ROW + [False, False]
     assert "halted after 10 in a row" in said[SKIPS_IN_A_ROW]
     assert hurt.halted_at == SKIPS_IN_A_ROW
+
+
+@pytest.mark.parametrize("policy", ["say", "act"])
+def test_a_spike_is_named_and_left_out_if_asked(overrides, tmp_path, poison, policy):
+    recipe = make(
+        overrides, training__l1=[3.0], training__log_every=30, training__on_spike=policy, training__on_nonfinite="skip"
+    )
+    poison(20, value=500.0)
+    said = []
+    run.sweep(recipe, tmp_path / "spiked", Watch(say=said.append))
+    [warning] = [line for line in said if "squared error" in line]
+    assert f"batch 20 of {POISON}" in warning
+    assert ("left out" in warning) == (policy == "act")
+    rows = read_metrics(tmp_path / "spiked" / "metrics.jsonl")
+    assert rows[-1].get("skipped_batches", 0) == (policy == "act")
+    assert rows[-1]["tokens"] == 48 * (60 - (policy == "act"))

@@ -20,6 +20,10 @@ from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows
 
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
+SPIKE, SPIKE_AFTER = (
+    10.0,
+    4,
+)  # times the mean squared error of the batches since the last line; so many of them at least
 
 
 @dataclass
@@ -111,9 +115,11 @@ class Member:
         if unit_norm:
             self._project_gradient()
         norm = self._gradient_norm()
-        if wrong := _not_finite(x_BD, sums, norm):
+        spike = self._spike(len(x_BD), sums)
+        wrong = _not_finite(x_BD, sums, norm)
+        if wrong or (spike and self.training.on_spike == "act"):
             self.step.sparse = sparse
-            return self._leave_out(step, wrong)
+            return self._leave_out(step, wrong or spike)
         self.in_a_row = 0
         self._clip(norm)
         self.adam.param_groups[0]["lr"] = lr
@@ -123,7 +129,7 @@ class Member:
         self.tokens += len(x_BD)
         self.silent_F.add_(len(x_BD)).masked_fill_(sums.active_F > 0, 0)
         self.window.add(x_BD, sums, l1)
-        return ""
+        return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
@@ -150,6 +156,13 @@ class Member:
         if most is not None and norm > most:
             for g in self.gradients:
                 g.mul_(most / norm)
+
+    def _spike(self, tokens: int, sums: Sums) -> str:
+        """Whether the batch's squared error stands out; the window, which says from what, is in the checkpoint."""
+        if self.window.tokens < SPIKE_AFTER * tokens:
+            return ""
+        times = (sums.squared_error / tokens) / (self.window.squared_error / self.window.tokens or math.inf)
+        return f"a squared error {times:.3g} times the mean of the batches before it" if times > SPIKE else ""
 
     def _leave_out(self, step: int, wrong: str) -> str:
         """Skip the batch or halt, as the recipe says. Raises `UserError` if it says `stop`."""

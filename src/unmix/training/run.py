@@ -65,7 +65,7 @@ class Watch:
 SILENT = Watch()
 FORMAT = 1
 """Of run.yaml and what lies beside it (docs/formats.md)."""
-_MAY_CHANGE = ("name", "sinks", "choice.", "training.keep_last", "training.keep_every", "training.on_nonfinite")
+_MAY_CHANGE = ("name", "sinks", "choice.", "training.keep_", "training.on_")
 _HARMLESS = (".lock", "norms.json", "norms.json.new", "run.yaml.new")  # what a run that was killed at once may leave
 
 
