@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib.image
 import pytest
+import yaml
 
 from unmix.errors import UserError
 from unmix.report import words, write_report
@@ -237,3 +238,12 @@ def _chromium(tmp_path: Path, page: Path, *flags: str) -> str:
     )
     assert done.returncode == 0, done.stderr.decode(errors="replace")[-800:]
     return done.stdout.decode("utf-8", errors="replace")
+
+
+def test_a_page_says_where_the_loss_is_not_the_plain_one(make: Make) -> None:
+    folder = make()
+    assert "departs from this" not in report(folder)
+    about = yaml.safe_load((folder / "run.yaml").read_text())
+    about["recipe"].setdefault("training", {})["norm_power"] = 2
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    assert "departs from this" in report(folder)

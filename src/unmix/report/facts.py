@@ -125,6 +125,22 @@ def is_scaled(run: RunData) -> bool:
     return run.section("recipe", "sae").get("scaling") == "dataset"
 
 
+def departs(run: RunData) -> bool:
+    """Whether some member is trained on another loss than the plain one: relu, Σ f_i ||W_dec_i||, every token alike."""
+    recipe = run.section("recipe")
+    sae, training = run.section("recipe", "sae"), run.section("recipe", "training")
+    mask = training.get("mask") or {}
+    return bool(
+        recipe.get("variants")
+        or sae.get("nonlinearity", "relu") != "relu"
+        or sae.get("scaling") == "token"
+        or training.get("norm_power")
+        or training.get("l1_norm_power")
+        or mask.get("special")
+        or mask.get("norm_above")
+    )
+
+
 def l1_warmup(run: RunData) -> str:
     """The share of the steps over which λ rises, in percent; empty if it does not."""
     share = _float(run.section("recipe", "training").get("l1_warmup_fraction"))

@@ -84,6 +84,7 @@ def render(
         trained_on=facts.trained_on(run),
         scaled=facts.is_scaled(run),
         warmup=facts.l1_warmup(run),
+        departs=facts.departs(run),
         recipe=_recipe(run.section("recipe")),
     )
 
