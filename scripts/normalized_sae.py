@@ -267,6 +267,23 @@ def table_of_layers(layers: dict[str, list[Row]]) -> list[str]:
     return lines
 
 
+KEPT = ("kind", "alpha", "l0", "explained_variance", "cosine", "norm_ratio", "l1", "delta_ce", "kl", "dead")
+
+
+def write_members(record: Path, sweeps: dict[str, list[Row]]) -> None:
+    """RECORD/members.jsonl: a line for each dictionary, so that the figures can be made anew without training."""
+    lines = []
+    for name, members in sweeps.items():
+        for row in members:
+            groups = {
+                group: {key: value for key, value in row[group].items() if not key.endswith("proportions")}
+                for group in ("top", "rest")
+            }
+            error = {"delta_ce_standard_error": row["delta_ce_standard_error"]}
+            lines.append(json.dumps({"sweep": name} | {key: row[key] for key in KEPT} | error | groups))
+    (record / "members.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
 def analyse(record: Path, runs: Path) -> None:
     """Write RECORD/tables.md and the pictures from the evaluations."""
     main, second = rows(runs / "main"), rows(runs / "second")
@@ -285,6 +302,7 @@ def analyse(record: Path, runs: Path) -> None:
     if (runs / "main-masked" / "evaluation.json").exists():
         title = f"{MAIN}, tokens above twice the median norm left out and left as they are, at equal L0"
         parts[title] = table_at_levels([rows(runs / "main-masked")])
+    write_members(record, {"main": main, "second": second, "seed-1": seeds[0], "seed-2": seeds[1]} | layers)
     text = "\n\n".join(f"## {title}\n\n" + "\n".join(lines) for title, lines in parts.items())
     (record / "tables.md").write_text(f"# Tables\n\nWritten by `{Path(__file__).name}`.\n\n{text}\n", encoding="utf-8")
 
