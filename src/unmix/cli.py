@@ -143,8 +143,8 @@ def _parser() -> argparse.ArgumentParser:
     norms = commands.add_parser(
         "norms",
         help="how long activations are at every layer, and which tokens are the longest",
-        description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer, and the\n"
-        "tokens that fill the top 1 %. Writes norms.json and norms.png.",
+        description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer and at the\n"
+        "recipe's hooks, and the tokens that fill the top 1 %. Writes norms.json and norms.png.",
         formatter_class=raw,
         allow_abbrev=False,
     )
@@ -311,7 +311,7 @@ def _norms(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     from unmix.training.inputs import open_model
 
     model, tokens = open_model(recipe, Progress.say)
-    found = norms(model, tokens, args.tokens)
+    found = norms(model, tokens, args.tokens, recipe.activations.hooks)
     write_json(args.out / "norms.json", found)
     write_whole(args.out / "norms.png", heat_map(found))
     print(json.dumps(found, indent=1) if args.json else table(found))

@@ -9,6 +9,7 @@ from unmix.config import ModelConfig
 from unmix.corpus.tokens import Tokens
 from unmix.evaluation.norms import norms, table
 from unmix.lm.model import load_language_model
+from unmix.report.norms import heat_map
 
 PLANTED = (17, 42)
 
@@ -41,6 +42,16 @@ def test_exactly_the_planted_tokens_are_named(model):
         assert sum(t["in_top"] for t in row["top_tokens"]) == 12
         assert row["share_of_square_in_top"] > 0.9
         assert all(t["lift"] == pytest.approx(100, rel=0.1) for t in row["top_tokens"])
+
+
+def test_the_recipes_hooks_have_their_rows_and_the_map_stays_the_residual_streams(model):
+    found = norms(model, tokens(), 300, ["mlp_out.1", "resid_post.1"])
+    assert list(found["hooks"])[-1] == "mlp_out.1"
+    assert len(found["hooks"]) == LAYERS + 2
+    x = model.activations(torch.from_numpy(tokens().ids_NT[:10].astype(np.int64)), ["mlp_out.1"])["mlp_out.1"]
+    assert found["hooks"]["mlp_out.1"]["mean_norm"] == pytest.approx(x.norm(dim=-1).mean().item(), rel=1e-5)
+    residual = {**found, "hooks": {k: v for k, v in found["hooks"].items() if k != "mlp_out.1"}}
+    assert heat_map(found) == heat_map(residual)
 
 
 def test_numbers_are_those_of_the_activations(model):

@@ -7,7 +7,7 @@ longer than the rest. Every norm of the pass is kept (4 bytes a token and layer)
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,20 +22,23 @@ def norms(
     model: LanguageModel,
     tokens: Tokens,
     count: int,
+    hooks: Sequence[str] = (),
     *,
     batch_sequences: int = 16,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Norms at the input of the first block and the output of each, over the first `count` tokens of the split."""
+    """Norms at the input of the first block, the output of each, and at further `hooks`, over the first `count` tokens."""
     T = tokens.ids_NT.shape[1]
     sequences = min(len(tokens.ids_NT), max(1, count // T))
     ids_NT = tokens.ids_NT[:sequences].astype(np.int64)
-    hooks = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.layers))]
+    stream = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.layers))]
+    hooks = list(dict.fromkeys([*stream, *hooks]))
     norm_HNT = np.empty((len(hooks), sequences, T), dtype=np.float32)
     for start in range(0, sequences, batch_sequences):
         part = torch.from_numpy(ids_NT[start : start + batch_sequences])
-        for h, x_NTD in enumerate(model.activations(part, hooks).values()):
-            norm_HNT[h, start : start + len(part)] = x_NTD.norm(dim=-1).numpy()
+        found = model.activations(part, hooks)
+        for h, hook in enumerate(hooks):
+            norm_HNT[h, start : start + len(part)] = found[hook].norm(dim=-1).numpy()
         progress(f"{min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
     return distribution(
         {hook: norm_HNT[h].ravel() for h, hook in enumerate(hooks)},

@@ -14,7 +14,7 @@ def heat_map(found: dict[str, Any]) -> bytes:
     from matplotlib.colors import LogNorm
     from matplotlib.figure import Figure
 
-    hooks = list(found["hooks"])
+    hooks = [hook for number, hook in enumerate(found["hooks"]) if not number or hook.startswith("resid_post.")]
     share_HB = np.array([found["hooks"][hook]["proportions"] for hook in hooks])
     edges = np.array(found["edges"])
     with axes.style():
