@@ -143,7 +143,7 @@ def _parser() -> argparse.ArgumentParser:
     norms = commands.add_parser(
         "norms",
         help="how long activations are at every layer, and which tokens are the longest",
-        description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer and at the\n"
+        description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer and the\n"
         "recipe's hooks, and the tokens that fill the top 1 %. Writes norms.json and norms.png.",
         formatter_class=raw,
         allow_abbrev=False,

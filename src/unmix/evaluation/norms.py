@@ -27,7 +27,7 @@ def norms(
     batch_sequences: int = 16,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Norms at the input of the first block, the output of each, and at further `hooks`, over the first `count` tokens."""
+    """Norms into the first block, after each, and at further `hooks`, over the first `count` tokens of the split."""
     T = tokens.ids_NT.shape[1]
     sequences = min(len(tokens.ids_NT), max(1, count // T))
     ids_NT = tokens.ids_NT[:sequences].astype(np.int64)
