@@ -199,14 +199,15 @@ def table_at_levels(runs: list[list[Row]]) -> list[str]:
     for kind in sorted({row["kind"] for row in runs[0]}):
         curves = [of_kind(run, kind) for run in runs if of_kind(run, kind)]
         for level in LEVELS:
-            cells = []
+            cells, seeds = [], 0
             for column in columns:
                 values = [at_level(curve, operator.itemgetter(column), level) for curve in curves]
                 values = [value for value in values if not math.isnan(value)]
+                seeds = max(seeds, len(values))
                 spread = f" ± {(max(values) - min(values)) / 2:.3f}" if len(values) > 1 else ""
                 cells.append(f"{np.mean(values):.3f}{spread}" if values else "")
             if cells[0]:
-                lines.append(f"| {kind} | {level} | {' | '.join(cells)} | {len(curves)} |")
+                lines.append(f"| {kind} | {level} | {' | '.join(cells)} | {seeds} |")
     return lines
 
 

@@ -398,7 +398,12 @@ def _recipe(args: argparse.Namespace, dotted: dict[str, list[str]]) -> Any:
     given |= _values(dotted)
     if args.recipe is None and set(given) <= {"name"}:
         return config.load(_find_recipe("demo"), given)
-    return config.load(_find_recipe(args.recipe) if args.recipe else None, given)
+    recipe = config.load(_find_recipe(args.recipe) if args.recipe else None, given)
+    if "training.l1" in given and recipe.variants and all("l1" in own.training for own in recipe.variants.values()):
+        raise UserError(
+            "--l1 changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.l1"
+        )
+    return recipe
 
 
 def _split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:

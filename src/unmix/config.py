@@ -237,9 +237,10 @@ class RunConfig(Section):
     def of_variant(self, name: str) -> tuple[SAEConfig, TrainingConfig]:
         """The sections `sae` and `training` of a variant; of the recipe itself for the name ""."""
         own = self.variants[name] if name else Variant()
+        mask = self.training.mask.model_dump() | (own.training.get("mask") or {})
         return (
             SAEConfig.model_validate(self.sae.model_dump() | own.sae),
-            TrainingConfig.model_validate(self.training.model_dump() | own.training),
+            TrainingConfig.model_validate(self.training.model_dump() | own.training | {"mask": mask}),
         )
 
     @model_validator(mode="after")

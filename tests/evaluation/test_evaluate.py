@@ -94,6 +94,6 @@ def test_the_command_says_what_it_masked(overrides, tmp_path, capsys):
     words = ["evaluate", str(tmp_path / "run"), "--tokens", "200", "--ce-tokens", "64"]
     assert cli.main([*words, "--mask-special", "--mask-norm-above", "3"]) == 0
     [result] = json.loads((tmp_path / "run" / "evaluation.json").read_text())["hooks"]
-    assert "special tokens, tokens longer than 3 times the median" in result["mask"]
+    assert "special tokens and tokens longer than 3 times the median left out of fidelity" in result["mask"]
     assert cli.main([*words, "--mask-norm-above", "0"]) == 2
     assert "--mask-norm-above 0 leaves nothing" in capsys.readouterr().err

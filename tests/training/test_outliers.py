@@ -1,4 +1,4 @@
-"""One token in a hundred is a hundred times as long: what that does to an SAE, and what each cure does about it."""
+"""One token in a hundred is a hundred times as long as the median: what that does to an SAE, and what cures it."""
 
 from pathlib import Path
 
@@ -31,7 +31,11 @@ def batch(number: int) -> tuple[Batch, torch.Tensor]:
     a_BG = (torch.rand(B, DIRECTIONS, generator=g) < 0.08) * (0.5 + torch.rand(B, DIRECTIONS, generator=g))
     x_BD = a_BG @ directions_GD + 0.02 * torch.randn(B, D, generator=g)
     planted_B = torch.rand(B, generator=g) < 0.01
-    x_BD[planted_B] = 100 * torch.nn.functional.normalize(torch.randn(int(planted_B.sum()), D, generator=g), dim=1)
+    x_BD[planted_B] = (
+        100
+        * x_BD.norm(dim=1).median()
+        * torch.nn.functional.normalize(torch.randn(int(planted_B.sum()), D, generator=g), dim=1)
+    )
     nowhere = torch.zeros(B, dtype=torch.int64)
     return Batch({"h": x_BD}, nowhere, nowhere), planted_B
 

@@ -50,7 +50,8 @@ class ByNorm:
 
     def __init__(self, norm_F: Tensor, mean_D: Tensor, *, mask: str = MASK) -> None:
         self.norm_F, self.mean_D, self.mask = norm_F.detach(), mean_D.detach().double(), mask
-        self._columns: list[Values] = []
+        self._columns: Values = np.empty((8, 0), dtype=np.float32)
+        self.tokens = 0
 
     def add(self, x_BD: Tensor, f_BF: Tensor, x_hat_BD: Tensor) -> None:
         """Keep every token of a batch; which to give, and how many, the caller decides."""
@@ -69,11 +70,17 @@ class ByNorm:
                 f_BF.sum(1).double(),
             ]
         )
-        self._columns.append(columns.float().cpu().numpy())
+        end = self.tokens + len(x_BD)
+        if end > self._columns.shape[1]:  # in one piece: small ones among the batches split the heap
+            grown = np.empty((8, max(2 * end, 4096)), dtype=np.float32)
+            grown[:, : self.tokens] = self._columns[:, : self.tokens]
+            self._columns = grown
+        self._columns[:, self.tokens : end] = columns.float().cpu().numpy()
+        self.tokens = end
 
     def metrics(self) -> dict[str, Any]:
         """Every number, as plain data."""
-        tokens = np.concatenate([np.empty((8, 0), dtype=np.float32), *self._columns], axis=1)
+        tokens = self._columns[:, : self.tokens]
         tokens = tokens[:, by_length(tokens[_NORM])]
         n, one = tokens.shape[1], top_count(tokens.shape[1])
         groups = {

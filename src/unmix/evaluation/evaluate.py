@@ -11,6 +11,7 @@ sequence); it is spliced like the rest. A mask leaves out more tokens, and those
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,6 +22,7 @@ import torch
 from unmix.activations.mask import Mask
 from unmix.config import MaskConfig
 from unmix.corpus.tokens import Tokens, special_ids
+from unmix.errors import UserError
 from unmix.evaluation.by_norm import ByNorm
 from unmix.evaluation.downstream import Downstream, ablations
 from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
@@ -79,6 +81,10 @@ def evaluate(
             in_dictionaries += time.perf_counter() - before
             progress(f"fidelity: {min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
 
+    if not x_sums.tokens:
+        raise UserError(
+            f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask or MaskConfig())})"
+        )
     replacements: dict[str, Replacement] = {**ablations(x_sums.mean_D), "identity": torch.clone, **saes}
     downstream = Downstream(model, hook, replacements, SKIP, leaves)
     ce_sequences = min(sequences, max(2, ce_tokens // T))
@@ -96,7 +102,7 @@ def evaluate(
         found = fidelities[name].metrics(x_sums) | redundancy(sae) | made[name]
         for baseline in ("zero", "mean"):
             lost = made[baseline]["ce"] - untouched
-            found[f"loss_recovered_{baseline}"] = (made[baseline]["ce"] - made[name]["ce"]) / lost
+            found[f"loss_recovered_{baseline}"] = (made[baseline]["ce"] - made[name]["ce"]) / lost if lost else math.nan
         found["pca_explained_variance_at_l0"] = pca[min(len(pca) - 1, round(found["l0"]))].item()
         found["by_norm"] = by_norm[name].metrics()
         rows[name] = found
@@ -124,8 +130,13 @@ def _say(mask: MaskConfig) -> str:
     said = ["position 0 (BOS)"] + ["special tokens"] * mask.special
     if mask.norm_above is not None:
         said.append(f"tokens longer than {mask.norm_above:g} times the median")
-    kept = "; what is masked keeps x when spliced" if len(said) > 1 else ""
-    return f"{', '.join(said)} left out of every number but those by norm{kept}"
+    if len(said) == 1:
+        return f"{said[0]} left out of every number but those by norm"
+    masked = " and ".join(said[1:])
+    return (
+        f"{said[0]} left out of every number but those by norm; {masked} left out of fidelity, and left as they are "
+        "when the rest is spliced; predictions made from them are counted"
+    )
 
 
 def _ids(tokens: Tokens, start: int, end: int) -> torch.Tensor:

@@ -85,13 +85,13 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
     rows = [
         ("Model", _joined(model.get("name"), _count(model, "parameters"), _count(model, "layers"))),
         *((f"Hook {hook}", _hook(run, hook)) for hook in run.hooks()),
-        ("Dictionary", _joined(_count(sae, "features"), sae.get("nonlinearity"), _decoder(sae))),
+        ("Dictionary", _joined(_count(sae, "features"), sae.get("nonlinearity"), _decoder(sae), _variants(run))),
         (
             "Corpus",
             _joined(corpus.get("source"), _count(corpus, "train_documents"), _count(corpus, "train_tokens")),
         ),
         ("Split", "training stream: every number here is measured on what was trained on, not on held-out text"),
-        ("Tokens masked", "none: the BOS at the start of each sequence is trained on and counted like any other"),
+        ("Tokens masked", _tokens_masked(run)),
         ("Activations", _activations(run)),
         ("Tokens seen", _seen(run)),
         ("Epochs", _epochs(tokens, _float(corpus.get("train_tokens")))),
@@ -242,9 +242,31 @@ def _hook(run: RunData, hook: str) -> str:
     )
 
 
+def _tokens_masked(run: RunData) -> str:
+    """What training left out."""
+    mask = run.section("recipe", "training", "mask")
+    said = ["special tokens"] * bool(mask.get("special"))
+    if mask.get("norm_above"):
+        said.append(f"tokens longer than {mask['norm_above']:g} times the median norm")
+    own = "; variants may have masks of their own" if run.section("recipe").get("variants") else ""
+    if not said:
+        return f"none: the BOS at the start of each sequence is trained on and counted like any other{own}"
+    return f"{' and '.join(said)} are not trained on{own}"
+
+
 def _decoder(sae: dict[str, Any]) -> str:
-    names = {"free": "decoder free, penalty weighted by its norms", "unit_norm": "decoder rows of norm 1"}
-    return names.get(str(sae.get("decoder")), "")
+    if sae.get("decoder") == "unit_norm":
+        return "decoder rows of norm 1"
+    if sae.get("decoder") != "free":
+        return ""
+    plain = sae.get("penalty", "auto") == "auto" and sae.get("nonlinearity") == "tanh_relu"
+    weighted = not plain and sae.get("penalty") != "plain"
+    return f"decoder free, penalty {'weighted by its norms' if weighted else 'not weighted'}"
+
+
+def _variants(run: RunData) -> str:
+    names = list(run.section("recipe").get("variants") or {})
+    return f"or as the variants {', '.join(names)} have it" if names else ""
 
 
 def _count(data: dict[str, Any], key: str) -> str:

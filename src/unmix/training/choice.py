@@ -152,6 +152,10 @@ def _judge(curve: list[dict[str, Any]], cap: float, predict_step: int, stable_un
     )
 
 
+def _kind(candidate: Candidate) -> str:
+    return candidate.member.rpartition("l1-")[0]
+
+
 def _figure(l0: float) -> str:
     return f"{l0:,.0f}" if l0 >= 100 else f"{l0:.3g}"
 
@@ -162,11 +166,12 @@ def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, now
         try_l1 = _between(sparsest.l1 or 1.0, sparsest.predicted_l0, cap / 2)
         return (
             f"No member comes under {cap:g} active features per token: the sparsest, {sparsest.member}, is expected "
-            f"at {_figure(sparsest.predicted_l0)}. Add a larger coefficient to training.l1, {try_l1:.2g} say."
+            f"at {_figure(sparsest.predicted_l0)}. Add a larger coefficient to its l1, {try_l1:.2g} say."
         )
     expected = f" and is expected at {_figure(best.predicted_l0)} by step {then:,}" if then > now else ""
     text = f"{best.member} has {_figure(best.l0)} active features per token at step {now:,}{expected}: under {cap:g}"
-    denser = [c for c in candidates if not c.admissible and c.predicted_l0 >= cap]
+    kin = [c for c in candidates if _kind(c) == _kind(best)]  # of its hook and variant: a coefficient means the same
+    denser = [c for c in kin if not c.admissible and c.predicted_l0 >= cap]
     text += (
         f", where the next denser member, {denser[-1].member}, is not ({_figure(denser[-1].predicted_l0)})."
         if denser
