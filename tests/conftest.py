@@ -1,12 +1,17 @@
 """Fixtures that several folders use."""
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import HealthCheck, settings
 from tiny_models import tiny_model_folder
 from tiny_run import write_texts
+
+# read when triton is first imported: without a GPU, its kernels run in its interpreter
+os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
 # a loaded machine is slow; that is no failure
 settings.register_profile("unmix", deadline=None, suppress_health_check=[HealthCheck.too_slow])

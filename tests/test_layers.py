@@ -1,6 +1,9 @@
 """Imports point downward: a module may import from its own floor or below."""
 
 import ast
+import re
+import subprocess
+import sys
 from pathlib import Path
 
 import unmix
@@ -8,11 +11,12 @@ import unmix
 ROOT = Path(unmix.__file__).parent
 FLOORS = {
     "unmix": 0, "errors": 0, "disk": 0, "yamltext": 0, "config": 0, "runlog": 0, "tensorfile": 0, "sinks": 0,
+    "precision": 0,
     "kernels": 1,
     "sae": 2, "corpus": 2, "lm": 2, "activations": 2,
     "training": 3, "evaluation": 3,
     "report": 4, "interop": 4, "verify": 4,
-    "progress": 5, "cli": 5,
+    "progress": 5, "bench": 5, "cli": 5,
 }  # fmt: skip
 FORBIDDEN = [
     ("corpus", "sae"), ("corpus", "lm"), ("corpus", "activations"), ("lm", "sae"), ("lm", "corpus"),
@@ -63,3 +67,13 @@ def test_kernels_stand_alone():
     for path, part in modules():
         if part == "kernels":
             assert imports(path) <= {"kernels"}, f"{path} must run where nothing else of the project is installed"
+
+
+def test_triton_is_imported_by_the_gpu_kernels_alone():
+    naming = {path.name for path, _ in modules() if re.search(r"^\s*(import|from) triton", path.read_text(), re.M)}
+    assert naming == {"gpu.py"}
+    names = ["unmix", "unmix.cli", *(f"unmix.kernels.{name}" for name in ("reference", "cpu", "dense", "dispatch"))]
+    code = f"import sys; sys.modules['triton'] = None; import {', '.join(names)}"
+    code += "; print('unmix.kernels.gpu' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.strip() == "False", done.stderr

@@ -10,13 +10,20 @@ tokens keeps them in cache, and memory does not grow with the batch.
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
+import numba
+import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.kernels.noise import add_noise
 from unmix.kernels.reference import Objective, Sums, Weights, token_weights
+from unmix.kernels.rows import finish
 
-TILE_BYTES = 8 * 2**20  # of one (tile, F) array; two of them are live
+TILE_BYTES = 32 * 2**20  # of one (tile, F) array, of which there are two; in smaller ones the products are slower
+_PART = 512  # features that a thread takes at a time, all tokens of the tile
 
 
 class Workspace:
@@ -26,7 +33,6 @@ class Workspace:
         self.tile = max(64, TILE_BYTES // (4 * features))
         self.f = like.new_empty(self.tile, features)
         self.dz = like.new_empty(self.tile, features)
-        self.ones = like.new_ones(1, self.tile)
 
 
 def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective, workspace: Workspace) -> Sums:
@@ -34,24 +40,19 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
     W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = weights
     per_token = objective.l1 / len(x_BD)
     norm_F = W_dec_FD.norm(dim=1) if objective.weigh_by_norm else torch.ones_like(b_enc_F)
-    active_1F, total_1F = torch.zeros_like(b_enc_F)[None], torch.zeros_like(b_enc_F)[None]
+    active_F, total_F = np.zeros(len(b_enc_F), norm_F.numpy().dtype), np.zeros(len(b_enc_F), norm_F.numpy().dtype)
+    bounded, db_enc_F = objective.phi == "tanh_relu", gradients.b_enc_F.numpy()
     r_B = token_weights(x_BD, objective.norm_power)
     squared_error = reconstruction = 0.0
     for gradient in gradients:
         gradient.zero_()
     for start in range(0, len(x_BD), workspace.tile):
         x_TD, r_T = x_BD[start : start + workspace.tile], r_B[start : start + workspace.tile]
-        t = len(x_TD)
-        f_TF, dz_TF, ones_1T = workspace.f[:t], workspace.dz[:t], workspace.ones[:, :t]
+        f_TF, dz_TF = workspace.f[: len(x_TD)], workspace.dz[: len(x_TD)]
         torch.addmm(b_enc_F, x_TD, W_enc_DF, out=f_TF)
         if objective.noise:
             add_noise(f_TF.numpy(), objective.noise, start)
-        f_TF.relu_()
-        torch.ne(f_TF, 0, out=dz_TF)  # NaN counts as active: it is to be seen
-        active_1F.addmm_(ones_1T, dz_TF)
-        if objective.phi == "tanh_relu":
-            f_TF.tanh_()
-        total_1F.addmm_(ones_1T, f_TF)
+        _activate(f_TF.numpy(), bounded, active_F, total_F)
         error_TD = torch.addmm(b_dec_D, f_TF, W_dec_FD).sub_(x_TD)
         square_T = error_TD.square().sum(1, dtype=torch.float64)
         squared_error += square_T.sum().item()
@@ -59,15 +60,53 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         g_TD = error_TD.mul_((r_T * (2 / len(x_BD)))[:, None])
         gradients.W_dec_FD.addmm_(f_TF.T, g_TD)
         gradients.b_dec_D.add_(g_TD.sum(0))
-        torch.addmm(norm_F * per_token, g_TD, W_dec_FD.T, out=dz_TF)
-        torch.ops.aten.threshold_backward.grad_input(dz_TF, f_TF, 0, grad_input=dz_TF)
-        if objective.phi == "tanh_relu":
-            dz_TF.addcmul_(dz_TF, f_TF.square_(), value=-1)
+        torch.mm(g_TD, W_dec_FD.T, out=dz_TF)
+        _back(dz_TF.numpy(), f_TF.numpy(), (norm_F * per_token).numpy(), bounded, db_enc_F)
         gradients.W_enc_DF.addmm_(x_TD.T, dz_TF)
-        gradients.b_enc_F[None].addmm_(ones_1T, dz_TF)
-    if objective.weigh_by_norm and objective.l1:
-        # a row of norm 0 has no direction to be pulled in
-        per_row_F = torch.where(norm_F > 0, total_1F[0] * per_token / norm_F, 0)
-        gradients.W_dec_FD.addcmul_(weights.W_dec_FD, per_row_F[:, None])
-    penalty = (total_1F[0] * norm_F).sum(dtype=torch.float64).item()
-    return Sums(squared_error, reconstruction, penalty, active_1F[0])
+    pull_F = torch.zeros_like(norm_F)
+    if objective.weigh_by_norm:  # a row of norm 0 has no direction to be pulled in
+        pull_F = torch.where(norm_F > 0, torch.from_numpy(total_F) * per_token / norm_F, 0)
+    return Sums(
+        squared_error,
+        reconstruction,
+        penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
+        active_F=torch.from_numpy(active_F),
+        gradient_square=finish(weights, gradients, pull_F.numpy(), objective.unit_norm),
+    )
+
+
+@numba.njit(parallel=True, cache=True)
+def _activate(z_TF: Any, bounded: bool, active_F: Any, total_F: Any) -> None:
+    """z -> f = phi(z) in place; adds each feature's active tokens and its Σ f."""
+    T, F = z_TF.shape
+    for part in numba.prange((F + _PART - 1) // _PART):
+        first, end = part * _PART, min(F, (part + 1) * _PART)
+        for t in range(T):
+            for i in range(first, end):
+                z = z_TF[t, i]
+                active_F[i] += not (z <= 0)  # NaN counts as active: it is to be seen
+                f = z_TF.dtype.type(0) if z <= 0 else z
+                z_TF[t, i] = f
+                if not bounded:
+                    total_F[i] += f
+            if bounded:
+                for i in range(first, end):
+                    if z_TF[t, i] != 0:
+                        z_TF[t, i] = math.tanh(z_TF[t, i])
+                    total_F[i] += z_TF[t, i]
+
+
+@numba.njit(parallel=True, cache=True)
+def _back(df_TF: Any, f_TF: Any, slope_F: Any, bounded: bool, db_F: Any) -> None:
+    """g W_decᵀ -> dz = (g W_decᵀ + slope) phi' in place; adds Σ dz."""
+    T, F = f_TF.shape
+    for part in numba.prange((F + _PART - 1) // _PART):
+        first, end = part * _PART, min(F, (part + 1) * _PART)
+        for t in range(T):
+            for i in range(first, end):
+                f = f_TF[t, i]
+                dz = df_TF[t, i] + slope_F[i]
+                dz = dz * (1 - f * f) if bounded else dz
+                dz = f_TF.dtype.type(0) if f == 0 else dz
+                df_TF[t, i] = dz
+                db_F[i] += dz

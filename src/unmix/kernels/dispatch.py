@@ -7,30 +7,51 @@ the member alone (its state is in its checkpoint), so that a run resumes to the 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 from torch import Tensor
 
 from unmix.kernels import cpu, dense
 from unmix.kernels.reference import Objective, Sums, Weights
+from unmix.kernels.select import Precision
 
 SPARSE_BELOW, DENSE_ABOVE = 0.08, 0.11
 
 
-class Step:
-    """A training step with its kept memory; the same call as `reference.step`."""
+class Scratch:
+    """The memory of steps, made when first needed and kept. Members that take their steps in turn share one."""
 
-    def __init__(self, features: int, like: Tensor) -> None:
-        self.features, self.like = features, like
+    def __init__(self) -> None:
+        self._kept: dict[Any, Any] = {}
+
+    def get(self, kind: Any, make: Callable[[], Any]) -> Any:
+        """What was made for this kind."""
+        if kind not in self._kept:
+            self._kept[kind] = make()
+        return self._kept[kind]
+
+
+class Step:
+    """A training step; the same call as `reference.step`. `select`: how the sparse one finds what is active."""
+
+    def __init__(self, select: Precision = "fp32", scratch: Scratch | None = None) -> None:
+        self.select, self.scratch = select, scratch or Scratch()
         self.sparse = False
-        self._dense: dense.Workspace | None = None
-        self._sparse: cpu.Workspace | None = None
 
     def __call__(self, x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective) -> Sums:
+        F = len(weights.b_enc_F)
+        if x_BD.is_cuda:
+            from unmix.kernels import gpu  # the only part that needs triton
+
+            workspace = self.scratch.get(("gpu", F), lambda: gpu.Workspace(F, weights.b_enc_F))
+            return gpu.step(x_BD, weights, gradients, objective, workspace)  # it chooses from the batch itself
         if self.sparse:
-            self._dense, self._sparse = None, self._sparse or cpu.Workspace(self.features, self.like)
-            sums = cpu.step(x_BD, weights, gradients, objective, self._sparse)
+            workspace = self.scratch.get(self.select, lambda: cpu.Workspace(self.select))
+            sums = cpu.step(x_BD, weights, gradients, objective, workspace)
         else:
-            self._dense, self._sparse = self._dense or dense.Workspace(self.features, self.like), None
-            sums = dense.step(x_BD, weights, gradients, objective, self._dense)
-        density = sums.active_F.sum().item() / (len(x_BD) * self.features)
+            workspace = self.scratch.get(("dense", F), lambda: dense.Workspace(F, weights.b_enc_F))
+            sums = dense.step(x_BD, weights, gradients, objective, workspace)
+        density = sums.active_F.sum().item() / (len(x_BD) * F)
         self.sparse = density < (DENSE_ABOVE if self.sparse else SPARSE_BELOW)
         return sums

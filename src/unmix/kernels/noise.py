@@ -8,20 +8,14 @@ threads, and after a resume.
 from __future__ import annotations
 
 import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 
+from unmix.kernels.reference import Noise
+
 _MASK = 2**64 - 1
-
-
-class Noise(NamedTuple):
-    """ε ~ N(0, σ²) on the pre-activations of one step."""
-
-    sigma: float
-    key: int
-    """Of the step: 64 bits, see `noise_key`."""
 
 
 def noise_key(seed: int, step: int) -> int:
@@ -29,9 +23,9 @@ def noise_key(seed: int, step: int) -> int:
     return _mix_int(_mix_int(seed & _MASK) + step)
 
 
-def add_noise(z_TF: Any, noise: Noise, first_token: int) -> None:
-    """z += ε in place; row t of the tile is token `first_token` + t of the batch. Floats of 32 or 64 bits."""
-    _add(z_TF, z_TF.dtype.type(noise.sigma), np.uint64(noise.key), first_token)
+def add_noise(z_TF: Any, noise: Noise, first_token: int, first_feature: int = 0) -> None:
+    """z += ε in place; z_TF[0, 0] is of those two, and the first feature is even. Floats of 32 or 64 bits."""
+    _add(z_TF, z_TF.dtype.type(noise.sigma), np.uint64(noise.key), first_token, first_feature // 2)
 
 
 def _mix_int(x: int) -> int:
@@ -47,13 +41,13 @@ def _mix(x: Any) -> Any:
 
 
 @numba.njit(parallel=True, cache=True)
-def _add(z_TF: Any, sigma: Any, key: Any, first_token: int) -> None:
+def _add(z_TF: Any, sigma: Any, key: Any, first_token: int, first_pair: int) -> None:
     T, F = z_TF.shape
     pairs = (F + 1) // 2
     for t in numba.prange(T):
         row = _mix(key ^ _mix(np.uint64(first_token + t)))
         for j in range(pairs):
-            bits = _mix(row + np.uint64(j))
+            bits = _mix(row + np.uint64(first_pair + j))
             # 32 bits each, both in (0, 1): no logarithm of 0
             radius = math.sqrt(-2 * math.log((np.float64(bits >> np.uint64(32)) + 0.5) * 2.0**-32))
             angle = 2 * math.pi * (np.float64(bits & np.uint64(0xFFFFFFFF)) + 0.5) * 2.0**-32

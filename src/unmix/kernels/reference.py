@@ -6,6 +6,10 @@ Letters: B tokens, D width, F features.
     loss = mean_B ||x̂ - x||² / ||x||^k  +  l1 · mean_B Σ_i w_i f_i,      w_i = ||W_dec_i||₂  or  1
 
 f_i ||W_dec_i|| is the norm of feature i's contribution to x̂, so the (B, F, D) contributions are never built.
+With a decoder of unit norm, the part of each row's gradient along the row is taken out, and an update puts the row
+back on the sphere.
+
+`dense`, `cpu` and `gpu` compute the same two functions, `step` and `adam`; this file is what they are tested against.
 """
 
 from __future__ import annotations
@@ -15,8 +19,6 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from unmix.kernels.noise import Noise, add_noise
-
 
 class Weights(NamedTuple):
     """The four tensors of an SAE, or their gradients."""
@@ -25,6 +27,14 @@ class Weights(NamedTuple):
     b_enc_F: Tensor
     W_dec_FD: Tensor
     b_dec_D: Tensor
+
+
+class Noise(NamedTuple):
+    """ε ~ N(0, σ²) on the pre-activations of one step."""
+
+    sigma: float
+    key: int
+    """Of the step: 64 bits, see `noise.noise_key`."""
 
 
 class Objective(NamedTuple):
@@ -39,6 +49,8 @@ class Objective(NamedTuple):
     """k: the squared error of a token is divided by ||x||^k."""
     noise: Noise | None = None
     """ε; none outside training."""
+    unit_norm: bool = False
+    """Decoder rows have length 1, and their gradients no part along them."""
 
 
 class Sums(NamedTuple):
@@ -52,6 +64,22 @@ class Sums(NamedTuple):
     """Σ_B Σ_i w_i f_i, before the coefficient."""
     active_F: Tensor
     """Tokens of the batch on which each feature was active, float32 (exact below 2**24)."""
+    gradient_square: float
+    """Σ g² over the four gradients."""
+
+
+class Adam(NamedTuple):
+    """An update (Kingma & Ba 2015, algorithm 1)."""
+
+    lr: float
+    number: int
+    """t, from 1: the means are corrected by 1 - β^t."""
+    betas: tuple[float, float]
+    shrink: float = 1.0
+    """What the gradient is multiplied by, first: clipping."""
+    unit_norm: bool = False
+    """Decoder rows are brought back to length 1."""
+    eps: float = 1e-8
 
 
 def token_weights(x_BD: Tensor, norm_power: int) -> Tensor:
@@ -67,6 +95,8 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
     W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = leaves = [w.detach().requires_grad_() for w in weights]
     z_BF = x_BD @ W_enc_DF + b_enc_F
     if objective.noise:
+        from unmix.kernels.noise import add_noise  # needs numba, which a machine with a GPU may lack
+
         noise_BF = torch.zeros_like(z_BF)
         add_noise(noise_BF.numpy(), objective.noise, 0)
         z_BF = z_BF + noise_BF
@@ -80,5 +110,24 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
     loss = (reconstruction + objective.l1 * penalty) / len(x_BD)
     for target, gradient in zip(gradients, torch.autograd.grad(loss, leaves), strict=True):
         target.copy_(gradient)
+    if objective.unit_norm:
+        g_FD = gradients.W_dec_FD
+        g_FD -= W_dec_FD.detach() * (g_FD * W_dec_FD.detach()).sum(1, keepdim=True)
     active_F = (f_BF > 0).sum(0).to(x_BD.dtype)
-    return Sums(square_B.sum().item(), reconstruction.item(), penalty.item(), active_F)
+    gradient_square = sum(g.square().sum(dtype=torch.float64).item() for g in gradients)
+    return Sums(square_B.sum().item(), reconstruction.item(), penalty.item(), active_F, gradient_square)
+
+
+def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
+    """One update in place; `first` and `second` are the running means of the gradient and of its square.
+
+    m ← β₁ m + (1-β₁) g,   v ← β₂ v + (1-β₂) g²,   W ← W - lr · (m / (1-β₁^t)) / (√(v / (1-β₂^t)) + eps)
+    """
+    b1, b2 = how.betas
+    for W, g, m, v in zip(weights, gradients, first, second, strict=True):
+        g = g * how.shrink
+        m.mul_(b1).add_(g * (1 - b1))
+        v.mul_(b2).add_(g * g * (1 - b2))
+        W -= how.lr * (m / (1 - b1**how.number)) / ((v / (1 - b2**how.number)).sqrt() + how.eps)
+    if how.unit_norm:
+        weights.W_dec_FD.div_(weights.W_dec_FD.norm(dim=1, keepdim=True))

@@ -1,0 +1,84 @@
+"""Two hundred steps by the fast kernels beside two hundred by the reference, on the same batches.
+
+In float64, where they agree to many digits. In float32 they part: Adam makes steps of the same size of gradients that
+are all rounding as of others, and a feature at the edge of being active goes one way or the other. There, what is
+compared is the loss that they come to.
+"""
+
+import math
+
+import pytest
+import torch
+
+from unmix.kernels import cpu, dense, reference, rows
+from unmix.kernels.reference import Adam, Objective, Weights
+
+D, F, B, STEPS, LR, L1 = 32, 256, 256, 200, 3e-3, 4.0
+
+
+def batch(step: int, dtype: torch.dtype) -> torch.Tensor:
+    """Sparse sums of fixed directions, with a mean and a wide dimension, as activations have them."""
+    fixed = torch.randn(3 * D, D, generator=torch.Generator().manual_seed(0))
+    g = torch.Generator().manual_seed(1 + step)
+    amounts = torch.rand(B, 3 * D, generator=g) * (torch.rand(B, 3 * D, generator=g) < 0.04)
+    x_BD = amounts @ fixed + 0.3
+    x_BD[:, 5] += 20
+    return x_BD.to(dtype)
+
+
+def start(dtype: torch.dtype, unit_norm: bool) -> Weights:
+    W_FD = torch.randn(F, D, generator=torch.Generator().manual_seed(3))
+    W_FD *= (1.0 if unit_norm else 0.1) / W_FD.norm(dim=1, keepdim=True)
+    b_dec_D = batch(-1, torch.float32).mean(0)
+    weights = W_FD.clone().T, -W_FD @ b_dec_D, W_FD, b_dec_D
+    return Weights(*(w.to(dtype) for w in weights))
+
+
+def train(step, adam, dtype: torch.dtype, unit_norm: bool) -> Weights:
+    weights = start(dtype, unit_norm)
+    gradients, first, second = (Weights(*(torch.zeros_like(w) for w in weights)) for _ in range(3))
+    objective = Objective(L1, weigh_by_norm=not unit_norm, unit_norm=unit_norm)
+    for number in range(STEPS):
+        sums = step(batch(number, dtype), weights, gradients, objective)
+        shrink = min(1.0, 1.0 / math.sqrt(sums.gradient_square))
+        adam(weights, gradients, first, second, Adam(LR, number + 1, (0.9, 0.999), shrink, unit_norm))
+    return weights
+
+
+def kernel(name: str):
+    if name == "dense":
+        workspace = dense.Workspace(F, torch.empty(0))
+        workspace.f, workspace.dz = workspace.f.double(), workspace.dz.double()
+        return lambda *words: dense.step(*words, workspace)
+    kept = cpu.Workspace(name)
+    return lambda *words: cpu.step(*words, kept)
+
+
+@pytest.mark.parametrize("unit_norm", [False, True], ids=["free", "unit norm"])
+@pytest.mark.parametrize("name", ["dense", "fp32", "int8"])
+def test_in_double_precision_the_weights_agree(name, unit_norm):
+    """The distance between the two ends, over the distance from the start."""
+    theirs = train(reference.step, reference.adam, torch.float64, unit_norm)
+    mine = train(kernel(name), rows.adam, torch.float64, unit_norm)
+    for field, a, b, zero in zip(Weights._fields, mine, theirs, start(torch.float64, unit_norm), strict=True):
+        assert (a - b).norm() < 1e-7 * (b - zero).norm(), field
+
+
+@pytest.mark.parametrize("unit_norm", [False, True], ids=["free", "unit norm"])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8"])
+def test_in_single_precision_the_losses_agree(name, unit_norm):
+    """On a batch that was not trained on."""
+    found = []
+    for weights in (
+        start(torch.float32, unit_norm),
+        train(reference.step, reference.adam, torch.float32, unit_norm),
+        train(kernel(name), rows.adam, torch.float32, unit_norm),
+    ):
+        gradients = Weights(*(torch.zeros_like(w) for w in weights))
+        sums = reference.step(
+            batch(STEPS, torch.float32), weights, gradients, Objective(L1, weigh_by_norm=not unit_norm)
+        )
+        found.append((sums.reconstruction + L1 * sums.penalty) / B)
+    began, theirs, mine = found
+    assert theirs < 0.9 * began
+    assert mine == pytest.approx(theirs, rel=0.002)

@@ -1,0 +1,365 @@
+"""The GPU kernels against the definition: on a GPU where there is one, else in Triton's interpreter."""
+
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from unmix.kernels import reference
+from unmix.kernels.noise import add_noise, noise_key
+from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
+
+pytest.importorskip("triton", reason="the GPU kernels need triton: pip install 'unmix[gpu]'")
+from unmix.kernels import gpu
+
+pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch):
+    """Several chunks, rounds and warps at sizes this small; a step stays sparse unless a test says otherwise."""
+    for name, value in {"CHUNK": 4, "GATHERED": 32, "PER_WARP": 2, "DENSE_ABOVE": 1.0}.items():
+        monkeypatch.setattr(gpu, name, value)
+
+
+@pytest.fixture(autouse=True)
+def poisoned():
+    """New memory is full of NaN, and torch refuses what is not repeatable."""
+    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    torch.use_deterministic_algorithms(True)
+    yield
+    torch.use_deterministic_algorithms(False)
+
+
+def random_weights(D: int, F: int, seed: int, dtype: torch.dtype = torch.float64) -> Weights:
+    g = torch.Generator().manual_seed(seed)
+
+    def make(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=g, dtype=dtype)
+
+    return Weights(make(F, D).T, make(F), make(F, D), make(D))
+
+
+def random_tokens(B: int, D: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
+    return torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def nan_like(weights: Weights) -> Weights:
+    return Weights(*(torch.full_like(w, torch.nan) for w in weights))
+
+
+def there(weights: Weights) -> Weights:
+    """On the device, in the same layout."""
+    return Weights(*(w.to(DEVICE) for w in weights))
+
+
+def on_gpu(x_BD, weights, objective, tile: int = 1000, gradients: Weights | None = None) -> tuple[Sums, Weights]:
+    weights = there(weights)
+    gradients = nan_like(weights) if gradients is None else gradients
+    workspace = gpu.Workspace(len(weights.b_enc_F), weights.b_enc_F)
+    workspace.tile = tile
+    sums = gpu.step(x_BD.to(DEVICE), weights, gradients, objective, workspace)
+    return sums, Weights(*(g.cpu() for g in gradients))
+
+
+def by_definition(x_BD, weights, objective) -> tuple[Sums, Weights]:
+    gradients = nan_like(weights)
+    return reference.step(x_BD, weights, gradients, objective), gradients
+
+
+def assert_agree(got: tuple[Sums, Weights], want: tuple[Sums, Weights], near: float) -> None:
+    for name, a, b in zip(Weights._fields, got[1], want[1], strict=True):
+        torch.testing.assert_close(a, b, rtol=near, atol=near, msg=lambda text, name=name: f"{name}: {text}")
+    torch.testing.assert_close(got[0].active_F.cpu(), want[0].active_F)
+    for name in ("squared_error", "reconstruction", "penalty", "gradient_square"):
+        assert getattr(got[0], name) == pytest.approx(getattr(want[0], name), rel=near, abs=near), name
+
+
+def assert_same(a: tuple[Sums, Weights], b: tuple[Sums, Weights]) -> None:
+    for mine, theirs in zip([*a[0], *a[1]], [*b[0], *b[1]], strict=True):
+        assert torch.equal(torch.as_tensor(mine), torch.as_tensor(theirs))
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    B=st.integers(1, 9),
+    D=st.integers(1, 9),
+    F=st.integers(1, 17),
+    l1=st.sampled_from([0.0, 0.3, 50.0]),
+    shift=st.sampled_from([-9.0, -2.0, 0.0, 9.0]),
+    phi=st.sampled_from(["relu", "tanh_relu"]),
+    weigh=st.booleans(),
+    norm_power=st.sampled_from([0, 1, 2]),
+    unit_norm=st.booleans(),
+    dense=st.booleans(),
+    tile=st.sampled_from([3, 1000]),
+    seed=st.integers(0, 10**6),
+)
+@example(1, 1, 1, 0.3, 9.0, "relu", True, 0, False, False, 1000, 0)
+@example(7, 5, 9, 0.3, 0.0, "tanh_relu", True, 1, True, False, 3, 0)
+@example(7, 5, 9, 0.3, 0.0, "tanh_relu", True, 1, True, True, 3, 0)
+@example(7, 5, 9, 0.3, 0.0, "relu", False, 2, True, True, 1000, 0)
+def test_agrees_with_the_reference_in_double_precision(
+    B, D, F, l1, shift, phi, weigh, norm_power, unit_norm, dense, tile, seed
+):
+    gpu.DENSE_ABOVE = -1.0 if dense else 1.0
+    weights, x_BD = random_weights(D, F, seed), random_tokens(B, D, seed + 1)
+    weights.b_enc_F.add_(shift)  # from no feature active to all of them
+    if unit_norm:
+        weights.W_dec_FD.div_(weights.W_dec_FD.norm(dim=1, keepdim=True))
+    objective = Objective(l1, phi, weigh, norm_power, None, unit_norm)
+    want = by_definition(x_BD, weights, objective)
+    assert_agree(on_gpu(x_BD, weights, objective, tile), want, 1e-9)
+
+
+@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
+def test_agrees_with_the_reference_in_single_precision(monkeypatch, above):
+    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+    weights, x_BD = random_weights(11, 23, 0), random_tokens(13, 11, 1)
+    single = Weights(*(w.float() for w in weights))
+    got = on_gpu(x_BD.float(), single, Objective(0.3, "tanh_relu", norm_power=1))
+    assert got[0].active_F.dtype == torch.float32
+    weights, x_BD = Weights(*(w.double() for w in single)), x_BD.float().double()
+    sums, gradients = by_definition(x_BD, weights, Objective(0.3, "tanh_relu", norm_power=1))
+    want = sums._replace(active_F=sums.active_F.float()), Weights(*(g.float() for g in gradients))
+    assert_agree(got, want, 1e-5)
+
+
+def test_few_are_sparse_and_many_are_dense(monkeypatch):
+    monkeypatch.setattr(gpu, "DENSE_ABOVE", 0.5)
+    taken = []
+    dense = gpu._dense
+    monkeypatch.setattr(gpu, "_dense", lambda *args: taken.append(True) or dense(*args))
+    for shift, expected in ((-9.0, []), (9.0, [True])):
+        weights, x_BD = random_weights(3, 5, 0), random_tokens(4, 3, 0)
+        weights.b_enc_F.add_(shift)
+        assert_agree(on_gpu(x_BD, weights, Objective(0.3)), by_definition(x_BD, weights, Objective(0.3)), 1e-9)
+        assert taken == expected
+
+
+def test_nothing_active():
+    weights, x_BD = random_weights(3, 5, 0), random_tokens(4, 3, 0)
+    weights.b_enc_F.fill_(-1e6)
+    sums, gradients = on_gpu(x_BD, weights, Objective(0.3))
+    assert sums.penalty == 0
+    assert not sums.active_F.any()
+    assert not any(g.any() for g in gradients[:3])
+    torch.testing.assert_close(gradients.b_dec_D, 2 * (weights.b_dec_D - x_BD).mean(0))
+
+
+def test_tokens_and_features_that_are_empty_or_full():
+    weights, x_BD = random_weights(4, 9, 0), random_tokens(8, 4, 0)
+    weights.b_enc_F[2], weights.b_enc_F[5] = 1e3, -1e3  # on every token, on none
+    x_BD[3] = 0
+    weights.b_enc_F[x_BD.new_tensor([0, 1, 3, 4, 6, 7, 8]).long()] = -1e-3  # token 3 has the one feature alone
+    got, want = on_gpu(x_BD, weights, Objective(0.3)), by_definition(x_BD, weights, Objective(0.3))
+    assert_agree(got, want, 1e-8)
+    assert got[0].active_F[2] == 8
+    assert got[0].active_F[5] == 0
+
+
+def test_any_layout_is_taken():
+    weights, x_BD = random_weights(4, 6, 0), random_tokens(5, 4, 0)
+    want = by_definition(x_BD, weights, Objective(0.3))
+    apart = torch.zeros(5, 8, dtype=torch.float64)[:, ::2].copy_(x_BD)
+    turned = Weights(*(w.T.contiguous().T if w.dim() == 2 else w for w in weights))
+    turned = turned._replace(W_enc_DF=weights.W_enc_DF.contiguous(), b_enc_F=weights.b_enc_F.repeat(2, 1).T[:, 0])
+    assert not turned.W_dec_FD.is_contiguous()
+    gradients = nan_like(turned)
+    assert not gradients.W_dec_FD.is_contiguous()
+    assert_agree(on_gpu(apart, turned, Objective(0.3), gradients=there(gradients)), want, 1e-9)
+    if DEVICE == "cpu":
+        on_gpu(apart, turned, Objective(0.3), gradients=gradients)
+        torch.testing.assert_close(gradients.W_enc_DF, want[1].W_enc_DF)
+
+
+@pytest.mark.parametrize("scale", [1e-15, 1e12])
+def test_huge_and_tiny_activations(scale):
+    weights, x_BD = random_weights(4, 6, 0, torch.float32), random_tokens(5, 4, 0, torch.float32)
+    weights.b_enc_F.mul_(scale)
+    weights.b_dec_D.mul_(scale)
+    objective = Objective(0.0)
+    double = by_definition(x_BD.double() * scale, Weights(*(w.double() for w in weights)), objective)
+    sums, gradients = on_gpu(x_BD * scale, weights, objective)
+    assert sums.squared_error == pytest.approx(double[0].squared_error, rel=1e-4)
+    assert sums.gradient_square == pytest.approx(double[0].gradient_square, rel=1e-4)  # beyond float32
+    for mine, ref in zip(gradients, double[1], strict=True):
+        assert ((mine.double() - ref).norm() / ref.norm()).item() < 1e-5
+
+
+def test_squares_too_small_for_single_precision_are_counted():
+    weights, x_BD = random_weights(4, 6, 0, torch.float32), random_tokens(5, 4, 0, torch.float32) * 1e-25
+    weights = weights._replace(b_enc_F=weights.b_enc_F * 1e-25, b_dec_D=weights.b_dec_D * 1e-25)
+    double = by_definition(x_BD.double(), Weights(*(w.double() for w in weights)), Objective(0.0))
+    sums, _ = on_gpu(x_BD, weights, Objective(0.0))
+    assert sums.squared_error == pytest.approx(double[0].squared_error, rel=1e-4, abs=0)
+    assert 0 < sums.gradient_square < 1e-40
+
+
+@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("where", ["x", "W_enc", "b_enc", "W_dec", "b_dec"])
+def test_nan_is_not_hidden(monkeypatch, above, where):
+    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+    weights, x_BD = random_weights(4, 6, 0, torch.float32), random_tokens(8, 4, 0, torch.float32)
+    weights.b_enc_F.add_(9)
+    {"x": x_BD[3], "W_enc": weights[0][1], "b_enc": weights[1], "W_dec": weights[2][5], "b_dec": weights[3]}[where][
+        1
+    ] = math.nan
+    sums, gradients = on_gpu(x_BD, weights, Objective(1.0))
+    assert math.isnan(sums.squared_error)
+    assert math.isnan(sums.gradient_square)
+    assert sums.active_F.sum() > 0
+    assert gradients.W_dec_FD.isnan().any()
+
+
+def test_a_dead_decoder_row_has_the_gradients_of_the_reference():
+    weights, x_BD = random_weights(4, 6, 0), random_tokens(8, 4, 0)
+    weights.W_dec_FD[2] = 0
+    want = by_definition(x_BD, weights, Objective(500.0))
+    assert_agree(on_gpu(x_BD, weights, Objective(500.0)), want, 1e-9)
+
+
+def test_a_token_of_length_zero_weighs_nothing_in_a_divided_error():
+    weights, x_BD = random_weights(4, 6, 0), random_tokens(5, 4, 0)
+    x_BD[2] = 0
+    got = on_gpu(x_BD, weights, Objective(0.0, norm_power=2))
+    assert got[0].squared_error > got[0].reconstruction > 0
+    assert_agree(got, by_definition(x_BD, weights, Objective(0.0, norm_power=2)), 1e-9)
+
+
+def test_with_unit_norm_the_gradient_has_no_part_along_a_row():
+    weights, x_BD = random_weights(5, 7, 0), random_tokens(6, 5, 0)
+    weights.W_dec_FD.div_(weights.W_dec_FD.norm(dim=1, keepdim=True))
+    _, gradients = on_gpu(x_BD, weights, Objective(0.3, weigh_by_norm=False, unit_norm=True))
+    assert gradients.W_dec_FD.abs().sum() > 1
+    assert (gradients.W_dec_FD * weights.W_dec_FD).sum(1).abs().max() < 1e-12
+
+
+@pytest.mark.parametrize(("T", "F", "first"), [(3, 1, 0), (2, 1027, 5), (2, 8, 2**31)])
+def test_the_noise_is_that_of_the_cpu(T, F, first):
+    for key in (0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1, noise_key(3, 7)):
+        noise, mine, theirs = Noise(1.5, key), torch.ones(T, F, device=DEVICE), np.ones((T, F))
+        gpu.add_noise(mine, noise, first)
+        add_noise(theirs, noise, first)
+        np.testing.assert_allclose(mine.cpu().numpy(), theirs, rtol=1e-6, atol=3e-6)
+
+
+@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
+def test_a_step_with_noise_agrees_in_any_tiling(monkeypatch, above):
+    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+    weights, x_BD = random_weights(4, 7, 0), random_tokens(9, 4, 0)
+    objective = Objective(0.3, noise=Noise(2.0, noise_key(0, 3)))
+    want = by_definition(x_BD, weights, objective)
+    for tile in (2, 5, 9):
+        assert_agree(on_gpu(x_BD, weights, objective, tile), want, 1e-5)  # noise is made in float32
+
+
+@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
+def test_the_same_step_gives_the_same_bits(monkeypatch, above):
+    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+    weights, x_BD = random_weights(9, 21, 0, torch.float32), random_tokens(11, 9, 0, torch.float32)
+    objective = Objective(0.3, "tanh_relu", norm_power=1, noise=Noise(1.0, 5), unit_norm=True)
+    assert_same(on_gpu(x_BD, weights, objective, 4), on_gpu(x_BD, weights, objective, 4))
+
+
+def test_a_workspace_serves_batches_of_several_sizes():
+    weights = random_weights(4, 7, 0)
+    workspace = gpu.Workspace(7, there(weights).b_enc_F)
+    for B in (3, 9, 5):
+        x_BD, mine = random_tokens(B, 4, B), nan_like(there(weights))
+        sums = gpu.step(x_BD.to(DEVICE), there(weights), mine, Objective(0.3), workspace)
+        assert_agree((sums, Weights(*(g.cpu() for g in mine))), by_definition(x_BD, weights, Objective(0.3)), 1e-9)
+    assert gpu.Workspace(10**6, torch.zeros(1)).tile * 10**6 * 4 <= gpu.TILE_BYTES
+
+
+def test_tf32_is_off_during_a_step_and_on_after_it_if_it_was():
+    torch.set_float32_matmul_precision("high")
+    try:
+        with gpu._without_tf32():
+            inside = getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
+        assert inside == "ieee"
+        assert torch.backends.cuda.matmul.allow_tf32
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision("highest")
+
+
+@pytest.mark.parametrize("unit_norm", [False, True])
+@pytest.mark.parametrize(("D", "F"), [(1, 1), (5, 7), (33, 40)])
+def test_adam_agrees_with_the_reference(D, F, unit_norm):
+    theirs = [
+        random_weights(D, F, 0),
+        *(Weights(*(torch.zeros_like(w) for w in random_weights(D, F, 0))) for _ in "mv"),
+    ]
+    mine = [there(w) for w in theirs]
+    mine = [Weights(*(w.clone() for w in kept)) for kept in mine]
+    for number in (1, 2, 3):
+        g, how = random_weights(D, F, number), Adam(0.1, number, (0.9, 0.99), 0.7, unit_norm)
+        gpu.adam(mine[0], there(g), mine[1], mine[2], how)
+        reference.adam(theirs[0], g, theirs[1], theirs[2], how)
+    for a, b in zip(mine, theirs, strict=True):
+        for name, new, ref in zip(Weights._fields, a, b, strict=True):
+            torch.testing.assert_close(new.cpu(), ref, rtol=1e-6, atol=1e-6, msg=lambda t, name=name: f"{name}: {t}")
+    if unit_norm:
+        torch.testing.assert_close(mine[0].W_dec_FD.norm(dim=1).cpu(), torch.ones(F, dtype=torch.float64))
+
+
+def test_adam_takes_any_layout_and_shows_nan():
+    theirs = [random_weights(3, 4, seed) for seed in range(4)]
+    theirs[3] = Weights(*(w.square() for w in theirs[3]))
+    theirs[1].W_enc_DF[2, 1] = math.nan
+    mine = [Weights(*(w.clone(memory_format=torch.contiguous_format).to(DEVICE) for w in kept)) for kept in theirs]
+    mine[1] = mine[1]._replace(W_dec_FD=mine[1].W_dec_FD.T.contiguous().T)
+    how = Adam(0.1, 4, (0.9, 0.99))
+    gpu.adam(*mine, how)
+    reference.adam(*theirs, how)
+    for a, b in zip((mine[0], *mine[2:]), (theirs[0], *theirs[2:]), strict=True):
+        for new, ref in zip(a, b, strict=True):
+            torch.testing.assert_close(new.cpu(), ref, rtol=1e-6, atol=1e-6, equal_nan=True)
+    assert mine[0].W_enc_DF.isnan().sum() == 1
+
+
+def python(*args: str) -> subprocess.CompletedProcess[str]:
+    """A fresh interpreter that knows nothing of this one's settings."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    environment.pop("TRITON_INTERPRET", None)
+    return subprocess.run([sys.executable, *args], env=environment, capture_output=True, text=True, check=False)
+
+
+def test_the_kernels_need_only_torch_numpy_and_triton():
+    done = python(
+        "-c",
+        "import sys\n"
+        "for name in ('numba', 'pydantic', 'yaml', 'transformers', 'tokenizers', 'safetensors', 'matplotlib'):\n"
+        "    sys.modules[name] = None\n"
+        "import unmix.kernels.gpu, unmix.kernels.reference",
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_script_checks_in_the_interpreter():
+    done = python(str(ROOT / "scripts/check_gpu.py"), "--interpret")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "all checks right" in done.stdout
+
+
+@pytest.mark.parametrize("capability", ["80", "90"])
+def test_every_kernel_compiles_for_a_gpu_that_is_not_there(capability):
+    done = python(str(ROOT / "scripts/check_gpu.py"), "--compile", capability)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")
+def test_without_a_gpu_the_script_says_so():
+    done = python(str(ROOT / "scripts/check_gpu.py"))
+    assert done.returncode == 2
+    assert len(done.stdout.splitlines()) == 1
