@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unmix.bench.command import add_bench
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.progress import Progress
@@ -184,6 +185,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a store, or a folder with cfg.json")
     verify.add_argument("--json", action="store_true", help="print what was checked and found as JSON")
     verify.set_defaults(run=_verify)
+
+    add_bench(commands, _recipe_arguments, _recipe)
     return parser
 
 
@@ -302,7 +305,7 @@ def _write_report(folder: Path) -> int:
 
 
 def _norms(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
-    recipe = _recipe(args, dotted)
+    recipe = _recipe(args, {"model.matmul": ["fp32"]} | dotted)
     if args.tokens < 1:
         raise UserError(f"--tokens {args.tokens} is nothing to measure; give a number above 0")
     from unmix.evaluation.norms import norms, table
@@ -360,10 +363,12 @@ def _verify(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 
 def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     recipe = _recipe(args, dotted)
-    from unmix.activations.store import harvest
+    from unmix.activations.store import harvest, held
+    from unmix.precision import resolve
     from unmix.training.inputs import open_model, open_stream, store_facts
 
     say = Progress.say
+    recipe = resolve(recipe, held(args.out).get("recipe"))
     model, tokens = open_model(recipe, say)
     wanted = args.tokens if args.tokens is not None else recipe.training.steps * recipe.training.batch_tokens
     if wanted < 1:

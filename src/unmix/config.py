@@ -31,6 +31,16 @@ class ModelConfig(Section):
     """`embedded`, a folder in `transformers` format, or a name on the hub."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers the language model computes in; activations reach the SAE in float32 either way."""
+    matmul: Literal["fp32", "bf16", "auto"] = "auto"
+    """Its matrix products while activations are made: `fp32` in the model's own dtype; `bf16` with a float32 residual
+    stream, what that changes being measured and told; `auto`: bf16 where the processor multiplies it fast and the
+    model is float32. An evaluation is made in the model's dtype."""
+
+    @model_validator(mode="after")
+    def _one_narrowing(self) -> ModelConfig:
+        if self.matmul == "bf16" and self.dtype != "float32":
+            raise ValueError(f"matmul = bf16 is for a model in float32, and dtype = {self.dtype}; leave matmul at auto")
+        return self
 
 
 class CorpusConfig(Section):
@@ -149,6 +159,10 @@ class TrainingConfig(Section):
     """April 2024: the coefficient rises linearly from 0 over the first 5 % of the steps."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Gradient norm of a member at most this (April 2024: 1)."""
+    selection: Literal["fp32", "bf16", "int8", "auto"] = "auto"
+    """Once few features are active, how the encoder finds which: a product in bf16 costs half of one in float32, one in
+    int8 a quarter; the values of what they find are computed in float32 (docs/speed.md). `auto`: the cheapest that
+    the processor has instructions for."""
     dead_after_tokens: int = Field(default=10_000_000, ge=1)
     """A feature that was silent for so many tokens counts as dead (April 2024: 10 M)."""
     on_nonfinite: Literal["skip", "halt", "stop"] = "halt"

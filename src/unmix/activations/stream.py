@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 _ORDER, _ROWS = 1, 2  # which permutation a generator is for
-_FORWARD_TOKENS = 4096  # tokens a forward pass: long enough for the matrix products, short enough for the cache
+_FORWARD_TOKENS = 2048  # tokens a forward pass: long enough for the matrix products, short enough for the cache
 
 
 class Batch(NamedTuple):

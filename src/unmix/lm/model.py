@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,8 @@ class LanguageModel:
     name: str
     fingerprint: str
     """16 hex digits of SHA-256 over config.json and the weights."""
+    bf16_change: dict[str, float] = field(default_factory=dict)
+    """hook -> ||x' - x|| / ||x|| by products in bf16, see `lm.products`; empty if they are not."""
 
     @property
     def width(self) -> int:
@@ -150,7 +153,17 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing but the architecture's name
         raise UserError(f"model.name = {config.name} has no tokenizer; put its tokenizer.json beside the weights")
     model.eval().requires_grad_(False)
+    _fast_gelu(model)
     return LanguageModel(model, tokenizer, config.name, _fingerprint(model, folder))
+
+
+def _fast_gelu(model: Any) -> None:
+    """GPT-2's approximate GELU as one pass: the same function, written there as eight."""
+    from transformers.activations import NewGELUActivation
+
+    for module in model.modules():
+        if isinstance(module, NewGELUActivation):
+            vars(module)["forward"] = partial(nn.functional.gelu, approximate="tanh")
 
 
 def _local_folder(name: str) -> Path | None:

@@ -159,12 +159,10 @@ def load(member: Member, folder: Path) -> None:
         raise UserError(f"{path} is damaged ({error}); remove {folder} to go on from the checkpoint before") from None
     for field, weight in zip(Weights._fields, member.weights, strict=True):
         weight.copy_(tensors[field])
-        member.adam.state[weight] = {
-            "step": torch.tensor(float(scalars["adam_step"])),
-            "exp_avg": torch.empty_like(weight).copy_(tensors[f"exp_avg.{field}"]),
-            "exp_avg_sq": torch.empty_like(weight).copy_(tensors[f"exp_avg_sq.{field}"]),
-        }
+        getattr(member.first, field).copy_(tensors[f"exp_avg.{field}"])
+        getattr(member.second, field).copy_(tensors[f"exp_avg_sq.{field}"])
     member.silent_F.copy_(tensors["silent_F"])
+    member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
     member.window = Window(**scalars["window"], sum_x_D=tensors["window.sum_x_D"].clone())
@@ -172,17 +170,13 @@ def load(member: Member, folder: Path) -> None:
 
 def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors = {"silent_F": member.silent_F, "window.sum_x_D": member.window.sum_x_D}
-    adam_step = 0
-    for field, weight in zip(Weights._fields, member.weights, strict=True):
-        state = member.adam.state.get(weight, {})  # empty before the first update
-        adam_step = int(state.get("step", 0))
-        tensors[field] = weight
-        for moment in ("exp_avg", "exp_avg_sq"):
-            tensors[f"{moment}.{field}"] = state[moment] if state else torch.zeros_like(weight)
+    kept = {"": member.weights, "exp_avg.": member.first, "exp_avg_sq.": member.second}
+    for prefix, weights in kept.items():
+        tensors |= {f"{prefix}{field}": weight for field, weight in zip(Weights._fields, weights, strict=True)}
     window = dataclasses.asdict(member.window)
     del window["sum_x_D"]
     scalars = {
-        "adam_step": adam_step,
+        "adam_step": member.updates,
         "tokens": member.tokens,
         "sparse": member.step.sparse,
         "halted_at": member.halted_at,

@@ -6,6 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+import torch
+
 from unmix import config as recipes
 from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
@@ -13,8 +16,11 @@ from unmix.config import RunConfig
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
 from unmix.errors import UserError
 from unmix.lm.model import LanguageModel, load_language_model
+from unmix.lm.products import multiply_in_bf16
+from unmix.precision import resolve
 
 Say = Callable[[str], None]
+MEASURED = 4  # sequences on which the change by products in bf16 is measured
 
 
 @dataclass(frozen=True)
@@ -38,7 +44,7 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
         manifest = store.manifest
         held, asked = flat(manifest["recipe"]), flat(store_recipe(recipe))
         for key in asked:
-            if held.get(key) != asked[key]:
+            if asked[key] != "auto" and held.get(key) != asked[key]:
                 raise UserError(
                     f"the store {act.store} was harvested with {key} = {held.get(key)}, the recipe says {asked[key]}; "
                     f"give --{key} {held.get(key)}, or harvest again"
@@ -72,7 +78,7 @@ def store_recipe(recipe: RunConfig) -> dict[str, Any]:
 
 
 def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
-    """Load the language model and the train split of the corpus in its tokens."""
+    """Load the language model, its products in bf16 if the recipe says so, and the train split in its tokens."""
     say(f"loading the model {recipe.model.name}")
     model = load_language_model(recipe.model)
     model.check_sequence_length(recipe.activations.sequence_length)
@@ -80,6 +86,12 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     say(f"tokenizing {recipe.corpus.source}")
     tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train")
     say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training")
+    if resolve(recipe).model.matmul == "bf16":
+        model = multiply_in_bf16(
+            model, torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64)), recipe.activations.hooks
+        )
+        changes = ", ".join(f"{hook} by {change:.2%}" for hook, change in model.bf16_change.items())
+        say(f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x||); --model.matmul fp32 does not")
     return model, tokens
 
 
@@ -106,7 +118,7 @@ def store_facts(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> dict
         "sequence_length": recipe.activations.sequence_length,
         "chunk_sequences": recipe.activations.chunk_sequences,
         "special_ids": special_ids(model.tokenizer, tokens),
-        "recipe": store_recipe(recipe),
+        "recipe": store_recipe(resolve(recipe)),
     }
 
 
@@ -117,6 +129,8 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "name": recipe.model.name,
             "dtype": recipe.model.dtype,
             "parameters": sum(p.numel() for p in model.model.parameters()),
+            "matmul": "bf16" if model.bf16_change else "fp32",
+            "bf16_change": model.bf16_change,
             "layers": model.layers,
             "width": model.width,
             "fingerprint": model.fingerprint,

@@ -13,9 +13,11 @@ from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels.dispatch import Step
-from unmix.kernels.noise import Noise, noise_key
-from unmix.kernels.reference import Objective, Sums, Weights
+from unmix.kernels.dispatch import Scratch, Step
+from unmix.kernels.noise import noise_key
+from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
+from unmix.kernels.rows import adam, moments
+from unmix.precision import selection
 from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows
 
@@ -45,8 +47,9 @@ class Window:
         self.penalty += sums.penalty
         self.loss += sums.reconstruction + l1 * sums.penalty
         self.active += sums.active_F.sum(dtype=torch.float64).item()
-        self.square_x += x_BD.square().sum(dtype=torch.float64).item()
-        self.sum_x_D = self.sum_x_D + x_BD.sum(0, dtype=torch.float64) if len(self.sum_x_D) else x_BD.double().sum(0)
+        square_D, sum_x_D = moments(x_BD)
+        self.square_x += square_D.sum().item()
+        self.sum_x_D = self.sum_x_D + sum_x_D if len(self.sum_x_D) else sum_x_D
 
     def metrics(self, features: int) -> dict[str, float | int]:
         """Means per token; explained variance 1 - Σ||e||² / Σ||x - μ||² with μ the mean over the window."""
@@ -79,7 +82,15 @@ class Member:
     """An SAE on activations as it sees them (masked, scaled), trained by Adam with its gradient clipped on its own."""
 
     def __init__(
-        self, entry: Entry, sae: SAE, *, config: SAEConfig, training: TrainingConfig, facts: Facts, mask: Mask
+        self,
+        entry: Entry,
+        sae: SAE,
+        *,
+        config: SAEConfig,
+        training: TrainingConfig,
+        facts: Facts,
+        mask: Mask,
+        scratch: Scratch | None = None,
     ) -> None:
         self.entry, self.start, self.config, self.training = entry, sae, config, training
         self.facts, self.mask = facts, mask
@@ -88,10 +99,11 @@ class Member:
         )  # a feature's encoder weights side by side: no copy where they are
         self.weights = Weights(W_enc_DF, sae.b_enc.detach(), sae.W_dec.detach(), sae.b_dec.detach())
         self.gradients = Weights(*(torch.zeros_like(w) for w in self.weights))
-        for weight, gradient in zip(self.weights, self.gradients, strict=True):
-            weight.grad = gradient
-        self.adam = torch.optim.Adam(list(self.weights), lr=0.0, betas=training.betas, eps=1e-8, fused=True)
-        self.step = Step(sae.features, self.weights.b_enc_F)
+        self.first, self.second = (Weights(*(torch.zeros_like(w) for w in self.weights)) for _ in range(2))
+        """Adam's running means of the gradient and of its square."""
+        self.updates = 0
+        select = selection() if training.selection == "auto" else training.selection
+        self.step = Step(select, scratch)
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64)
         """Tokens since each feature was last active."""
         self.tokens = 0
@@ -110,22 +122,16 @@ class Member:
         x_BD = self.sees(kept_rows(batch, self.entry.hook, self.mask))
         if not len(x_BD) or self.halted_at is not None:
             return ""
-        unit_norm, sparse = self.config.decoder == "unit_norm", self.step.sparse
+        sparse = self.step.sparse
         sums = self.step(x_BD, self.weights, self.gradients, self._objective(step, l1))
-        if unit_norm:
-            self._project_gradient()
-        norm = self._gradient_norm()
         spike = self._spike(len(x_BD), sums)
-        wrong = _not_finite(x_BD, sums, norm)
+        wrong = _not_finite(x_BD, sums)
         if wrong or (spike and self.training.on_spike == "act"):
             self.step.sparse = sparse
             return self._leave_out(step, wrong or spike)
         self.in_a_row = 0
-        self._clip(norm)
-        self.adam.param_groups[0]["lr"] = lr
-        self.adam.step()
-        if unit_norm:
-            self.weights.W_dec_FD.div_(self.weights.W_dec_FD.norm(dim=1, keepdim=True))
+        self.updates += 1
+        adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, sums))
         self.tokens += len(x_BD)
         self.silent_F.add_(len(x_BD)).masked_fill_(sums.active_F > 0, 0)
         self.window.add(x_BD, sums, l1)
@@ -140,22 +146,20 @@ class Member:
     def _objective(self, step: int, l1: float) -> Objective:
         sigma = self.config.noise
         noise = Noise(sigma, noise_key(self.training.seed, step)) if sigma else None
-        return Objective(l1, self.config.nonlinearity, self.config.weigh_by_norm, self.training.norm_power, noise)
+        return Objective(
+            l1,
+            phi=self.config.nonlinearity,
+            weigh_by_norm=self.config.weigh_by_norm,
+            norm_power=self.training.norm_power,
+            noise=noise,
+            unit_norm=self.config.decoder == "unit_norm",
+        )
 
-    def _project_gradient(self) -> None:
-        """Take out the part along each decoder row: a step then moves on the sphere, to first order."""
-        W_FD, g_FD = self.weights.W_dec_FD, self.gradients.W_dec_FD
-        g_FD.addcmul_(W_FD, (g_FD * W_FD).sum(1, keepdim=True), value=-1)
-
-    def _gradient_norm(self) -> float:
-        # per member: a global norm would couple the members of a sweep
-        return math.sqrt(sum(g.norm().item() ** 2 for g in self.gradients))
-
-    def _clip(self, norm: float) -> None:
-        most = self.training.clip_norm
-        if most is not None and norm > most:
-            for g in self.gradients:
-                g.mul_(most / norm)
+    def _adam(self, lr: float, sums: Sums) -> Adam:
+        # clipped per member: a global norm would couple the members of a sweep
+        norm, most = math.sqrt(sums.gradient_square), self.training.clip_norm
+        shrink = most / norm if most is not None and norm > most else 1.0
+        return Adam(lr, self.updates, self.training.betas, shrink, self.config.decoder == "unit_norm")
 
     def _spike(self, tokens: int, sums: Sums) -> str:
         """Whether the batch's squared error stands out; the window, which says from what, is in the checkpoint."""
@@ -198,9 +202,9 @@ class Member:
         return fold_scaling(self.start.with_weights(*self.weights), self.facts.scale)
 
 
-def _not_finite(x_BD: Tensor, sums: Sums, gradient_norm: float) -> str:
+def _not_finite(x_BD: Tensor, sums: Sums) -> str:
     """Which of a step's numbers are not; the activations are looked through only if their sums say so."""
-    if all(map(math.isfinite, (sums.squared_error, sums.reconstruction, sums.penalty, gradient_norm))):
+    if all(map(math.isfinite, (sums.squared_error, sums.reconstruction, sums.penalty, sums.gradient_square))):
         return ""
     if not x_BD.isfinite().all():
         return "an activation is not finite"
@@ -217,14 +221,16 @@ def new_member(
     facts: Facts,
     mask: Mask,
     head: Batch | None = None,
+    scratch: Scratch | None = None,
 ) -> Member:
     """A member at its start: members of the same shape and seed start from the same dictionary.
 
     `head`, the first chunk, is what `bias_init: mean` starts from; without it the bias waits for a checkpoint.
+    `scratch` is the memory of the step; members that take theirs in turn may share it.
     """
     sae = new_sae(width, config.features, config.initial_row_norm, training.seed)
     sae.nonlinearity, sae.per_token_scaling = config.nonlinearity, config.scaling == "token"
-    member = Member(entry, sae, config=config, training=training, facts=facts, mask=mask)
+    member = Member(entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch)
     if head is not None and config.bias_init == "mean":
         member.weights.b_dec_D.copy_(member.sees(kept_rows(head, entry.hook, mask)).mean(0, dtype=torch.float64))
     return member

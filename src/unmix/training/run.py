@@ -29,6 +29,8 @@ from unmix.activations.stream import Batch
 from unmix.config import RunConfig
 from unmix.disk import require_room, size
 from unmix.errors import UserError
+from unmix.kernels.dispatch import Scratch
+from unmix.precision import resolve
 from unmix.runlog import (
     append_metrics,
     flush_metrics,
@@ -102,7 +104,7 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
 
     Raises `UserError` if the disk has no room for its checkpoints, unless `force`.
     """
-    manifest = _agreed(recipe, folder)
+    recipe, manifest = _agreed(recipe, folder)
     schedule, whole = sweep_schedule(recipe), entries(recipe)
     folders = {entry.name: folder / "members" / entry.name for entry in whole}
     if checkpoint.is_whole(list(folders.values()), schedule.steps):
@@ -123,7 +125,8 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
         if not (folder / "norms.json").exists():
             write_json(folder / "norms.json", _norms(inputs))
         head = None if first else inputs.source.head()
-        members = [_member(recipe, manifest, inputs, entry, folder, head) for entry in whole]
+        scratch = Scratch()
+        members = [_member(recipe, manifest, inputs, entry, folder, head, scratch) for entry in whole]
         if first:
             watch.say(f"going on from step {first:,}")
             for member in members:
@@ -203,7 +206,7 @@ def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, w
         return
     inputs = open_inputs(recipe, watch.say)
     _same_inputs(manifest, inputs, folder)
-    member = _member(recipe, manifest, inputs, entry, folder, None)
+    member = _member(recipe, manifest, inputs, entry, folder, None, Scratch())
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)
     if member.halted_at is not None and not have:
         raise UserError(f"{member_name} was halted by batch {member.halted_at:,} of the sweep; extend another --member")
@@ -335,7 +338,13 @@ def _room(recipe: RunConfig, inputs: Inputs, schedule: Schedule, folders: dict[s
 
 
 def _member(
-    recipe: RunConfig, manifest: dict[str, Any], inputs: Inputs, entry: Entry, folder: Path, head: Batch | None
+    recipe: RunConfig,
+    manifest: dict[str, Any],
+    inputs: Inputs,
+    entry: Entry,
+    folder: Path,
+    head: Batch | None,
+    scratch: Scratch,
 ) -> Member:
     """The member at its start; without `head`, it waits for a checkpoint to be loaded."""
     known = manifest.get("members", {}).get(entry.name)
@@ -345,7 +354,9 @@ def _member(
     config, training = recipe.of_variant(entry.variant)
     mask = Mask(training.mask, inputs.special_ids, facts.median_norm)
     width = inputs.source.widths[entry.hook]
-    return new_member(entry, width, config=config, training=training, facts=facts, mask=mask, head=head)
+    return new_member(
+        entry, width, config=config, training=training, facts=facts, mask=mask, head=head, scratch=scratch
+    )
 
 
 def _supersede(folder: Path, member: str, after: int) -> None:
@@ -366,16 +377,20 @@ def _supersede(folder: Path, member: str, after: int) -> None:
             checkpoint.step_folder(target, step).rename(aside)
 
 
-def _agreed(recipe: RunConfig, folder: Path) -> dict[str, Any] | None:
-    """The manifest of the folder if there is one; its recipe must be this one, but for the choice."""
+def _agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] | None]:
+    """The recipe with nothing left open, and the manifest of the folder if there is one.
+
+    Its recipe must be this one, but for the choice.
+    """
     if not (folder / "run.yaml").exists():
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file, and a run is a folder; move it away, or give another --name")
         if folder.exists() and any(path.name not in _HARMLESS for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run; give another --name")
-        return None
+        return resolve(recipe), None
     manifest = read_manifest(folder / "run.yaml")
     _same_format(manifest, folder)
+    recipe = resolve(recipe, manifest["recipe"])
     mine, theirs = flat(recipes.dump(recipe)), flat(manifest["recipe"])
     for key in sorted(mine.keys() | theirs.keys()):
         if mine.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE):
@@ -387,7 +402,7 @@ def _agreed(recipe: RunConfig, folder: Path) -> dict[str, Any] | None:
     if now != manifest["recipe"]:
         manifest["recipe"] = now
         write_manifest(folder / "run.yaml", manifest)
-    return manifest
+    return recipe, manifest
 
 
 def _same_format(manifest: dict[str, Any], folder: Path) -> None:
@@ -414,7 +429,7 @@ def _new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
             "transformers": transformers.__version__,
             "numpy": np.__version__,
         },
-        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "model": inputs.model,
         "corpus": inputs.corpus,
         "hooks": {hook: {"width": x_RD.shape[1], **norms(x_RD)} for hook, x_RD in head.activations.items()},
@@ -457,7 +472,8 @@ def _same_inputs(manifest: dict[str, Any], inputs: Inputs, folder: Path) -> None
         )
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
+    """What the system calls the processor."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
