@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from unmix.errors import UserError
-from unmix.report import words, write_report
+from unmix.report import facts, words, write_report
 from unmix.report.data import read
 
 Make = Callable[..., Path]
@@ -247,3 +247,18 @@ def test_a_page_says_where_the_loss_is_not_the_plain_one(make: Make) -> None:
     about["recipe"].setdefault("training", {})["norm_power"] = 2
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
     assert "departs from this" in report(folder)
+
+
+def test_narrow_numbers_are_said_with_what_they_change(make: Make) -> None:
+    folder = make(l1=(1.0,), steps=100)
+    assert "Arithmetic" not in dict(facts.trained_on(read(folder)))
+    about = yaml.safe_load((folder / "run.yaml").read_text())
+    about["model"] |= {"dtype": "float32", "bf16_change": {"resid_post.3": 0.0071}}
+    about["recipe"]["training"]["selection"] = "int8"
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    said = dict(facts.trained_on(read(folder)))
+    assert said["Activations"].startswith(
+        "from the running model, which computes in float32; its matrix products are in"
+    )
+    assert "resid_post.3 by 0.7 %" in said["Activations"].replace("\u2009", " ").replace("\u00a0", " ")
+    assert "a product in int8" in said["Arithmetic"]

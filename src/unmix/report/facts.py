@@ -93,6 +93,7 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
         ("Split", "training stream: every number here is measured on what was trained on, not on held-out text"),
         ("Tokens masked", _tokens_masked(run)),
         ("Activations", _activations(run)),
+        ("Arithmetic", _selection(run)),
         ("Tokens seen", _seen(run)),
         ("Epochs", _epochs(tokens, _float(corpus.get("train_tokens")))),
         ("Time", _phases(run)),
@@ -162,12 +163,24 @@ def _furthest(run: RunData) -> dict[str, float]:
 
 
 def _activations(run: RunData) -> str:
-    """From the running model or from a store, and in which dtype."""
-    corpus = run.section("corpus")
+    """From the running model or from a store, in which dtype, and what products in bf16 changed."""
+    corpus, model = run.section("corpus"), run.section("model")
+    changes = ", ".join(
+        f"{hook} by {words.percent(_float(by))}" for hook, by in (model.get("bf16_change") or {}).items()
+    )
+    products = f"; its matrix products are in bf16, which changes {changes} (||x' - x|| / ||x||)" if changes else ""
     if "store_dtype" in corpus:
-        return f"read from a store of {words.whole(_float(corpus.get('store_rows')))} rows in {corpus['store_dtype']}"
-    dtype = run.section("model").get("dtype") or "float32"
-    return f"from the running model, which computes in {dtype}"
+        rows = words.whole(_float(corpus.get("store_rows")))
+        return f"read from a store of {rows} rows in {corpus['store_dtype']}{products}"
+    return f"from the running model, which computes in {model.get('dtype') or 'float32'}{products}"
+
+
+def _selection(run: RunData) -> str:
+    """How active features are found, where that is not in float32."""
+    found = run.section("recipe", "training").get("selection")
+    if found not in ("bf16", "int8"):
+        return ""
+    return f"active features are found by a product in {found}, once they are few; all that is trained is in float32"
 
 
 def _seconds(run: RunData, phase: str) -> float:
