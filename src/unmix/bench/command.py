@@ -1,0 +1,161 @@
+"""The arguments of `unmix bench`. What measures is imported when asked for: `unmix --help` must answer at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from unmix.errors import UserError
+from unmix.progress import Progress
+
+Dotted = dict[str, list[str]]
+Recipe = Callable[[argparse.Namespace, Dotted], Any]
+SHORT_RUN = 96
+"""Steps of `bench sweep` where no other number is asked for: whole chunks in the recipes that ship with unmix."""
+BENCH = """\
+Times of this machine, each beside what the machine can do at best, measured in the same run. Nothing is compared with
+a number from elsewhere. Let the machine do nothing else meanwhile. docs/speed.md says how to read it.
+
+examples:
+  unmix bench step                                  D=768, F=10,000, 4,096 tokens, L0 = 100
+  unmix bench step --l0 5000                        where half of the features are active: the dense step
+  unmix bench harvest --model gpt2 --hook resid_pre.8
+  unmix bench sweep gpt2-l1-sweep --steps 32
+"""
+
+
+def add_bench(commands: Any, recipe_arguments: Callable[[argparse.ArgumentParser], None], recipe: Recipe) -> None:
+    """Add the command; `recipe_arguments` adds what `unmix sweep` takes, `recipe` reads it."""
+    raw = argparse.RawDescriptionHelpFormatter
+    bench = commands.add_parser(
+        "bench",
+        help="how fast a step, a harvest and a sweep are on this machine",
+        description=BENCH,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    whats = bench.add_subparsers(title="what", metavar="WHAT", required=True)
+
+    step = whats.add_parser("step", help="one training step, beside the encoder's product alone", allow_abbrev=False)
+    step.add_argument("--width", type=int, default=768, metavar="D", help="width of the activations (768)")
+    step.add_argument("--features", type=int, default=10_000, metavar="F", help="features (10,000)")
+    step.add_argument("--tokens", type=int, default=4096, metavar="B", help="tokens of a step (4,096)")
+    step.add_argument("--l0", type=float, default=100.0, help="active features per token (100)")
+    step.add_argument(
+        "--selection",
+        nargs="+",
+        choices=["fp32", "bf16", "int8"],
+        help="how the active features are found (fp32, and what else the processor has instructions for)",
+    )
+    _common(step)
+    step.set_defaults(run=_step)
+
+    harvest = whats.add_parser("harvest", help="reading activations, from the model and from disk", allow_abbrev=False)
+    recipe_arguments(harvest)
+    harvest.add_argument("--tokens", type=int, default=8192, help="tokens of a reading (8,192)")
+    harvest.add_argument("--store-tokens", type=int, default=131_072, help="tokens of the store (131,072)")
+    _scratch(harvest)
+    _common(harvest)
+    harvest.set_defaults(run=lambda args, dotted: _harvest(args, lambda: recipe(args, dotted)))
+
+    sweep = whats.add_parser(
+        "sweep",
+        help="a short real sweep: what takes the time",
+        description=f"The sweep of a recipe (demo), cut to {SHORT_RUN} steps unless --steps says otherwise, in a\n"
+        "temporary folder that is removed.",
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    recipe_arguments(sweep)
+    _scratch(sweep)
+    _json(sweep)
+    sweep.set_defaults(run=lambda args, dotted: _sweep(args, lambda: recipe(args, dotted)))
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; medians over them are given (7)")
+    _json(parser)
+
+
+def _json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print everything that was measured, as JSON")
+
+
+def _scratch(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--scratch", type=Path, metavar="DIR", help="where the temporary folder is made (the system's)")
+    parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
+
+
+def _step(args: argparse.Namespace, _: Dotted) -> int:
+    _at_least_one_round(args)
+    from unmix.bench import step
+
+    with Progress():
+        found = step.run(
+            width=args.width,
+            features=args.features,
+            tokens=args.tokens,
+            l0=args.l0,
+            repeats=args.repeats,
+            selection=args.selection,
+            say=Progress.say,
+        )
+    return _show(args, found, step.table)
+
+
+def _harvest(args: argparse.Namespace, recipe: Callable[[], Any]) -> int:
+    _at_least_one_round(args)
+    _folder_there(args)
+    read = recipe()
+    from unmix.bench import harvest
+
+    with Progress():  # SIGTERM and Ctrl-C remove the temporary folder
+        found = harvest.run(
+            read,
+            tokens=args.tokens,
+            store_tokens=args.store_tokens,
+            repeats=args.repeats,
+            scratch=args.scratch,
+            force=args.force,
+            say=Progress.say,
+        )
+    return _show(args, found, harvest.table)
+
+
+def _sweep(args: argparse.Namespace, recipe: Callable[[], Any]) -> int:
+    _folder_there(args)
+    steps, args.steps = args.steps, None  # no change of the recipe: without any other option it is the demo
+    if steps is not None and steps < 1:
+        raise UserError(f"--steps {steps} trains nothing; give at least 1")
+    read = recipe()
+    from unmix.bench import sweep
+    from unmix.training.run import Watch
+
+    with Progress() as progress:
+        watch = Watch(say=progress.say, rows=progress.rows)
+        found = sweep.run(
+            read,
+            steps=steps or min(SHORT_RUN, read.training.steps),
+            scratch=args.scratch,
+            force=args.force,
+            watch=watch,
+        )
+    return _show(args, found, sweep.table)
+
+
+def _at_least_one_round(args: argparse.Namespace) -> None:
+    if args.repeats < 1:
+        raise UserError(f"--repeats {args.repeats} measures nothing; give at least 1")
+
+
+def _folder_there(args: argparse.Namespace) -> None:
+    if args.scratch is not None and not args.scratch.is_dir():
+        raise UserError(f"--scratch {args.scratch} is no folder; give one that is there")
+
+
+def _show(args: argparse.Namespace, found: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> int:
+    print(json.dumps(found, indent=1) if args.json else table(found))
+    return 0
