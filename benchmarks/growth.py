@@ -34,12 +34,13 @@ def main() -> None:
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--features", type=int, nargs="+", default=[10_000, 80_000], help="the first is the yardstick")
     parser.add_argument("--tokens", type=int, default=4096)
+    parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "int8"])
     args = parser.parse_args()
     if args.threads:
         torch.set_num_threads(args.threads)
     rows: list[dict[str, Any]] = []
     comparisons: list[Comparison | None] = []
-    for precision in ("fp32", "bf16", "int8"):
+    for precision in args.precisions:
         first: dict[str, float] = {}
         for F in args.features:
             seconds, l0 = at(args, precision, F)
