@@ -127,7 +127,7 @@ def report(
     print(markdown(COLUMNS, [cells(asdict(c) | {"met": c.met}) for c in kept]))
     if folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
-        settings = {key: str(value) if isinstance(value, Path) else value for key, value in vars(args).items()}
+        settings = {key: value for key, value in vars(args).items() if not isinstance(value, Path)}
         result = {
             "script": script,
             "date": time.strftime("%Y-%m-%d"),
