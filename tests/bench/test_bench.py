@@ -131,8 +131,10 @@ def test_harvest(bench, recipe, tmp_path):
     assert store["tokens"] >= 500
     assert store["tokens"] % store["batch_tokens"] == 0
     assert store["bytes"] >= store["tokens"] * (16 * 2 + 8)  # bfloat16; id and position
+    assert store["moved_bytes"] == store["bytes"] + store["tokens"] * (16 * 4 + 16)  # float32; both as int64
+    assert store["checksums"]["gb_per_s"] == pytest.approx(store["bytes"] / store["checksums"]["median_s"] / 1e9)
     for epoch in ("first", "later"):
-        assert store[epoch]["gb_per_s"] == pytest.approx(store["bytes"] / store[epoch]["median_s"] / 1e9)
+        assert store[epoch]["gb_per_s"] == pytest.approx(store["moved_bytes"] / store[epoch]["median_s"] / 1e9)
         assert store[epoch]["tokens_per_s"] == pytest.approx(store["tokens"] / store[epoch]["median_s"])
     assert list((tmp_path / "scratch").iterdir()) == []
 

@@ -5,7 +5,8 @@
 
 Reading batch s in the first epoch gives the rows that the stream would give, so that a float32 store trains to the
 same bits; bfloat16, the default, rounds each activation. In later epochs the shards, and the rows within each, are
-permuted by generators seeded from (seed, epoch, shard): batch s stays a pure function of s.
+permuted by generators seeded from (seed, epoch, shard): batch s stays a pure function of s. A batch is gathered from
+the mapped shard and made float32, nothing else is copied; checksums are made while the shards before are read.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,7 @@ from unmix.tensorfile import save_tensors
 FORMAT = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SHARDS, _ROWS = 3, 4  # which permutation a generator is for
+_AHEAD = 2  # shards whose checksums are made while one is read
 
 
 def held(folder: Path) -> dict[str, Any]:
@@ -139,8 +142,9 @@ class Store:
         about = [self.manifest[key] for key in ("dtype", "seed", "shard_tokens", "shards")]
         self.fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
         """16 hex digits over what the batches depend on: a store that grew has another one."""
-        self._verified: set[int] = set()
-        self._shard: tuple[int, int, Batch] | None = None
+        self._checker = ThreadPoolExecutor(_AHEAD, thread_name_prefix="checksums")
+        self._checked: dict[int, Future[str]] = {}
+        self._shard: tuple[int, dict[str, Tensor], Tensor | None] | None = None
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Batches number first … last - 1, in float32."""
@@ -153,36 +157,51 @@ class Store:
         return self._rows(0, rows)
 
     def _rows(self, first: int, last: int) -> Batch:
-        shards = len(self.manifest["shards"])
-        joined = gather(lambda place: self._read(*divmod(place, shards)), self.shard_rows, first, last)
+        return gather(self._rows_of, self.shard_rows, first, last)
+
+    def _rows_of(self, place: int, start: int, end: int) -> Batch:
+        """Rows start … end - 1 of the shard at a place of the endless order of shards, in that epoch's order."""
+        tensors, order_R = self._open(place)
+
+        def rows(name: str) -> Tensor:
+            return tensors[name][start:end] if order_R is None else tensors[name].index_select(0, order_R[start:end])
+
         return Batch(
-            {hook: x.float() for hook, x in joined.activations.items()},
-            joined.token_ids_B.long(),
-            joined.positions_B.long(),
+            {hook: rows(hook).float() for hook in self.hooks}, rows("token_ids").long(), rows("positions").long()
         )
 
-    def _read(self, epoch: int, place: int) -> Batch:
-        """The shard at a place of an epoch's order, its rows permuted in every epoch but the first."""
-        if self._shard is not None and self._shard[:2] == (epoch, place):
-            return self._shard[2]
-        seed, number = self.manifest["seed"], place
-        if epoch:
-            order = np.random.default_rng([seed, _SHARDS, epoch]).permutation(len(self.manifest["shards"]))
-            number = int(order[place])
-        shard = self.manifest["shards"][number]
-        path = self.folder / shard["file"]
-        if number not in self._verified:  # once a process: training is much slower than the checksum
-            if sha256(path) != shard["sha256"]:
+    def _open(self, place: int) -> tuple[dict[str, Tensor], Tensor | None]:
+        """The mapped tensors of a shard, and the order of its rows, which is their own in the first epoch."""
+        if self._shard is None or self._shard[0] != place:
+            number, epoch = self._number(place), place // len(self.manifest["shards"])
+            path = self.folder / self.manifest["shards"][number]["file"]
+            if self._checksum(number).result() != self.manifest["shards"][number]["sha256"]:
                 raise UserError(f"{path} is damaged: its checksum differs; harvest again into an empty folder")
-            self._verified.add(number)
-        try:
-            with safetensors.safe_open(path, framework="pt") as file:
-                tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
-        except safetensors.SafetensorError as error:  # its checksum holds: it was written so
-            raise UserError(f"{path} is damaged: {error}; harvest again into an empty folder") from None
-        if epoch:
-            rows = torch.from_numpy(np.random.default_rng([seed, _ROWS, epoch, number]).permutation(self.shard_rows))
-            tensors = {name: t[rows] for name, t in tensors.items()}
-        batch = Batch({hook: tensors[hook] for hook in self.hooks}, tensors["token_ids"], tensors["positions"])
-        self._shard = (epoch, place, batch)
-        return batch
+            for ahead in range(1, _AHEAD + 1):  # while this one is read
+                self._checksum(self._number(place + ahead))
+            try:
+                with safetensors.safe_open(path, framework="pt") as file:
+                    tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
+            except safetensors.SafetensorError as error:  # its checksum holds: it was written so
+                raise UserError(f"{path} is damaged: {error}; harvest again into an empty folder") from None
+            order_R = None
+            if epoch:
+                generator = np.random.default_rng([self.manifest["seed"], _ROWS, epoch, number])
+                order_R = torch.from_numpy(generator.permutation(self.shard_rows))
+            self._shard = (place, tensors, order_R)
+        return self._shard[1:]
+
+    def _number(self, place: int) -> int:
+        """Which shard is at a place: every epoch but the first has an order of its own."""
+        epoch, at = divmod(place, len(self.manifest["shards"]))
+        if not epoch:
+            return at
+        generator = np.random.default_rng([self.manifest["seed"], _SHARDS, epoch])
+        return int(generator.permutation(len(self.manifest["shards"]))[at])
+
+    def _checksum(self, number: int) -> Future[str]:
+        """The SHA-256 of a shard, made once a process and beside what else goes on."""
+        if number not in self._checked:
+            path = self.folder / self.manifest["shards"][number]["file"]
+            self._checked[number] = self._checker.submit(sha256, path)
+        return self._checked[number]

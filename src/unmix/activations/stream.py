@@ -75,7 +75,8 @@ class Stream:
 
     def rows(self, first: int, last: int) -> Batch:
         """Rows first … last - 1 of the concatenated chunks."""
-        return gather(self.chunk, self.chunk_sequences * self.ids_NT.shape[1], first, last)
+        chunk_rows = self.chunk_sequences * self.ids_NT.shape[1]
+        return gather(lambda number, start, end: _slice(self.chunk(number), start, end), chunk_rows, first, last)
 
     def head(self) -> Batch:
         """Chunk 0; training reads it next."""
@@ -114,13 +115,16 @@ class Stream:
         return row
 
 
-def gather(piece: Callable[[int], Batch], piece_rows: int, first: int, last: int) -> Batch:
-    """Rows first … last - 1 of pieces 0, 1, 2 … of `piece_rows` rows each, laid end to end."""
+def gather(rows_of: Callable[[int, int, int], Batch], piece_rows: int, first: int, last: int) -> Batch:
+    """Rows first … last - 1 of pieces 0, 1, 2 … of `piece_rows` rows each, laid end to end.
+
+    `rows_of(number, start, end)` gives rows start … end - 1 of one piece.
+    """
     parts, row = [], first
     while row < last:
         number, at = divmod(row, piece_rows)
         end = min(piece_rows, at + last - row)
-        parts.append(_slice(piece(number), at, end))
+        parts.append(rows_of(number, at, end))
         row += end - at
     if len(parts) == 1:
         return parts[0]

@@ -19,9 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from unmix import precision
-from unmix.activations.store import Store
-from unmix.activations.store import harvest as write_store
 from unmix.activations.stream import Stream
+from unmix.bench import store as stores
 from unmix.bench.clock import Say, Timers, alternate, share
 from unmix.bench.floor import copy_rate, rates
 from unmix.bench.machine import about, peak_memory
@@ -31,9 +30,7 @@ from unmix.corpus.tokens import Tokens
 from unmix.errors import UserError
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.lm.products import multiply_in_bf16
-from unmix.training.inputs import MEASURED, open_model, store_facts
-
-STORE_DTYPE, SHARD_TOKENS, SHARDS = "bfloat16", 65_536, 2
+from unmix.training.inputs import MEASURED, open_model
 
 
 class Reader:
@@ -51,22 +48,6 @@ class Reader:
     def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]:
         """As `LanguageModel.hook_widths`."""
         return self.model.hook_widths(hooks)
-
-
-class Again:
-    """Gives the activations of one pass for every pass: a store can be filled without waiting for the model."""
-
-    def __init__(self, model: LanguageModel, ids_1T: Tensor, hooks: Sequence[str]) -> None:
-        self.widths = model.hook_widths(hooks)
-        self.x_1TD = model.activations(ids_1T, hooks)
-
-    def activations(self, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
-        """As `LanguageModel.activations`, of the right shape."""
-        return {hook: self.x_1TD[hook].expand(len(ids_NT), -1, -1) for hook in hooks}
-
-    def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]:
-        """As `LanguageModel.hook_widths`."""
-        return {hook: self.widths[hook] for hook in hooks}
 
 
 def run(
@@ -125,7 +106,7 @@ def run(
             precisions[name]["floor"] = rates(flops, {"": bound})[""] | {"tokens_per_s": chunk * T / median(bound)}
     say("writing a store and reading it")
     with TemporaryDirectory(prefix="unmix-bench-", dir=scratch) as folder:
-        store = _store(exact, model, corpus, Path(folder) / "store", store_tokens, repeats, force)
+        store = stores.run(exact, model, corpus, Path(folder) / "store", store_tokens, repeats, force)
     return {
         "bench": "harvest",
         **about(),
@@ -226,42 +207,6 @@ def _linear_calls(lm: LanguageModel) -> Iterator[list[tuple[Tensor, int]]]:
         yield called
 
 
-def _store(
-    recipe: RunConfig, model: LanguageModel, corpus: Tokens, folder: Path, tokens: int, repeats: int, force: bool
-) -> dict[str, Any]:
-    """Write a store and read all its batches: with checksums, as the first time; then shuffled, as in later epochs."""
-    act, B = recipe.activations, recipe.training.batch_tokens
-    shard = B * max(1, round(min(SHARD_TOKENS, tokens / SHARDS) / B))
-    again = Again(model, torch.from_numpy(corpus.ids_NT[:1].astype(np.int64)), act.hooks)
-    stream = Stream(again, corpus.ids_NT, act.hooks, batch_tokens=B, chunk_sequences=act.chunk_sequences, seed=act.seed)
-    facts = store_facts(recipe, model, corpus)
-    write_store(
-        stream, folder, tokens=max(tokens, shard), dtype=STORE_DTYPE, facts=facts, shard_tokens=shard, force=force
-    )
-    taken: dict[str, list[float]] = {"first": [], "later": []}
-    batches = rows = 0
-    for _ in range(repeats):
-        store, timers = Store(folder, act.hooks, batch_tokens=B), Timers()
-        rows, batches = store.rows, store.rows // B
-        for epoch, name in enumerate(taken):
-            with timers.running(name):
-                for _ in store.batches(epoch * batches, (epoch + 1) * batches):
-                    pass
-        for name, seconds in timers.take().items():
-            taken[name].append(seconds)
-    on_disk = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    readings = {
-        name: {
-            "seconds": seconds,
-            "median_s": median(seconds),
-            "tokens_per_s": rows / median(seconds),
-            "gb_per_s": on_disk / median(seconds) / 1e9,
-        }
-        for name, seconds in taken.items()
-    }
-    return {"dtype": STORE_DTYPE, "tokens": rows, "bytes": on_disk, "batch_tokens": B, **readings}
-
-
 def table(found: dict[str, Any]) -> str:
     """The same for people."""
     s, precisions, store = found["settings"], found["precisions"], found["store"]
@@ -286,10 +231,6 @@ def table(found: dict[str, Any]) -> str:
             line("  tokens/s at that rate", lambda p: f"{p['floor']['tokens_per_s']:,.0f}"),
             line("share of the floor reached", lambda p: f"{p['floor_share']:.0%}"),
         ]
-    reads = [["reading a store", "tokens/s", "GB/s"]]
-    for name, text in (("first", "first epoch, with checksums"), ("later", "later epochs, shuffled")):
-        reads.append([text, f"{store[name]['tokens_per_s']:,.0f}", f"{store[name]['gb_per_s']:,.2f}"])
-    reads.append(["copying in memory", "", f"{found['copy_gb_per_s']:,.2f}"])
     return "\n".join(
         (
             f"activations of {s['model']} at {', '.join(s['hooks'])}: {s['tokens']:,} tokens a reading, "
@@ -298,9 +239,7 @@ def table(found: dict[str, Any]) -> str:
             "",
             aligned(rows),
             "",
-            aligned(reads),
-            "",
-            f"a store of {store['tokens']:,} tokens, {store['bytes'] / 1e6:,.0f} MB in {store['dtype']}, just written",
+            stores.table(store, found["copy_gb_per_s"]),
             f"peak memory: {found['peak_memory_bytes'] / 1e9:,.2f} GB, with {len(precisions)} copies of the model",
             f"medians of {s['repeats']}, taking turns; {machine_line(found)}",
         )
