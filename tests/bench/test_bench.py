@@ -91,8 +91,8 @@ def test_a_sparse_step(bench):
         assert len(variant["phases"]["rounds"]) == 2
         for taken in variant["phases"]["rounds"]:
             whole = taken.pop("whole")
+            assert all(seconds >= 0 for seconds in taken.values())  # `rest` is what the others leave
             assert sum(taken.values()) == pytest.approx(whole)
-            assert taken["find"] < whole
     assert (cpu._find, cpu._by_feature, member.adam, member.Window.add) == kept  # the timers are gone
 
 
@@ -158,6 +158,7 @@ def test_sweep(bench, recipe, tmp_path):
     assert found["tokens"] == 10 * 48
     assert found["tokens_per_s"] == pytest.approx(480 / found["seconds"])
     assert found["split"].keys() == {"harvest", "member_steps", "checkpoints", "metrics", "rest"}
+    assert all(of["seconds"] >= 0 for of in found["split"].values())  # `rest` is what the others leave
     assert sum(of["seconds"] for of in found["split"].values()) == pytest.approx(found["seconds"])
     assert sum(of["share"] for of in found["split"].values()) == pytest.approx(1)
     assert found["harvest"]["tokens"] == 512  # four chunks of 8 sequences of 16

@@ -11,12 +11,13 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from kernel_cases import nan_like, random_weights
 
 from unmix.kernels import reference
 from unmix.kernels.noise import add_noise, noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
 
-pytest.importorskip("triton", reason="the GPU kernels need triton: pip install 'unmix[gpu]'")
+pytest.importorskip("triton", reason="the GPU kernels need triton: pip install -e '.[gpu]'")
 from unmix.kernels import gpu
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
@@ -32,29 +33,16 @@ def small_blocks(monkeypatch):
 
 
 @pytest.fixture(autouse=True)
-def poisoned():
+def poisoned(monkeypatch):
     """New memory is full of NaN, and torch refuses what is not repeatable."""
-    os.environ["CUBLAS_WORKSPACE_CONFIG"] = ":4096:8"
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
     yield
     torch.use_deterministic_algorithms(False)
 
 
-def random_weights(D: int, F: int, seed: int, dtype: torch.dtype = torch.float64) -> Weights:
-    g = torch.Generator().manual_seed(seed)
-
-    def make(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=g, dtype=dtype)
-
-    return Weights(make(F, D).T, make(F), make(F, D), make(D))
-
-
 def random_tokens(B: int, D: int, seed: int, dtype: torch.dtype = torch.float64) -> torch.Tensor:
     return torch.randn(B, D, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def nan_like(weights: Weights) -> Weights:
-    return Weights(*(torch.full_like(w, torch.nan) for w in weights))
 
 
 def there(weights: Weights) -> Weights:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kernel_cases import nan_like, random_weights, worst
 
 from unmix.kernels import cpu, dense, reference, rows
 from unmix.kernels.noise import noise_key
@@ -38,22 +39,9 @@ ANY = pytest.mark.parametrize(
 )
 
 
-def random_weights(D: int, F: int, seed: int, dtype: torch.dtype) -> Weights:
-    g = torch.Generator().manual_seed(seed)
-
-    def make(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=g, dtype=dtype)
-
-    return Weights(make(F, D).T, make(F), make(F, D), make(D))
-
-
 def in_bf16(weights: Weights) -> Weights:
     """Rounded, so that a product in bf16 finds the same signs as one in fp32."""
     return Weights(*(w.bfloat16().to(w.dtype) for w in weights))
-
-
-def nan_like(weights: Weights) -> Weights:
-    return Weights(*(torch.full_like(w, torch.nan) for w in weights))
 
 
 @FAST
@@ -151,11 +139,6 @@ def test_nan_in_the_activations_is_not_hidden(step, sign):
     assert sums.gradient_square != sums.gradient_square
     assert sums.active_F.sum() > 0
     assert gradients.W_dec_FD.isnan().any()
-
-
-def worst(mine: Weights, theirs: Weights) -> float:
-    """The largest difference of a gradient, over its largest entry."""
-    return max(((a - b).abs().max() / b.abs().max().clamp(min=1e-30)).item() for a, b in zip(mine, theirs, strict=True))
 
 
 @ANY

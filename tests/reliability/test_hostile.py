@@ -19,8 +19,10 @@ from unmix.activations.store import Store, harvest
 from unmix.cli import main
 from unmix.config import CorpusConfig
 from unmix.corpus.documents import documents
+from unmix.corpus.tokens import load_tokens
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest
 from unmix.sae.files import load_sae
 from unmix.training import run
@@ -134,14 +136,15 @@ def test_an_extension_or_choice_that_names_a_path_moves_nothing(overrides, tmp_p
     assert victim.is_dir()
 
 
-def test_one_gigantic_line(overrides, tmp_path, capsys):
-    """It is one document: all of it trained on, or all of it held out, and then said so."""
+def test_one_gigantic_line(overrides, tmp_path):
+    """It is one document: all of it is trained on, and nothing is left to hold out, which is said."""
     path = tmp_path / "line.txt"
     path.write_text(" ".join(string.ascii_lowercase[n % 26] * 5 for n in range(500_000)))  # 3 MB
-    try:
-        run.sweep(make(overrides, corpus__source=str(path), training__steps=2), tmp_path / "run")
-    except UserError as error:
-        assert "give more or smaller documents" in str(error)  # noqa: PT017
+    recipe = make(overrides, corpus__source=str(path), training__steps=2)
+    run.sweep(recipe, tmp_path / "run")
+    assert read_manifest(tmp_path / "run" / "run.yaml")["corpus"]["train_documents"] == 1
+    with pytest.raises(UserError, match="the held_out split .* give more or smaller documents"):
+        load_tokens(recipe.corpus, load_language_model(recipe.model).tokenizer, 16, "held_out")
 
 
 def test_noise_is_no_corpus(overrides, tmp_path):

@@ -53,7 +53,7 @@ def test_a_harvest_needs_the_same_for_two_shards_and_for_six(tmp_path):
     peaks = [
         peak(*words, "--out", str(tmp_path / str(shards)), "--tokens", str(shards * 65_536))[0] for shards in (2, 6)
     ]
-    assert peaks[1] - peaks[0] < 4 * 65_536 * 1024 / 2
+    assert peaks[1] - peaks[0] < 4 * 65_536 * 512 / 2  # half of what four shards hold, in bf16
 
 
 def test_an_evaluation_keeps_no_activations(tmp_path):
