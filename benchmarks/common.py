@@ -21,7 +21,7 @@ PACKAGES += ("transformer-lens",)
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours beside theirs, and what was promised."""
+    """Ours beside theirs, and the target, which was set before."""
 
     what: str
     ours: str
@@ -30,19 +30,17 @@ class Comparison:
     their_value: float
     unit: str
     ratio: float
-    """The median over the rounds of the ratio within a round."""
+    """The median over the rounds of the ratio within a round; of growth, the ratio of medians."""
     target: float
     goal: Literal["at least", "at most"] = "at least"
 
     @property
     def met(self) -> bool:
-        """Whether the ratio keeps the promise."""
+        """Whether the ratio reaches the target."""
         return self.ratio >= self.target if self.goal == "at least" else self.ratio <= self.target
 
 
-def alternate(
-    contenders: Mapping[str, Callable[[], object]], rounds: int, untimed: int = 1, timed: int = 1
-) -> dict[str, list[float]]:
+def alternate(contenders: Mapping[str, Callable[[], object]], rounds: int, untimed: int = 1) -> dict[str, list[float]]:
     """Seconds per call, one number per contender and round; within a round they take turns: A B C, A B C, …
 
     Each turn begins with calls that are not counted, so that a contender does not pay for the caches and threads
@@ -54,10 +52,9 @@ def alternate(
             for _ in range(untimed):
                 call()
             began = time.perf_counter()
-            for _ in range(timed):
-                call()
+            call()
             if round_:
-                seconds[name].append((time.perf_counter() - began) / timed)
+                seconds[name].append(time.perf_counter() - began)
         print(f"round {round_} of {rounds}{'' if round_ else ' (warm-up)'}", file=sys.stderr)
     return seconds
 
@@ -92,13 +89,8 @@ def spread(values: Sequence[float]) -> str:
 
 def machine() -> dict[str, Any]:
     """Where and with what it ran."""
-    cpu = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.exists():
-        named = [
-            line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")
-        ]
-        cpu = named[0] if named else cpu
+    from unmix.machine import cpu_name
+
     versions = {}
     for package in PACKAGES:
         try:
@@ -106,7 +98,7 @@ def machine() -> dict[str, Any]:
         except metadata.PackageNotFoundError:
             versions[package] = "absent"
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {"cpu": cpu, "cores": cores, "python": platform.python_version(), "versions": versions}
+    return {"cpu": cpu_name(), "cores": cores, "python": platform.python_version(), "versions": versions}
 
 
 def report(
@@ -147,6 +139,16 @@ def cells(c: Mapping[str, Any]) -> list[str]:
     """A comparison as a row of `COLUMNS`."""
     values = [f"{c[key]:,.4g} {c['unit']}" for key in ("our_value", "their_value")]
     return [c["what"], c["ours"], c["theirs"], *values, f"{c['ratio']:.2f}", f"{c['goal']} {c['target']:g}", c["met"]]
+
+
+def use_threads(number: int | None) -> None:
+    """Let torch and numba run on so many threads."""
+    if number:
+        import numba
+        import torch
+
+        torch.set_num_threads(number)
+        numba.set_num_threads(number)
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -27,10 +27,13 @@ def make_checkpoint(folder: Path, small: bool = False) -> None:
 
     from unmix.lm.model import EMBEDDED
 
+    size = {"n_embd": 64, "n_head": 4, "vocab_size": 4096} if small else {}
     if (folder / "tokenizer.json").exists():
+        width, wanted = json.loads((folder / "config.json").read_text())["n_embd"], size.get("n_embd", 768)
+        if width != wanted:
+            raise SystemExit(f"{folder} holds a model of width {width}, not {wanted}; give another --folder")
         return
     torch.manual_seed(0)
-    size = {"n_embd": 64, "n_head": 4, "vocab_size": 4096} if small else {}
     model = GPT2LMHeadModel(GPT2Config(bos_token_id=0, eos_token_id=0, **size))
     with torch.no_grad():
         model.transformer.wte.weight *= 50  # initialised at 0.02

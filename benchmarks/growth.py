@@ -12,9 +12,8 @@ import gc
 from statistics import median
 from typing import Any
 
-import torch
-from common import Comparison, add_common, alternate, report, spread
-from step import gemms, make, mean_l0
+from common import Comparison, add_common, alternate, report, spread, use_threads
+from step import gemms, make
 from trainers import TRAINERS
 
 
@@ -22,8 +21,9 @@ def at(args: argparse.Namespace, precision: str, F: int) -> tuple[dict[str, list
     """Seconds of the step and of the product at F features; and the L0."""
     start, x_BD = make(args.width, F, args.tokens, args.l0, l1=args.l1, lr=1e-9)
     trainer = TRAINERS[f"unmix {precision}"](start)
+    assert trainer.found is not None
     calls = {"step": lambda: trainer.step(x_BD), "gemm": gemms(start, x_BD)[f"gemm {precision}"]}
-    return alternate(calls, args.rounds), mean_l0(trainer.weights(), x_BD)
+    return alternate(calls, args.rounds), trainer.found()
 
 
 def main() -> None:
@@ -36,8 +36,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=4096)
     parser.add_argument("--precisions", nargs="+", default=["fp32", "bf16", "int8"])
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     rows: list[dict[str, Any]] = []
     comparisons: list[Comparison | None] = []
     for precision in args.precisions:

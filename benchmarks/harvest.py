@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import add_common, alternate, compare, fastest, report, spread
+from common import add_common, alternate, compare, fastest, report, spread, use_threads
 from gpt2 import HOOKS, LAYER, hooked_transformer, load_ids, make_checkpoint, proxy
 from torch import Tensor
 
@@ -81,8 +81,7 @@ def main() -> None:
     parser.add_argument("--passes", type=int, nargs="+", default=[4, 8, 16, 32], help="sequences a pass, to try")
     parser.add_argument("--small", action="store_true", help="width 64, to try the script")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     make_checkpoint(args.folder, args.small)
     ids_NT = torch.from_numpy(load_ids(args.folder, args.sequences, args.length).astype(np.int64))
     tokens, contenders, best = ids_NT.numel(), readers(args.folder), {}
@@ -103,18 +102,18 @@ def main() -> None:
     ]
     tl = "harvest, TransformerLens' run_with_cache"
     comparisons = [
-        compare(f"{tl}, fp32", ours(seconds, "default"), "TransformerLens fp32", seconds, 2.8, tokens),
+        compare(f"{tl}, fp32", by_default(), "TransformerLens fp32", seconds, 2.8, tokens),
         compare("harvest, their fastest in fp32", "unmix fp32", fastest(THEIR_FP32, seconds), seconds, 1, tokens),
         compare("harvest, their fastest autocast", "unmix bf16", fastest(THEIR_BF16, seconds), seconds, 1, tokens),
     ]
     report("harvest.py", args, comparisons, rows, checks, args.json, args.name or "harvest")
 
 
-def ours(seconds: dict[str, list[float]], which: str) -> str:
+def by_default() -> str:
     """The contender that runs as unmix does unless told otherwise."""
     from unmix.precision import matmul
 
-    return f"unmix {matmul()}" if which == "default" else f"unmix {which}"
+    return f"unmix {matmul()}"
 
 
 def _square(x: Tensor) -> float:

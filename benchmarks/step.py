@@ -6,7 +6,8 @@
     python step.py --check                     equal work: losses after 40 small steps from the same weights
 
 The activations are Gaussian with E||x||² = D; the encoder's rows have norm 0.1, W_dec = W_encᵀ, and one number added
-to every encoder bias brings the mean number of active features to L0. The learning rate is 1e-9, so that it stays.
+to every encoder bias brings the mean number of active features to L0. The learning rate is 1e-9, so that it stays. L0 before is by a product in fp32; beside it
+stands how many features each step itself found to be active.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from statistics import median
 from typing import Any
 
 import torch
-from common import Comparison, add_common, alternate, compare, fastest, report, spread
+from common import Comparison, add_common, alternate, compare, fastest, report, spread, use_threads
 from torch import Tensor
 from trainers import TRAINERS, Four, Start
 
@@ -55,38 +56,15 @@ def loss(weights: Four, x_BD: Tensor, l1: float) -> float:
 
 
 def gemms(start: Start, x_BD: Tensor) -> dict[str, Callable[[], object]]:
-    """The encoder's product alone: of two layouts and several heights of a tile, the fastest."""
-    found = {}
+    """The encoder's product alone: of several layouts and tiles, the fastest."""
+    from unmix.bench.floor import encoder_product, whole_product
+
+    found: dict[str, Callable[[], object]] = {}
     for name, dtype in (("gemm fp32", torch.float32), ("gemm bf16", torch.bfloat16)):
-        W_FD, b_F, x = start.W_enc_FD.to(dtype), start.b_enc_F.to(dtype), x_BD.to(dtype)
-        calls = [product(x, W_DF, b_F, rows) for W_DF in (W_FD.T, W_FD.T.contiguous()) for rows in (256, 1024, len(x))]
-        seconds = alternate({str(i): call for i, call in enumerate(calls)}, rounds=2, untimed=0)
-        found[name] = calls[int(min(seconds, key=lambda i: min(seconds[i])))]
+        found[name] = encoder_product(x_BD.to(dtype), start.W_enc_FD.to(dtype), start.b_enc_F.to(dtype)).call
     whole_FD, whole_BD = (w.mul(50).clamp(-127, 127).to(torch.int8) for w in (start.W_enc_FD, x_BD))
-    found["gemm int8"] = whole_product(whole_BD, whole_FD, 1008)
+    found["gemm int8"] = whole_product(whole_BD, whole_FD).call
     return found
-
-
-def product(x_BD: Tensor, W_DF: Tensor, b_F: Tensor, rows: int) -> Callable[[], object]:
-    """x W + b in tiles of so many tokens, into one place."""
-    out_TF = x_BD.new_empty(rows, W_DF.shape[1])
-
-    def call() -> None:
-        for x_TD in x_BD.split(rows):
-            torch.addmm(b_F, x_TD, W_DF, out=out_TF[: len(x_TD)])
-
-    return call
-
-
-def whole_product(x_BD: Tensor, W_FD: Tensor, features: int) -> Callable[[], object]:
-    """x W of whole numbers in tiles of so many features, into one place."""
-    out = torch.empty(len(x_BD) * features, dtype=torch.int32)
-
-    def call() -> None:
-        for W_TD in W_FD.split(features):
-            torch._int_mm(x_BD, W_TD.T, out=out[: len(x_BD) * len(W_TD)].view(len(x_BD), len(W_TD)))
-
-    return call
 
 
 def chosen(only: list[str] | None, compiled: bool) -> list[str]:
@@ -109,21 +87,27 @@ def time_steps(args: argparse.Namespace) -> None:
     seconds = alternate(calls, args.rounds)
     rows: list[dict[str, Any]] = []
     for name in seconds:
-        after = f"{mean_l0(trainers[name].weights(), x_BD):.1f}" if name in trainers else ""
+        found = trainers[name].found if name in trainers else None
         row = {
             "step": name,
             "ms": f"{1e3 * median(seconds[name]):,.0f}",
             "ms, spread": spread([1e3 * s for s in seconds[name]]),
         }
         row["tokens/s"] = f"{args.tokens / median(seconds[name]):,.0f}"
-        rows.append(row | {"L0 before": f"{before[name]:.1f}" if name in before else "", "L0 after": after})
+        rows.append(
+            row
+            | {
+                "L0 before": f"{before[name]:.1f}" if name in before else "",
+                "L0 that it found": f"{found():.1f}" if found else "",
+            }
+        )
     shape = f"D={args.width}, F={args.features:,}, B={args.tokens}, L0={args.l0:g}"
     name = args.name or f"step-l0-{args.l0:g}"
     report("step.py", args, comparisons(args, seconds), rows, [f"one training step at {shape}"], args.json, name)
 
 
 def comparisons(args: argparse.Namespace, seconds: dict[str, list[float]]) -> list[Comparison | None]:
-    """What was promised, for the contenders that ran."""
+    """Each beside its target, for the contenders that ran."""
 
     def faster(what: str, ours: str, theirs: str, target: float) -> Comparison | None:
         return compare(f"step, L0={args.l0:g}: {what}", ours, theirs, seconds, target, args.tokens)
@@ -187,8 +171,7 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="also SAELens with compile_sae (needs a C++ compiler)")
     parser.add_argument("--check", action="store_true", help="equal work instead of timings")
     args = parser.parse_args()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    use_threads(args.threads)
     check(args) if args.check else time_steps(args)
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from common import use_threads
 from gpt2 import HOOKS, LAYER, hooked_transformer, proxy
 from ours import PRECISIONS
 from torch import Tensor
@@ -163,15 +164,15 @@ def same_start(sae: Any, job: Job) -> None:
 
 def resident_mb() -> float:
     """Memory in use now, in MB."""
-    pages = int(Path("/proc/self/statm").read_text().split()[1])
-    return pages * 4096 / 1e6
+    from unmix.machine import resident
+
+    return resident() / 1e6
 
 
 def main() -> None:
     contender, job_path, out = sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3])
     job = json.loads(job_path.read_text())
-    if job["threads"]:
-        torch.set_num_threads(job["threads"])
+    use_threads(job["threads"])
     library, kind = contender.split(" ", 1)
     found = unmix(job, kind) if library == "unmix" else saelens(job, kind)
     out.write_text(json.dumps(found))

@@ -1,4 +1,4 @@
-"""Files of results to Markdown: what was promised first, then what was measured.
+"""Files of results to Markdown: first what was aimed at, then what was measured.
 
 python table.py results/*.json > results/README.md
 """

@@ -52,6 +52,8 @@ class Trainer(NamedTuple):
 
     step: Callable[[Tensor], object]
     weights: Callable[[], Four]
+    found: Callable[[], float] | None = None
+    """Active features per token that its steps found themselves."""
 
 
 def unmix(start: Start, precision: str) -> Trainer:
@@ -81,7 +83,7 @@ def unmix(start: Start, precision: str) -> Trainer:
         if member.skipped:
             raise RuntimeError(said)
 
-    return Trainer(step, lambda: Four(*member.weights))
+    return Trainer(step, lambda: Four(*member.weights), lambda: member.window.active / member.window.tokens)
 
 
 def saelens(start: Start, *, autocast: bool = False, compiled: bool = False) -> Trainer:

@@ -14,7 +14,8 @@ import time
 import pytest
 import yaml
 
-from unmix.cli import _split_dotted, main
+from unmix.arguments import split_dotted
+from unmix.cli import main
 from unmix.runlog import read_metrics
 
 UNMIX = [sys.executable, "-m", "unmix.cli"]
@@ -161,7 +162,7 @@ def test_a_run_folder_whose_recipe_differs_is_left_as_it_is(recipe, tmp_path, ca
 
 
 def test_dotted_keys_are_taken_out_wherever_they_stand():
-    words, dotted = _split_dotted(
+    words, dotted = split_dotted(
         ["sweep", "--a.b", "1", "my.yaml", "--training.l1", "0", "5", "--name", "x", "--c.d=e"]
     )
     assert words == ["sweep", "my.yaml", "--name", "x"]

@@ -11,7 +11,7 @@ from tiny_run import make
 
 from unmix.activations.store import harvest
 from unmix.runlog import read_metrics
-from unmix.training import run
+from unmix.training import chosen, run
 from unmix.training.inputs import open_model, open_stream, store_facts
 
 PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -26,9 +26,9 @@ def named(words):
 def folder(overrides, tmp_path):
     recipe = make(overrides, training__l1=[3.0], training__steps=20)
     run.sweep(recipe, tmp_path / "run")
-    run.make_choice(tmp_path / "run", 40)
-    run.extend(tmp_path / "run", "l1-3", 30)
-    run.note_what_came_true(tmp_path / "run")
+    chosen.make_choice(tmp_path / "run", 40)
+    chosen.extend(tmp_path / "run", "l1-3", 30)
+    chosen.note_what_came_true(tmp_path / "run")
     model, tokens = open_model(recipe, lambda text: None)
     stream, facts = open_stream(recipe, model, tokens), store_facts(recipe, model, tokens)
     harvest(stream, tmp_path / "store", tokens=500, dtype="bfloat16", shard_tokens=500, facts=facts)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from unmix.arguments import force_argument, read_recipe, recipe_arguments, recipes_text, split_dotted
 from unmix.bench.command import add_bench
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
@@ -35,16 +36,12 @@ any key of a recipe can be given as --section.key value, for instance:
   --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      train the choice on
   --activations.store DIR       read what `unmix harvest` wrote
 """
-SHORT = {"model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps"}
-
-
-LISTS = ("training.l1", "training.betas", "activations.hooks", "sinks")  # keys that take several values
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
     stopped by a signal."""
-    words, dotted = _split_dotted(list(sys.argv[1:] if argv is None else argv))
+    words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
         args = _parser().parse_args(words)
         if dotted and "recipe" not in args:
@@ -80,12 +77,12 @@ def _parser() -> argparse.ArgumentParser:
         help="train every member of a sweep, choose, extend, report",
         description=SWEEP,
         formatter_class=raw,
-        epilog=_recipes_text(),
+        epilog=recipes_text(),
         allow_abbrev=False,
     )
-    _recipe_arguments(sweep)
+    recipe_arguments(sweep)
     sweep.add_argument("--train-only", action="store_true", help="stop after the sweep: no choice, extension, report")
-    _force_argument(sweep)
+    force_argument(sweep)
     sweep.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)")
     sweep.set_defaults(run=_sweep)
 
@@ -96,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     extend.add_argument(
         "--decay", type=float, default=0.0, metavar="SHARE", help="last share of the steps over which lr falls to 0"
     )
-    _force_argument(extend)
+    force_argument(extend)
     extend.set_defaults(run=_extend)
 
     choose = commands.add_parser(
@@ -149,7 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=raw,
         allow_abbrev=False,
     )
-    _recipe_arguments(norms)
+    recipe_arguments(norms)
     norms.add_argument("--tokens", type=int, default=200_000, help="tokens of the train split (200,000)")
     norms.add_argument("--out", type=Path, default=Path("norms"), metavar="DIR", help="where the files go (norms/)")
     norms.add_argument("--json", action="store_true", help="print norms.json")
@@ -163,7 +160,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the model of a recipe over its corpus and write the shuffled activations to a store.\n"
         "Train on it with `unmix sweep RECIPE --activations.store DIR`.",
     )
-    _recipe_arguments(harvest)
+    recipe_arguments(harvest)
     harvest.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the store; goes on with one that was stopped"
     )
@@ -171,7 +168,7 @@ def _parser() -> argparse.ArgumentParser:
     harvest.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="on disk (bfloat16)"
     )
-    _force_argument(harvest)
+    force_argument(harvest)
     harvest.set_defaults(run=_harvest)
 
     verify = commands.add_parser(
@@ -186,23 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("--json", action="store_true", help="print what was checked and found as JSON")
     verify.set_defaults(run=_verify)
 
-    add_bench(commands, _recipe_arguments, _recipe)
+    add_bench(commands)
     return parser
-
-
-def _force_argument(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
-
-
-def _recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of one that ships (demo)")
-    parser.add_argument("--name", help="the run's name: its folder is runs/NAME")
-    parser.add_argument("--model", help="embedded, a model folder, or a name on the hub")
-    parser.add_argument("--hook", nargs="+", metavar="HOOK", help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …")
-    parser.add_argument("--corpus", help="stdlib, a text file, folder, .jsonl, .parquet, datasets:NAME")
-    parser.add_argument("--features", type=int, help="features of each dictionary")
-    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="coefficients, one member each")
-    parser.add_argument("--steps", type=int, help="steps of the sweep")
 
 
 # ---------------------------------------------------------------------------------------------------------- commands
@@ -222,7 +204,7 @@ def _no_command(parser: argparse.ArgumentParser) -> Callable[..., int]:
 
 
 def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
-    recipe = _recipe(args, dotted)
+    recipe = read_recipe(args, dotted)
     folder = args.runs / recipe.name
     from unmix.training.run import sweep
 
@@ -242,7 +224,7 @@ def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 
 def _extend(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     from unmix.runlog import read_json
-    from unmix.training.run import read_run
+    from unmix.training.manifest import read_run
 
     read_run(args.folder)
     member = args.member
@@ -258,7 +240,7 @@ def _extend(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 
 
 def _run_extension(progress: Progress, folder: Path, member: str, steps: int, decay: float, force: bool) -> int:
-    from unmix.training.run import extend, note_what_came_true
+    from unmix.training.chosen import extend, note_what_came_true
 
     code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch(), force=force))
     if not code and (folder / "choice.json").exists():
@@ -267,7 +249,7 @@ def _run_extension(progress: Progress, folder: Path, member: str, steps: int, de
 
 
 def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
-    from unmix.training.run import read_run
+    from unmix.training.manifest import read_run
 
     cap = args.max_active if args.max_active is not None else read_run(args.folder)[0].choice.max_active
     if not cap > 0:
@@ -287,7 +269,7 @@ def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 
 
 def _decide(folder: Path, cap: float, at_step: int | None) -> dict[str, Any]:
-    from unmix.training.run import make_choice, note_what_came_true
+    from unmix.training.chosen import make_choice, note_what_came_true
 
     choice = make_choice(folder, cap, at_step)
     return note_what_came_true(folder) if (folder / "extension.json").exists() else choice
@@ -305,7 +287,8 @@ def _write_report(folder: Path) -> int:
 
 
 def _norms(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
-    recipe = _recipe(args, {"model.matmul": ["fp32"]} | dotted)
+    recipe = read_recipe(args, dotted)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"matmul": "fp32"})})  # norms are exact
     if args.tokens < 1:
         raise UserError(f"--tokens {args.tokens} is nothing to measure; give a number above 0")
     from unmix.evaluation.norms import norms, table
@@ -362,7 +345,7 @@ def _verify(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 
 
 def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
-    recipe = _recipe(args, dotted)
+    recipe = read_recipe(args, dotted)
     from unmix.activations.store import harvest, held
     from unmix.precision import resolve
     from unmix.training.inputs import open_model, open_stream, store_facts
@@ -389,86 +372,6 @@ def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     )
     say(f"store: {args.out.resolve()}")
     return 0
-
-
-# ------------------------------------------------------------------------------------------------------------- parts
-
-
-def _recipe(args: argparse.Namespace, dotted: dict[str, list[str]]) -> Any:
-    from unmix import config
-
-    overrides = {dotted: getattr(args, short) for short, dotted in SHORT.items()}
-    overrides |= {"activations.hooks": args.hook, "training.l1": args.l1, "name": args.name}
-    given = {dotted: value for dotted, value in overrides.items() if value is not None}
-    given |= _values(dotted)
-    if args.recipe is None and set(given) <= {"name"}:
-        return config.load(_find_recipe("demo"), given)
-    recipe = config.load(_find_recipe(args.recipe) if args.recipe else None, given)
-    if "training.l1" in given and recipe.variants and all("l1" in own.training for own in recipe.variants.values()):
-        raise UserError(
-            "--l1 changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.l1"
-        )
-    return recipe
-
-
-def _split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
-    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows."""
-    words: list[str] = []
-    dotted: dict[str, list[str]] = {}
-    while argv:
-        word = argv.pop(0)
-        key, equals, value = word[2:].partition("=")
-        if not (word.startswith("--") and ("." in key or key == "sinks")):
-            words.append(word)
-            continue
-        dotted[key] = [value] if equals else []
-        while argv and not argv[0].startswith("--") and (key in LISTS or not dotted[key]):
-            dotted[key].append(argv.pop(0))
-    return words, dotted
-
-
-def _values(dotted: dict[str, list[str]]) -> dict[str, Any]:
-    """{"a.b": ["1", "2"]} -> {"a.b": [1, 2]}; values are read as YAML."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for key, words in dotted.items():
-        if not words:
-            raise UserError(f"--{key} has no value")
-        try:
-            read = [_number(yaml.safe_load(word)) for word in words]
-        except yaml.YAMLError:
-            raise UserError(f"--{key} {' '.join(words)} cannot be read as a value") from None
-        values[key] = read if key in LISTS and not isinstance(read[0], list) else read[0]
-    return values
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _recipe_folder() -> Path:
-    packaged = Path(__file__).parent / "recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
-
-
-def _find_recipe(name: str) -> Path:
-    shipped = _recipe_folder() / f"{name}.yaml"
-    return shipped if shipped.exists() and not Path(name).is_file() else Path(name)
-
-
-def _recipes_text() -> str:
-    lines = []
-    for path in sorted(_recipe_folder().glob("*.yaml")):
-        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
-        lines.append(f"  {path.stem:<18}{first}")
-    return "recipes that ship with unmix:\n" + "\n".join(lines)
 
 
 if __name__ == "__main__":

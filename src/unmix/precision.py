@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 import torch
 
-from unmix.config import RunConfig
+from unmix.config import RunConfig, flat
 
 BF16, INT8 = {"avx512bf16", "amx-bf16"}, {"avx512vnni", "avxvnni", "amx-int8"}
 
@@ -36,15 +36,16 @@ def precisions() -> list[str]:
 def resolve(recipe: RunConfig, earlier: dict[str, Any] | None = None) -> RunConfig:
     """The recipe with `model.matmul` and `training.selection` decided.
 
-    What a run began with (`earlier`: its recipe) it goes on with, on whatever machine. With a store, `model.matmul`
-    stays open: the store was made with what it was made with.
+    What a run began with (`earlier`: its recipe) it goes on with, on whatever machine; one from before there was a
+    choice was in fp32. With a store, `model.matmul` stays open: the store was made with what it was made with.
     """
+    began = None if earlier is None else flat(earlier)
 
     def decided(section: str, key: str, here: str) -> Any:
         part = getattr(recipe, section)
         if getattr(part, key) != "auto":
             return part
-        return part.model_copy(update={key: here if earlier is None else earlier.get(section, {}).get(key, "fp32")})
+        return part.model_copy(update={key: here if began is None else began.get(f"{section}.{key}", "fp32")})
 
     model = decided("model", "matmul", matmul())
     if recipe.activations.store is not None:

@@ -16,7 +16,7 @@ from unmix.errors import UserError
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_json
 from unmix.sae.files import CONFIG, load_sae
 from unmix.training import checkpoint
-from unmix.training.run import FORMAT, entries, read_run, sweep_schedule
+from unmix.training.manifest import FORMAT, entries, read_run, sweep_schedule
 
 
 class Found(NamedTuple):

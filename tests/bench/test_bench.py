@@ -10,7 +10,8 @@ from statistics import median
 import pytest
 import yaml
 
-from unmix.cli import _parser, _split_dotted, main
+from unmix.arguments import split_dotted
+from unmix.cli import _parser, main
 from unmix.kernels import cpu
 from unmix.kernels.dispatch import DENSE_ABOVE, SPARSE_BELOW
 from unmix.training import member, run
@@ -236,5 +237,5 @@ def test_the_page_has_the_thresholds_and_commands_that_are():
     commands = re.findall(r"^    unmix (bench .*?)(?:  +.*)?$", page, re.M)
     assert len(commands) >= 4
     for command in commands:
-        words, _ = _split_dotted(shlex.split(command))
+        words, _ = split_dotted(shlex.split(command))
         _parser().parse_args(words)

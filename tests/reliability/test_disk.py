@@ -129,7 +129,7 @@ def test_a_file_in_the_place_of_a_folder(recipe, tmp_path, capsys):
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(recipe, tmp_path, monkeypatch):
-    """An error that comes and goes (a quota, a network disk), at each write of one checkpoint in turn."""
+    """An error that comes and goes (a quota, a network disk), at ten of the writes of a run in turn."""
     whole = tmp_path / "whole"
     run.sweep(config.load(recipe), whole)
     replacing, calls = os.fsync, []

@@ -25,7 +25,7 @@ from unmix.errors import UserError
 from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest
 from unmix.sae.files import load_sae
-from unmix.training import run
+from unmix.training import chosen, run
 from unmix.training.inputs import open_model, open_stream, store_facts
 
 
@@ -77,7 +77,7 @@ def test_no_pickle_is_read_wherever_it_lies(overrides, tmp_path):
     sums["sha256"] = {name: sha256(newest / name) for name in sums["sha256"]}
     (newest / "checksums.json").write_text(json.dumps(sums))  # the checksums agree: the format alone must hold
     with pytest.raises(UserError, match=r"training_state\.safetensors is damaged"):
-        run.extend(tmp_path / "run", "l1-3", 20)
+        chosen.extend(tmp_path / "run", "l1-3", 20)
     with pytest.raises(UserError, match="is damaged"):
         load_sae(newest)
     assert not mark.exists()
@@ -129,7 +129,7 @@ def test_an_extension_or_choice_that_names_a_path_moves_nothing(overrides, tmp_p
     plan = {"member": "../../../victim", "from_step": 10, "to_step": 12, "decay_fraction": 0.0}
     (folder / "extension.json").write_text(json.dumps(plan))
     with pytest.raises(UserError, match=r"extension\.json is damaged: it plans for no member"):
-        run.extend(folder, "l1-3", 20)
+        chosen.extend(folder, "l1-3", 20)
     (folder / "choice.json").write_text(json.dumps({"member": "../../../victim"}))
     assert main(["extend", str(folder), "--steps", "20"]) == 2
     assert "has no member '../../../victim'" in capsys.readouterr().err
@@ -143,7 +143,7 @@ def test_one_gigantic_line(overrides, tmp_path):
     recipe = make(overrides, corpus__source=str(path), training__steps=2)
     run.sweep(recipe, tmp_path / "run")
     assert read_manifest(tmp_path / "run" / "run.yaml")["corpus"]["train_documents"] == 1
-    with pytest.raises(UserError, match="the held_out split .* give more or smaller documents"):
+    with pytest.raises(UserError, match=r"the held_out split .* give more or smaller documents"):
         load_tokens(recipe.corpus, load_language_model(recipe.model).tokenizer, 16, "held_out")
 
 
@@ -232,7 +232,7 @@ def test_nothing_hostile_runs_in_a_browser(overrides, tmp_path):
 
     folder = tmp_path / "run"
     run.sweep(make(overrides, training__l1=[1.0, 3.0], training__steps=30), folder)
-    run.make_choice(folder, 40)
+    chosen.make_choice(folder, 40)
     assert main(["evaluate", str(folder), "--tokens", "300", "--ce-tokens", "100"]) == 0
     for name in ("norms.json", "choice.json", "evaluation.json"):
         path = folder / name

@@ -10,9 +10,9 @@ from unmix import config
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.training.loop import train
+from unmix.training.manifest import sweep_schedule
 from unmix.training.measure import measure
 from unmix.training.member import Entry, new_member
-from unmix.training.run import sweep_schedule
 
 DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 

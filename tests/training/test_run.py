@@ -11,7 +11,7 @@ from unmix.activations.store import harvest
 from unmix.errors import UserError
 from unmix.runlog import read_manifest, read_metrics
 from unmix.sae.files import load_sae
-from unmix.training import run
+from unmix.training import chosen, manifest, run
 from unmix.training.inputs import open_inputs, open_model, open_stream, store_facts
 from unmix.training.loop import Stopped
 from unmix.training.run import Watch
@@ -91,7 +91,7 @@ def test_an_extension_has_no_seam(overrides, tmp_path):
     short = make(overrides, training__steps=28, training__l1=[3.0], training__l1_warmup_fraction=0.25)
     long = make(overrides, training__steps=56, training__l1=[3.0], training__l1_warmup_fraction=0.125)
     run.sweep(short, tmp_path / "short")
-    run.extend(tmp_path / "short", "l1-3", 56)
+    chosen.extend(tmp_path / "short", "l1-3", 56)
     run.sweep(long, tmp_path / "long")
     assert same(state(tmp_path / "short", "l1-3-extended", 56), state(tmp_path / "long", "l1-3", 56))
     drop = ("phase",)
@@ -102,11 +102,11 @@ def test_an_extension_has_no_seam(overrides, tmp_path):
 def test_an_extension_begins_before_the_decay_and_can_be_extended_again(overrides, tmp_path):
     recipe = make(overrides, training__steps=40, training__decay_fraction=0.25, training__l1=[3.0])
     run.sweep(recipe, tmp_path / "run")
-    run.extend(tmp_path / "run", "l1-3", 50, 0.2)
+    chosen.extend(tmp_path / "run", "l1-3", 50, 0.2)
     rows = [r for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
     assert rows[0]["step"] == 35  # the sweep was stable until 30
     assert rows[-1]["lr"] < rows[0]["lr"]
-    run.extend(tmp_path / "run", "l1-3", 80)
+    chosen.extend(tmp_path / "run", "l1-3", 80)
     rows = [r for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
     assert rows[-1]["step"] == 80
     assert rows[-1]["lr"] == rows[0]["lr"]
@@ -118,29 +118,29 @@ def test_an_extension_planned_anew_and_stopped_goes_on_from_its_own_checkpoint(o
     recipe = make(overrides, training__steps=30, training__l1=[3.0])
     for name in ("cut", "whole"):
         run.sweep(recipe, tmp_path / name)
-    run.extend(tmp_path / "cut", "l1-3", 60, 0.5)  # ends decayed
+    chosen.extend(tmp_path / "cut", "l1-3", 60, 0.5)  # ends decayed
     calls = iter([False] * 9 + [True])
     with pytest.raises(Stopped):
-        run.extend(tmp_path / "cut", "l1-3", 80, watch=Watch(stop=lambda: next(calls, False)))
-    run.extend(tmp_path / "cut", "l1-3", 80)
-    run.extend(tmp_path / "whole", "l1-3", 80)
+        chosen.extend(tmp_path / "cut", "l1-3", 80, watch=Watch(stop=lambda: next(calls, False)))
+    chosen.extend(tmp_path / "cut", "l1-3", 80)
+    chosen.extend(tmp_path / "whole", "l1-3", 80)
     assert same(state(tmp_path / "cut", "l1-3-extended", 80), state(tmp_path / "whole", "l1-3-extended", 80))
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
 def test_another_member_can_be_extended_after_the_first(overrides, tmp_path):
     run.sweep(make(overrides, training__steps=30, training__l1=[1.0, 3.0]), tmp_path / "run")
-    run.extend(tmp_path / "run", "l1-3", 40)
-    run.extend(tmp_path / "run", "l1-1", 40)
+    chosen.extend(tmp_path / "run", "l1-3", 40)
+    chosen.extend(tmp_path / "run", "l1-1", 40)
     assert {r["member"] for r in metrics(tmp_path / "run") if r["phase"] == "extend"} == {"l1-1"}
-    run.extend(tmp_path / "run", "l1-3", 40)
+    chosen.extend(tmp_path / "run", "l1-3", 40)
     assert [r["step"] for r in metrics(tmp_path / "run") if r["phase"] == "extend"] == [35, 40]
 
 
 def test_a_decay_that_would_begin_before_the_extension_is_refused(overrides, tmp_path):
     run.sweep(make(overrides, training__steps=30, training__l1=[3.0]), tmp_path / "run")
     with pytest.raises(UserError, match=r"begin before step 30.*give at most 0\.25"):
-        run.extend(tmp_path / "run", "l1-3", 40, 0.5)
+        chosen.extend(tmp_path / "run", "l1-3", 40, 0.5)
 
 
 def test_a_store_that_grew_or_differs_is_noticed(overrides, tmp_path):
@@ -207,11 +207,11 @@ def test_another_corpus_under_the_same_name_is_refused(overrides, tmp_path):
 
 def test_the_choice_is_written_with_its_numbers_and_later_with_what_came_true(overrides, tmp_path):
     run.sweep(make(overrides, choice__extend_to=90), tmp_path / "run")
-    choice = run.make_choice(tmp_path / "run", max_active=40)
+    choice = chosen.make_choice(tmp_path / "run", max_active=40)
     assert choice["predict_step"] == 90
     assert choice["member"] in {"l1-0", "l1-1", "l1-3", "l1-30"}
-    run.extend(tmp_path / "run", choice["member"], 90)
-    run.note_what_came_true(tmp_path / "run")
+    chosen.extend(tmp_path / "run", choice["member"], 90)
+    chosen.note_what_came_true(tmp_path / "run")
     assert json.loads((tmp_path / "run/choice.json").read_text())["came_true"]["step"] == 90
 
 
@@ -238,7 +238,7 @@ def test_killed_between_two_checkpoints_of_one_step_the_older_step_is_whole(over
 
 
 def test_coefficients_that_look_alike_have_names_of_their_own(overrides):
-    names = [entry.name for entry in run.entries(make(overrides, training__l1=[1.0, 1.0000001, 0.001]))]
+    names = [entry.name for entry in manifest.entries(make(overrides, training__l1=[1.0, 1.0000001, 0.001]))]
     assert names == ["l1-1", "l1-1.0000001", "l1-0.001"]
 
 

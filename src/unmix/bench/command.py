@@ -8,11 +8,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from unmix.arguments import force_argument, read_recipe, recipe_arguments
 from unmix.errors import UserError
 from unmix.progress import Progress
 
 Dotted = dict[str, list[str]]
-Recipe = Callable[[argparse.Namespace, Dotted], Any]
 SHORT_RUN = 96
 """Steps of `bench sweep` where no other number is asked for: whole chunks in the recipes that ship with unmix."""
 BENCH = """\
@@ -27,8 +27,8 @@ examples:
 """
 
 
-def add_bench(commands: Any, recipe_arguments: Callable[[argparse.ArgumentParser], None], recipe: Recipe) -> None:
-    """Add the command; `recipe_arguments` adds what `unmix sweep` takes, `recipe` reads it."""
+def add_bench(commands: Any) -> None:
+    """Add the command."""
     raw = argparse.RawDescriptionHelpFormatter
     bench = commands.add_parser(
         "bench",
@@ -59,7 +59,7 @@ def add_bench(commands: Any, recipe_arguments: Callable[[argparse.ArgumentParser
     harvest.add_argument("--store-tokens", type=int, default=131_072, help="tokens of the store (131,072)")
     _scratch(harvest)
     _common(harvest)
-    harvest.set_defaults(run=lambda args, dotted: _harvest(args, lambda: recipe(args, dotted)))
+    harvest.set_defaults(run=_harvest)
 
     sweep = whats.add_parser(
         "sweep",
@@ -72,7 +72,7 @@ def add_bench(commands: Any, recipe_arguments: Callable[[argparse.ArgumentParser
     recipe_arguments(sweep)
     _scratch(sweep)
     _json(sweep)
-    sweep.set_defaults(run=lambda args, dotted: _sweep(args, lambda: recipe(args, dotted)))
+    sweep.set_defaults(run=_sweep)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -86,7 +86,7 @@ def _json(parser: argparse.ArgumentParser) -> None:
 
 def _scratch(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where the temporary folder is made (the system's)")
-    parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
+    force_argument(parser)
 
 
 def _step(args: argparse.Namespace, _: Dotted) -> int:
@@ -106,10 +106,10 @@ def _step(args: argparse.Namespace, _: Dotted) -> int:
     return _show(args, found, step.table)
 
 
-def _harvest(args: argparse.Namespace, recipe: Callable[[], Any]) -> int:
+def _harvest(args: argparse.Namespace, dotted: Dotted) -> int:
     _at_least_one_round(args)
     _folder_there(args)
-    read = recipe()
+    read = read_recipe(args, dotted)
     from unmix.bench import harvest
 
     with Progress():  # SIGTERM and Ctrl-C remove the temporary folder
@@ -125,12 +125,12 @@ def _harvest(args: argparse.Namespace, recipe: Callable[[], Any]) -> int:
     return _show(args, found, harvest.table)
 
 
-def _sweep(args: argparse.Namespace, recipe: Callable[[], Any]) -> int:
+def _sweep(args: argparse.Namespace, dotted: Dotted) -> int:
     _folder_there(args)
     steps, args.steps = args.steps, None  # no change of the recipe: without any other option it is the demo
     if steps is not None and steps < 1:
         raise UserError(f"--steps {steps} trains nothing; give at least 1")
-    read = recipe()
+    read = read_recipe(args, dotted)
     from unmix.bench import sweep
     from unmix.training.run import Watch
 

@@ -63,9 +63,17 @@ def _by_features(x_BD: Tensor, W_FD: Tensor, b_F: Tensor, width: int) -> Product
 
 
 def whole_product(x_BD: Tensor, W_FD: Tensor) -> Product:
-    """x W of int8 numbers, in int32."""
+    """x W of int8 numbers, in int32: of several tiles of features, the fastest."""
     B, F = len(x_BD), len(W_FD)
-    width = min(F, max(32, TILE_BYTES // (4 * B)))
+    width = max(32, TILE_BYTES // (4 * B))
+    tried = [
+        _by_whole(x_BD, W_FD, wide) for wide in sorted({min(wide, F) for wide in (width, width + 16, 2 * width, F)})
+    ]
+    return min(tried, key=lambda product: min(_seconds(product.call) for _ in range(2)))
+
+
+def _by_whole(x_BD: Tensor, W_FD: Tensor, width: int) -> Product:
+    B, F = len(x_BD), len(W_FD)
     out_N = torch.empty(B * width, dtype=torch.int32)
 
     def call() -> None:

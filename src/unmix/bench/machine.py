@@ -14,8 +14,8 @@ import torch
 
 import unmix
 from unmix.errors import UserError
+from unmix.machine import cpu_name
 from unmix.precision import precisions
-from unmix.training.run import cpu_name
 
 
 def about() -> dict[str, Any]:

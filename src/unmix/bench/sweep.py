@@ -24,8 +24,9 @@ from unmix.precision import resolve
 from unmix.training import run as runs
 from unmix.training.inputs import Inputs, open_inputs
 from unmix.training.loop import Row, train
+from unmix.training.manifest import entries
 from unmix.training.member import Member
-from unmix.training.run import Watch, entries
+from unmix.training.run import Watch
 
 PARTS = {
     "harvest": "reading activations",

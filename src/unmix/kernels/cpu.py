@@ -8,8 +8,9 @@
 One of the five dense products stays, and it need not be exact: in bf16 or int8 (`select`) it only says which features
 may be active, and their z are computed in fp32; what is not positive then is dropped. With noise it is in fp32.
 
-Every output is summed by one thread in a fixed order: the result does not depend on the number of threads. NaN counts
-as active, so that it is seen and not dropped. The arrays are kept from step to step.
+Every sum of these kernels is one thread's, in a fixed order, so it does not depend on the number of threads; torch's
+product of fp32 or bf16 may, by rounding. NaN counts as active, so that it is seen and not dropped. The arrays are kept
+from step to step.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from torch import Tensor
 
 from unmix.kernels import select
 from unmix.kernels.reference import Objective, Sums, Weights, token_weights
-from unmix.kernels.rows import dot, row_norms
+from unmix.kernels.rows import SUMS, dot, row_norms
 
 TILE_BYTES = 16 * 2**20  # of the encoder's product for a tile of features and all tokens: to stay in cache
-_SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
 _PARTS = 64  # that the features are cut into, of equal work
 
 
@@ -39,9 +39,11 @@ class Workspace:
         self._kept: dict[str, Any] = {}
 
     def array(self, name: str, length: int, dtype: Any) -> Any:
-        """The first `length` numbers of an array; what was in it stays when it has to grow."""
-        kept = self._kept.get(name, np.empty(0, dtype))
-        if len(kept) < length or kept.dtype != dtype:
+        """The first `length` numbers of an array; what was in it stays when it has to grow, unless the dtype is new."""
+        kept = self._kept.get(name)
+        if kept is None or kept.dtype != dtype:
+            kept = np.empty(0, dtype)
+        if len(kept) < length:
             grown = np.empty(length + length // 4, dtype)
             grown[: len(kept)] = kept
             self._kept[name] = kept = grown
@@ -101,8 +103,10 @@ def _find(x_BD: Tensor, weights: Weights, objective: Objective, workspace: Works
     """The active features as CSR: where each token's entries start, their features, and their z."""
     B, F = len(x_BD), len(weights.b_enc_F)
     number = x_BD.numpy().dtype
-    precision = "fp32" if objective.noise else workspace.select
-    product = select.PRODUCTS[precision](x_BD, weights, workspace)
+    if objective.noise or workspace.select == "fp32":
+        product = select.fp32(x_BD, weights, workspace, objective.noise)
+    else:
+        product = select.COARSE[workspace.select](x_BD, weights, workspace)
     # no power of two, whose rows would share cache lines; even, for the noise
     width = min(F, max(1, workspace.tile_bytes // (128 * B)) * 32 + 16)
     firsts = range(0, F, width)
@@ -113,7 +117,7 @@ def _find(x_BD: Tensor, weights: Weights, objective: Objective, workspace: Works
     end = 0
     for k, first in enumerate(firsts):
         start_KB1[k, 0] = end
-        product(first, min(width, F - first), objective.noise, column_BT, z_BT, start_KB1[k])
+        product(first, min(width, F - first), column_BT, z_BT, start_KB1[k])
         end = start_KB1[k, B]
         piece_N, z_N = workspace.array("piece", end, dtype=np.int32), workspace.array("z of piece", end, dtype=number)
         _collect(column_BT, z_BT, first, start_KB1[k], piece_N, z_N)
@@ -145,7 +149,7 @@ def _join(start_KB1: Any, piece_N: Any, z_N: Any, start_B1: Any, feature_N: Any,
                 n += 1
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _by_token(
     x_BD: Any,
     W_dec_FD: Any,
@@ -218,7 +222,7 @@ def _parts(start_F1: Any) -> Any:
     return np.searchsorted(work_F1, np.linspace(0, work_F1[-1], _PARTS + 1)).clip(0, F)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _by_feature(
     x_BD: Any,
     g_BD: Any,

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from unmix.kernels.reference import Adam, Weights
 
-_SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
+SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
 _PARTS = 16  # that tokens are cut into for a sum over them
 
 
-@numba.njit(cache=True, fastmath=_SUMS, inline="always")
+@numba.njit(cache=True, fastmath=SUMS, inline="always")
 def dot(a_D: Any, b_D: Any) -> Any:
     """a · b."""
     total = a_D.dtype.type(0)
@@ -45,7 +45,7 @@ def _as_rows(name: str, tensor: Tensor) -> Any:
     return tensor.T.numpy() if name == "W_enc_DF" else tensor.numpy().reshape(-1, tensor.shape[-1])
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _rows(W_ND: Any, g_ND: Any, m_ND: Any, v_ND: Any, numbers_P: Any, unit_norm: bool) -> None:
     N, D = W_ND.shape
     shrink, b1, of_g, b2 = numbers_P[0], numbers_P[1], numbers_P[2], numbers_P[3]
@@ -74,7 +74,7 @@ def row_norms(W_ND: Any) -> Any:
     return norm_N
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _row_norms(W_ND: Any, norm_N: Any) -> None:
     for n in numba.prange(len(W_ND)):
         square = W_ND.dtype.type(0)
@@ -91,7 +91,7 @@ def finish(weights: Weights, gradients: Weights, pull_F: Any, unit_norm: bool) -
     return float(square_F.sum()) + sum(g.square().sum(dtype=torch.float64).item() for g in gradients[1::2])
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _finish(W_FD: Any, dec_FD: Any, enc_FD: Any, pull_F: Any, unit_norm: bool, square_F: Any) -> None:
     F, D = W_FD.shape
     for i in numba.prange(F):

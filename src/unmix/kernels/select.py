@@ -1,8 +1,8 @@
 """Which features are active, and how much: z = x W_enc + b_enc where it is positive, from a product that may be coarse.
 
     fp32    the product is z
-    bf16    x and W_enc rounded to bf16. Where it is positive, z is computed in fp32; a feature whose z lies within the
-            rounding above 0 may be missed
+    bf16    x, W_enc and b_enc rounded to bf16. Where the product is positive, z is computed in fp32; a feature whose
+            z lies within the rounding above 0 may be missed
     int8    x and W_enc in steps of 1/127 of the largest entry of each row; z is computed in fp32 wherever the product
             leaves it open that z is positive, so that next to nothing is missed
 
@@ -33,22 +33,22 @@ from torch import Tensor
 from unmix.kernels.bits import LANES, above_bits, active_bits, lowest_bit
 from unmix.kernels.noise import add_noise
 from unmix.kernels.reference import Noise, Weights
-from unmix.kernels.rows import dot, moments
+from unmix.kernels.rows import SUMS, dot, moments
 
 Precision = Literal["fp32", "bf16", "int8"]
 SIGMAS = 2.5  # of a bound that adds two deviations where their squares add: 2.5 to 3.5 of the true one
-_SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
-
-Product = Callable[[int, int, Noise | None, Any, Any, Any], None]
-"""(first feature, how many, noise, column_BT, z_BT, start_B1): writes the active columns of a tile, and their z, to
-the front of each row. start_B1[0] is given; where the rows' entries end is put behind it."""
 
 
-def fp32(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
-    """The product is z."""
+Product = Callable[[int, int, Any, Any, Any], None]
+"""(first feature, how many, column_BT, z_BT, start_B1): writes the active columns of a tile, and their z, to the front
+of each row. start_B1[0] is given; where the rows' entries end is put behind it."""
+
+
+def fp32(x_BD: Tensor, weights: Weights, workspace: Any, noise: Noise | None = None) -> Product:
+    """The product is z, and the noise is added to it."""
     W_FD, b_F = weights.W_enc_DF.T, weights.b_enc_F
 
-    def find(first: int, count: int, noise: Noise | None, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
+    def find(first: int, count: int, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
         product_BT = _tile(workspace, x_BD, count, x_BD.dtype)
         torch.addmm(b_F[first : first + count], x_BD, W_FD[first : first + count].T, out=product_BT)
         if noise:
@@ -65,7 +65,7 @@ def bf16(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
     low_FD = workspace.tensor("W", F * D, torch.bfloat16).view(F, D).copy_(W_FD)
     low_BD, low_F = x_BD.bfloat16(), b_F.bfloat16()
 
-    def find(first: int, count: int, noise: Noise | None, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
+    def find(first: int, count: int, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
         tile = slice(first, first + count)
         product_BT = _tile(workspace, x_BD, count, torch.bfloat16)
         torch.addmm(low_F[tile], low_BD, low_FD[tile].T, out=product_BT)
@@ -92,7 +92,7 @@ def int8(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
     slope_F, least_F = _float32(-b_shifted_F / s_F, F + LANES), _float32(-margin * length_F / s_F, F + LANES)
     by_B, plus_B = _float32(1 / r_B, B), _float32(-margin * length_B / r_B, B)
 
-    def find(first: int, count: int, noise: Noise | None, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
+    def find(first: int, count: int, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
         tile = slice(first, first + count)
         product_BT = _tile(workspace, x_BD, count, torch.int32)
         torch._int_mm(whole_BD, whole_FD[tile].T, out=product_BT)
@@ -103,7 +103,7 @@ def int8(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
     return find
 
 
-PRODUCTS: dict[Precision, Callable[[Tensor, Weights, Any], Product]] = {"fp32": fp32, "bf16": bf16, "int8": int8}
+COARSE: dict[Precision, Callable[[Tensor, Weights, Any], Product]] = {"bf16": bf16, "int8": int8}
 
 
 def _tile(workspace: Any, x_BD: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -131,7 +131,7 @@ def _whole(x_ND: Any, shift_D: Any, scale_D: Any, whole_ND: Any) -> tuple[Any, A
     return step_N, length_N
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _round(x_ND: Any, shift_D: Any, scale_D: Any, whole_ND: Any, step_N: Any, length_N: Any) -> None:
     N, D = x_ND.shape
     for n in numba.prange(N):
@@ -154,6 +154,25 @@ def _within(word: Any, first: int, count: int) -> Any:
     return word if first + LANES <= count else word & ((np.uint64(1) << np.uint64(count - first)) - np.uint64(1))
 
 
+@numba.njit(cache=True)
+def _cumulate(start_B1: Any) -> None:
+    for t in range(len(start_B1) - 1):
+        start_B1[t + 1] += start_B1[t]
+
+
+@numba.njit(cache=True, fastmath=SUMS)
+def _compute(word: Any, first: int, n: int, x_D: Any, W_TD: Any, b_T: Any, column_T: Any, z_T: Any) -> int:
+    """z of the features whose bits are set; those with a positive one are put at n and behind. Answers their end."""
+    while word:
+        i = first + lowest_bit(word)
+        z = b_T[i] + dot(x_D, W_TD[i])
+        if not (z <= 0):
+            column_T[n], z_T[n] = i, z
+            n += 1
+        word &= word - np.uint64(1)
+    return n
+
+
 @numba.njit(parallel=True, cache=True)
 def _positive(bits_BT: Any, product_BT: Any, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
     B, T = product_BT.shape
@@ -167,30 +186,22 @@ def _positive(bits_BT: Any, product_BT: Any, column_BT: Any, z_BT: Any, start_B1
                 n += 1
                 word &= word - np.uint64(1)
         start_B1[t + 1] = n
-    for t in range(B):
-        start_B1[t + 1] += start_B1[t]
+    _cumulate(start_B1)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _nearly(bits_BT: Any, x_BD: Any, W_TD: Any, b_T: Any, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
     B, T = bits_BT.shape
     for t in numba.prange(B):
         n = 0
         for first in range(0, T, LANES):
             word = _within(active_bits(bits_BT[t], first), first, T)
-            while word:
-                i = first + lowest_bit(word)
-                z = b_T[i] + dot(x_BD[t], W_TD[i])
-                if not (z <= 0):
-                    column_BT[t, n], z_BT[t, n] = i, z
-                    n += 1
-                word &= word - np.uint64(1)
+            n = _compute(word, first, n, x_BD[t], W_TD, b_T, column_BT[t], z_BT[t])
         start_B1[t + 1] = n
-    for t in range(B):
-        start_B1[t + 1] += start_B1[t]
+    _cumulate(start_B1)
 
 
-@numba.njit(parallel=True, cache=True, fastmath=_SUMS)
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
 def _above(
     product_BT: Any,
     slope_T: Any,
@@ -209,13 +220,6 @@ def _above(
         n = 0
         for first in range(0, T, LANES):
             word = _within(above_bits(product_BT[t], first, slope_T, least_T, by_B[t], plus_B[t]), first, T)
-            while word:
-                i = first + lowest_bit(word)
-                z = b_T[i] + dot(x_BD[t], W_TD[i])
-                if not (z <= 0):
-                    column_BT[t, n], z_BT[t, n] = i, z
-                    n += 1
-                word &= word - np.uint64(1)
+            n = _compute(word, first, n, x_BD[t], W_TD, b_T, column_BT[t], z_BT[t])
         start_B1[t + 1] = n
-    for t in range(B):
-        start_B1[t + 1] += start_B1[t]
+    _cumulate(start_B1)

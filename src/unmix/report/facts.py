@@ -168,7 +168,8 @@ def _activations(run: RunData) -> str:
     changes = ", ".join(
         f"{hook} by {words.percent(_float(by))}" for hook, by in (model.get("bf16_change") or {}).items()
     )
-    products = f"; its matrix products are in bf16, which changes {changes} (||x' - x|| / ||x||)" if changes else ""
+    change = f"which changes {changes} (||x' - x|| / ||x|| over the first sequences)"
+    products = f"; its matrix products are in bf16, {change}" if changes else ""
     if "store_dtype" in corpus:
         rows = words.whole(_float(corpus.get("store_rows")))
         return f"read from a store of {rows} rows in {corpus['store_dtype']}{products}"
@@ -176,9 +177,9 @@ def _activations(run: RunData) -> str:
 
 
 def _selection(run: RunData) -> str:
-    """How active features are found, where that is not in float32."""
+    """How active features are found, where that is not in float32; with noise it always is."""
     found = run.section("recipe", "training").get("selection")
-    if found not in ("bf16", "int8"):
+    if found not in ("bf16", "int8") or run.section("recipe", "sae").get("noise"):
         return ""
     return f"active features are found by a product in {found}, once they are few; all that is trained is in float32"
 

@@ -42,7 +42,7 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
     if act.store is not None:
         store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens)
         manifest = store.manifest
-        held, asked = flat(manifest["recipe"]), flat(store_recipe(recipe))
+        held, asked = recipes.flat(manifest["recipe"]), recipes.flat(store_recipe(recipe))
         for key in asked:
             if asked[key] != "auto" and held.get(key) != asked[key]:
                 raise UserError(
@@ -91,7 +91,10 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
             model, torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64)), recipe.activations.hooks
         )
         changes = ", ".join(f"{hook} by {change:.2%}" for hook, change in model.bf16_change.items())
-        say(f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x||); --model.matmul fp32 does not")
+        say(
+            f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x|| over the first "
+            f"{tokens.ids_NT[:MEASURED].size:,} tokens); --model.matmul fp32 does not"
+        )
     return model, tokens
 
 
@@ -144,11 +147,3 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "fingerprint": tokens.fingerprint,
         },
     )
-
-
-def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    found: dict[str, Any] = {}
-    for key, value in tree.items():
-        found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
-    return found

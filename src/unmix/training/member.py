@@ -111,13 +111,14 @@ class Member:
         self.halted_at: int | None = None
         """The batch that halted it: its weights are those from before."""
         self.skipped = 0
-        """Batches left out because their numbers were not finite."""
+        """Batches left out: their numbers were not finite, or they stood out (`on_spike: act`)."""
         self.in_a_row = 0
 
     def update(self, batch: Batch, step: int, lr: float, l1: float) -> str:
         """One step on a batch of raw activations; `l1` is the coefficient β at this step.
 
-        Answers what was wrong with its numbers, or nothing; then only the counts of what was left out have changed.
+        Answers what was wrong with its numbers, or nothing. If the batch was left out for it, only the counts of what
+        was left out have changed.
         """
         x_BD = self.sees(kept_rows(batch, self.entry.hook, self.mask))
         if not len(x_BD) or self.halted_at is not None:

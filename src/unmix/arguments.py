@@ -1,0 +1,107 @@
+"""The arguments that name a recipe and change its keys: `RECIPE --l1 0 5 50 --training.lr 1e-3`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unmix.errors import UserError
+
+SHORT = {"model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps"}
+LISTS = ("training.l1", "training.betas", "activations.hooks", "sinks")  # keys that take several values
+
+
+def recipe_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of every command that takes a recipe."""
+    parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of one that ships (demo)")
+    parser.add_argument("--name", help="the run's name: its folder is runs/NAME")
+    parser.add_argument("--model", help="embedded, a model folder, or a name on the hub")
+    parser.add_argument("--hook", nargs="+", metavar="HOOK", help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …")
+    parser.add_argument("--corpus", help="stdlib, a text file, folder, .jsonl, .parquet, datasets:NAME")
+    parser.add_argument("--features", type=int, help="features of each dictionary")
+    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="coefficients, one member each")
+    parser.add_argument("--steps", type=int, help="steps of the sweep")
+
+
+def force_argument(parser: argparse.ArgumentParser) -> None:
+    """That of every command that needs room on the disk."""
+    parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
+
+
+def read_recipe(args: argparse.Namespace, dotted: dict[str, list[str]]) -> Any:
+    """The recipe that the arguments name, with what they change; the demo if they name none and change nothing."""
+    from unmix import config
+
+    overrides = {dotted: getattr(args, short) for short, dotted in SHORT.items()}
+    overrides |= {"activations.hooks": args.hook, "training.l1": args.l1, "name": args.name}
+    given = {dotted: value for dotted, value in overrides.items() if value is not None}
+    given |= _values(dotted)
+    if args.recipe is None and set(given) <= {"name"}:
+        return config.load(_find_recipe("demo"), given)
+    recipe = config.load(_find_recipe(args.recipe) if args.recipe else None, given)
+    if "training.l1" in given and recipe.variants and all("l1" in own.training for own in recipe.variants.values()):
+        raise UserError(
+            "--l1 changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.l1"
+        )
+    return recipe
+
+
+def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows."""
+    words: list[str] = []
+    dotted: dict[str, list[str]] = {}
+    while argv:
+        word = argv.pop(0)
+        key, equals, value = word[2:].partition("=")
+        if not (word.startswith("--") and ("." in key or key == "sinks")):
+            words.append(word)
+            continue
+        dotted[key] = [value] if equals else []
+        while argv and not argv[0].startswith("--") and (key in LISTS or not dotted[key]):
+            dotted[key].append(argv.pop(0))
+    return words, dotted
+
+
+def _values(dotted: dict[str, list[str]]) -> dict[str, Any]:
+    """{"a.b": ["1", "2"]} -> {"a.b": [1, 2]}; values are read as YAML."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for key, words in dotted.items():
+        if not words:
+            raise UserError(f"--{key} has no value")
+        try:
+            read = [_number(yaml.safe_load(word)) for word in words]
+        except yaml.YAMLError:
+            raise UserError(f"--{key} {' '.join(words)} cannot be read as a value") from None
+        values[key] = read if key in LISTS and not isinstance(read[0], list) else read[0]
+    return values
+
+
+def _number(value: Any) -> Any:
+    """YAML 1.1 reads 1e-3 as text; people mean the number."""
+    if isinstance(value, str):
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _recipe_folder() -> Path:
+    packaged = Path(__file__).parent / "recipes"
+    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+
+
+def _find_recipe(name: str) -> Path:
+    shipped = _recipe_folder() / f"{name}.yaml"
+    return shipped if shipped.exists() and not Path(name).is_file() else Path(name)
+
+
+def recipes_text() -> str:
+    lines = []
+    for path in sorted(_recipe_folder().glob("*.yaml")):
+        first = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ")
+        lines.append(f"  {path.stem:<18}{first}")
+    return "recipes that ship with unmix:\n" + "\n".join(lines)
