@@ -6,8 +6,8 @@
     python step.py --check                     equal work: losses after 40 small steps from the same weights
 
 The activations are Gaussian with E||x||² = D; the encoder's rows have norm 0.1, W_dec = W_encᵀ, and one number added
-to every encoder bias brings the mean number of active features to L0. The learning rate is 1e-9, so that it stays. L0 before is by a product in fp32; beside it
-stands how many features each step itself found to be active.
+to every encoder bias brings the mean number of active features to L0 (by a product in fp32). The learning rate is
+1e-9, so that it stays. Beside it stands how many features the steps of unmix themselves found to be active.
 """
 
 from __future__ import annotations
@@ -94,13 +94,8 @@ def time_steps(args: argparse.Namespace) -> None:
             "ms, spread": spread([1e3 * s for s in seconds[name]]),
         }
         row["tokens/s"] = f"{args.tokens / median(seconds[name]):,.0f}"
-        rows.append(
-            row
-            | {
-                "L0 before": f"{before[name]:.1f}" if name in before else "",
-                "L0 that it found": f"{found():.1f}" if found else "",
-            }
-        )
+        row["L0"] = f"{before[name]:.1f}" if name in before else ""
+        rows.append(row | {"L0 that it found": f"{found():.1f}" if found else ""})
     shape = f"D={args.width}, F={args.features:,}, B={args.tokens}, L0={args.l0:g}"
     name = args.name or f"step-l0-{args.l0:g}"
     report("step.py", args, comparisons(args, seconds), rows, [f"one training step at {shape}"], args.json, name)
