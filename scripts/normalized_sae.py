@@ -84,7 +84,7 @@ def recipe(name: str, hook: str, variants: dict[str, Any], store: str, seed: int
     """A sweep on one hook."""
     return {
         "name": name,
-        "model": {"name": "embedded"},
+        "model": {"name": "embedded", "matmul": "fp32"},
         "corpus": {"source": "stdlib"},
         "activations": {
             "hooks": [hook],
@@ -95,6 +95,7 @@ def recipe(name: str, hook: str, variants: dict[str, Any], store: str, seed: int
         },
         "sae": {"features": 1024, "scaling": "dataset", "bias_init": "mean"},
         "training": {
+            "selection": "fp32",
             "steps": 1000,
             "batch_tokens": 512,
             "lr": 4.0e-3,
