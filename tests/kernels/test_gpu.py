@@ -1,7 +1,9 @@
 """The GPU kernels against the definition: on a GPU where there is one, else in Triton's interpreter."""
 
+import json
 import math
 import os
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -18,18 +20,20 @@ from unmix.kernels.noise import add_noise, noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
 
 pytest.importorskip("triton", reason="the GPU kernels need triton: pip install -e '.[gpu]'")
-from unmix.kernels import gpu
+from unmix.kernels import gpu, gpu_adam, gpu_launch, gpu_noise
+from unmix.kernels.gpu_workspace import TILE_BYTES, Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 ROOT = Path(__file__).parents[2]
+SPARSE, DENSE = 1.0, -1.0  # shares above which a step is dense
 
 
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch):
-    """Several chunks, rounds and warps at sizes this small; a step stays sparse unless a test says otherwise."""
-    for name, value in {"CHUNK": 4, "GATHERED": 32, "PER_WARP": 2, "DENSE_ABOVE": 1.0}.items():
-        monkeypatch.setattr(gpu, name, value)
+    """Several chunks, rounds and warps at sizes this small."""
+    for module, name, value in ((gpu, "CHUNK", 4), (gpu, "GATHERED", 32), (gpu_launch, "PER_WARP", 2)):
+        monkeypatch.setattr(module, name, value)
 
 
 @pytest.fixture(autouse=True)
@@ -50,11 +54,13 @@ def there(weights: Weights) -> Weights:
     return Weights(*(w.to(DEVICE) for w in weights))
 
 
-def on_gpu(x_BD, weights, objective, tile: int = 1000, gradients: Weights | None = None) -> tuple[Sums, Weights]:
+def on_gpu(
+    x_BD, weights, objective, tile: int = 1000, above: float = SPARSE, gradients: Weights | None = None
+) -> tuple[Sums, Weights]:
     weights = there(weights)
     gradients = nan_like(weights) if gradients is None else gradients
-    workspace = gpu.Workspace(len(weights.b_enc_F), weights.b_enc_F)
-    workspace.tile = tile
+    workspace = Workspace(len(weights.b_enc_F), weights.b_enc_F)
+    workspace.tile, workspace.dense_above = tile, above
     sums = gpu.step(x_BD.to(DEVICE), weights, gradients, objective, workspace)
     return sums, Weights(*(g.cpu() for g in gradients))
 
@@ -99,22 +105,20 @@ def assert_same(a: tuple[Sums, Weights], b: tuple[Sums, Weights]) -> None:
 def test_agrees_with_the_reference_in_double_precision(
     B, D, F, l1, shift, phi, weigh, norm_power, unit_norm, dense, tile, seed
 ):
-    gpu.DENSE_ABOVE = -1.0 if dense else 1.0
     weights, x_BD = random_weights(D, F, seed), random_tokens(B, D, seed + 1)
     weights.b_enc_F.add_(shift)  # from no feature active to all of them
     if unit_norm:
         weights.W_dec_FD.div_(weights.W_dec_FD.norm(dim=1, keepdim=True))
     objective = Objective(l1, phi, weigh, norm_power, None, unit_norm)
     want = by_definition(x_BD, weights, objective)
-    assert_agree(on_gpu(x_BD, weights, objective, tile), want, 1e-9)
+    assert_agree(on_gpu(x_BD, weights, objective, tile, DENSE if dense else SPARSE), want, 1e-9)
 
 
-@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
-def test_agrees_with_the_reference_in_single_precision(monkeypatch, above):
-    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+@pytest.mark.parametrize("above", [SPARSE, DENSE], ids=["sparse", "dense"])
+def test_agrees_with_the_reference_in_single_precision(above):
     weights, x_BD = random_weights(11, 23, 0), random_tokens(13, 11, 1)
     single = Weights(*(w.float() for w in weights))
-    got = on_gpu(x_BD.float(), single, Objective(0.3, "tanh_relu", norm_power=1))
+    got = on_gpu(x_BD.float(), single, Objective(0.3, "tanh_relu", norm_power=1), above=above)
     assert got[0].active_F.dtype == torch.float32
     weights, x_BD = Weights(*(w.double() for w in single)), x_BD.float().double()
     sums, gradients = by_definition(x_BD, weights, Objective(0.3, "tanh_relu", norm_power=1))
@@ -123,14 +127,14 @@ def test_agrees_with_the_reference_in_single_precision(monkeypatch, above):
 
 
 def test_few_are_sparse_and_many_are_dense(monkeypatch):
-    monkeypatch.setattr(gpu, "DENSE_ABOVE", 0.5)
     taken = []
-    dense = gpu._dense
-    monkeypatch.setattr(gpu, "_dense", lambda *args: taken.append(True) or dense(*args))
+    dense = gpu.dense
+    monkeypatch.setattr(gpu, "dense", lambda *args: taken.append(True) or dense(*args))
     for shift, expected in ((-9.0, []), (9.0, [True])):
         weights, x_BD = random_weights(3, 5, 0), random_tokens(4, 3, 0)
         weights.b_enc_F.add_(shift)
-        assert_agree(on_gpu(x_BD, weights, Objective(0.3)), by_definition(x_BD, weights, Objective(0.3)), 1e-9)
+        got = on_gpu(x_BD, weights, Objective(0.3), above=0.5)
+        assert_agree(got, by_definition(x_BD, weights, Objective(0.3)), 1e-9)
         assert taken == expected
 
 
@@ -193,16 +197,15 @@ def test_squares_too_small_for_single_precision_are_counted():
     assert 0 < sums.gradient_square < 1e-40
 
 
-@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
+@pytest.mark.parametrize("above", [SPARSE, DENSE], ids=["sparse", "dense"])
 @pytest.mark.parametrize("where", ["x", "W_enc", "b_enc", "W_dec", "b_dec"])
-def test_nan_is_not_hidden(monkeypatch, above, where):
-    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+def test_nan_is_not_hidden(above, where):
     weights, x_BD = random_weights(4, 6, 0, torch.float32), random_tokens(8, 4, 0, torch.float32)
     weights.b_enc_F.add_(9)
     {"x": x_BD[3], "W_enc": weights[0][1], "b_enc": weights[1], "W_dec": weights[2][5], "b_dec": weights[3]}[where][
         1
     ] = math.nan
-    sums, gradients = on_gpu(x_BD, weights, Objective(1.0))
+    sums, gradients = on_gpu(x_BD, weights, Objective(1.0), above=above)
     assert math.isnan(sums.squared_error)
     assert math.isnan(sums.gradient_square)
     assert sums.active_F.sum() > 0
@@ -236,37 +239,36 @@ def test_with_unit_norm_the_gradient_has_no_part_along_a_row():
 def test_the_noise_is_that_of_the_cpu(T, F, first):
     for key in (0, 1, 2**31, 2**63 - 1, 2**63, 2**64 - 1, noise_key(3, 7)):
         noise, mine, theirs = Noise(1.5, key), torch.ones(T, F, device=DEVICE), np.ones((T, F))
-        gpu.add_noise(mine, noise, first)
+        gpu_noise.add_noise(mine, noise, first)
         add_noise(theirs, noise, first)
         np.testing.assert_allclose(mine.cpu().numpy(), theirs, rtol=1e-6, atol=3e-6)
 
 
-@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
-def test_a_step_with_noise_agrees_in_any_tiling(monkeypatch, above):
-    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+@pytest.mark.parametrize("above", [SPARSE, DENSE], ids=["sparse", "dense"])
+def test_a_step_with_noise_agrees_in_any_tiling(above):
     weights, x_BD = random_weights(4, 7, 0), random_tokens(9, 4, 0)
     objective = Objective(0.3, noise=Noise(2.0, noise_key(0, 3)))
     want = by_definition(x_BD, weights, objective)
     for tile in (2, 5, 9):
-        assert_agree(on_gpu(x_BD, weights, objective, tile), want, 1e-5)  # noise is made in float32
+        assert_agree(on_gpu(x_BD, weights, objective, tile, above), want, 1e-5)  # noise is made in float32
 
 
-@pytest.mark.parametrize("above", [1.0, -1.0], ids=["sparse", "dense"])
-def test_the_same_step_gives_the_same_bits(monkeypatch, above):
-    monkeypatch.setattr(gpu, "DENSE_ABOVE", above)
+@pytest.mark.parametrize("above", [SPARSE, DENSE], ids=["sparse", "dense"])
+def test_the_same_step_gives_the_same_bits(above):
     weights, x_BD = random_weights(9, 21, 0, torch.float32), random_tokens(11, 9, 0, torch.float32)
     objective = Objective(0.3, "tanh_relu", norm_power=1, noise=Noise(1.0, 5), unit_norm=True)
-    assert_same(on_gpu(x_BD, weights, objective, 4), on_gpu(x_BD, weights, objective, 4))
+    assert_same(on_gpu(x_BD, weights, objective, 4, above), on_gpu(x_BD, weights, objective, 4, above))
 
 
 def test_a_workspace_serves_batches_of_several_sizes():
     weights = random_weights(4, 7, 0)
-    workspace = gpu.Workspace(7, there(weights).b_enc_F)
+    workspace = Workspace(7, there(weights).b_enc_F)
+    workspace.dense_above = SPARSE
     for B in (3, 9, 5):
         x_BD, mine = random_tokens(B, 4, B), nan_like(there(weights))
         sums = gpu.step(x_BD.to(DEVICE), there(weights), mine, Objective(0.3), workspace)
         assert_agree((sums, Weights(*(g.cpu() for g in mine))), by_definition(x_BD, weights, Objective(0.3)), 1e-9)
-    assert gpu.Workspace(10**6, torch.zeros(1)).tile * 10**6 * 4 <= gpu.TILE_BYTES
+    assert Workspace(10**6, torch.zeros(1)).tile * 10**6 * 4 <= TILE_BYTES
 
 
 def test_tf32_is_off_during_a_step_and_on_after_it_if_it_was():
@@ -292,7 +294,7 @@ def test_adam_agrees_with_the_reference(D, F, unit_norm):
     mine = [Weights(*(w.clone() for w in kept)) for kept in mine]
     for number in (1, 2, 3):
         g, how = random_weights(D, F, number), Adam(0.1, number, (0.9, 0.99), 0.7, unit_norm)
-        gpu.adam(mine[0], there(g), mine[1], mine[2], how)
+        gpu_adam.adam(mine[0], there(g), mine[1], mine[2], how)
         reference.adam(theirs[0], g, theirs[1], theirs[2], how)
     for a, b in zip(mine, theirs, strict=True):
         for name, new, ref in zip(Weights._fields, a, b, strict=True):
@@ -308,7 +310,7 @@ def test_adam_takes_any_layout_and_shows_nan():
     mine = [Weights(*(w.clone(memory_format=torch.contiguous_format).to(DEVICE) for w in kept)) for kept in theirs]
     mine[1] = mine[1]._replace(W_dec_FD=mine[1].W_dec_FD.T.contiguous().T)
     how = Adam(0.1, 4, (0.9, 0.99))
-    gpu.adam(*mine, how)
+    gpu_adam.adam(*mine, how)
     reference.adam(*theirs, how)
     for a, b in zip((mine[0], *mine[2:]), (theirs[0], *theirs[2:]), strict=True):
         for new, ref in zip(a, b, strict=True):
@@ -329,7 +331,7 @@ def test_the_kernels_need_only_torch_numpy_and_triton():
         "import sys\n"
         "for name in ('numba', 'pydantic', 'yaml', 'transformers', 'tokenizers', 'safetensors', 'matplotlib'):\n"
         "    sys.modules[name] = None\n"
-        "import unmix.kernels.gpu, unmix.kernels.reference",
+        "import unmix.kernels.gpu, unmix.kernels.gpu_adam, unmix.kernels.reference",
     )
     assert done.returncode == 0, done.stderr
 
@@ -344,6 +346,18 @@ def test_the_script_checks_in_the_interpreter():
 def test_every_kernel_compiles_for_a_gpu_that_is_not_there(capability):
     done = python(str(ROOT / "scripts/check_gpu.py"), "--compile", capability)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_timing_that_fails_is_told_and_the_rest_is_kept(tmp_path, capsys):
+    script, found = runpy.run_path(str(ROOT / "scripts/check_gpu.py")), {"checks": [{"check": "step", "ok": True}]}
+    assert script["verdict"](found) == 0
+    script["measure"](found, {"broken": lambda: 1 / 0, "good": lambda: [{"ms": 1.0}]}, tmp_path / "gpu.json")
+    kept = json.loads((tmp_path / "gpu.json").read_text())
+    assert kept["broken_failed"] == "ZeroDivisionError: division by zero"
+    assert kept["good"] == [{"ms": 1.0}]
+    assert script["verdict"](found) == 1
+    assert "FAILED: broken" in capsys.readouterr().out
+    assert script["verdict"]({"checks": [{"check": "step", "ok": False}]}) == 1
 
 
 @pytest.mark.skipif(DEVICE == "cuda", reason="there is a GPU")

@@ -42,9 +42,9 @@ class Step:
     def __call__(self, x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective) -> Sums:
         F = len(weights.b_enc_F)
         if x_BD.is_cuda:
-            from unmix.kernels import gpu  # the only part that needs triton
+            from unmix.kernels import gpu, gpu_workspace  # only the files gpu* need triton
 
-            workspace = self.scratch.get(("gpu", F), lambda: gpu.Workspace(F, weights.b_enc_F))
+            workspace = self.scratch.get(("gpu", F), lambda: gpu_workspace.Workspace(F, weights.b_enc_F))
             return gpu.step(x_BD, weights, gradients, objective, workspace)  # it chooses from the batch itself
         if self.sparse:
             workspace = self.scratch.get(self.select, lambda: cpu.Workspace(self.select))

@@ -1,0 +1,171 @@
+"""Every GPU kernel against formulas in float64, on fresh random inputs; memory is full of NaN before."""
+
+from __future__ import annotations
+
+import math
+import os
+import traceback
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from gpu_problem import away, formulas, like, problem
+
+from unmix.kernels import gpu, gpu_adam, gpu_noise
+from unmix.kernels.gpu_workspace import Workspace
+from unmix.kernels.reference import Adam, Noise, Objective, Weights, adam
+
+NEAR = 1e-5  # ||out - ref|| / ||ref||, for sums in float32
+
+
+class Checks:
+    """What was compared, how far apart it was, and whether that is near enough."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, Any]] = []
+
+    def add(self, name: str, far: float, near: float = NEAR) -> None:
+        self.rows.append({"check": name, "far": far, "near": near, "ok": far <= near})
+        if far > near:
+            print(f"  WRONG  {name}: {far:.3g} away, {near:.0e} allowed", flush=True)
+
+    def worst(self, prefix: str) -> None:
+        rows = [row for row in self.rows if row["check"].startswith(prefix + " ")]
+        right, far = sum(row["ok"] for row in rows), max((row["far"] for row in rows), default=math.nan)
+        print(f"  {prefix:<10} {right} of {len(rows)} right, at most {far:.2g} away", flush=True)
+
+
+def check(device: str, tiny: bool) -> Checks:
+    """Every kernel on fresh inputs, poisoned outputs."""
+    checks = Checks()
+    if tiny:
+        gpu.CHUNK, gpu.GATHERED = 8, 16  # several chunks and rounds at sizes this small
+    torch.use_deterministic_algorithms(True)  # what is not repeatable raises, and new memory is full of NaN
+    for part in (check_steps, check_nan_and_tf32, check_noise, check_adam):
+        try:
+            part(checks, device, tiny)
+        except Exception as error:  # the other checks, and the timings, are worth having
+            traceback.print_exc()
+            checks.add(f"{part.__name__}: {type(error).__name__}: {error}", math.inf)
+    torch.use_deterministic_algorithms(False)
+    for prefix in ("step", "noise", "adam"):
+        checks.worst(prefix)
+    return checks
+
+
+def check_steps(checks: Checks, device: str, tiny: bool) -> None:
+    if tiny:
+        shapes = [(5, 7, 11, 3.0), (1, 1, 1, 0.5), (6, 4, 9, 0.0), (3, 5, 13, 13.0)]
+    else:
+        shapes = [(4096, 768, 10_000, 100.0), (1, 1, 1, 0.5), (100, 5, 4097, 0.0), (33, 1001, 5003, 5003.0)]
+        shapes += [(1000, 2304, 20_001, 32.0), (257, 64, 70_001, 300.0), (4096, 768, 32_768, 1000.0)]
+    objectives = [
+        Objective(0.3),
+        Objective(3.0, "tanh_relu", norm_power=1),
+        Objective(0.3, weigh_by_norm=False, unit_norm=True, norm_power=2),
+        Objective(0.3, "tanh_relu", noise=Noise(0.7, 2**63 + 12345)),
+    ]
+    for n, (B, D, F, active) in enumerate(shapes):
+        for m, objective in enumerate(objectives if n == 0 else objectives[n % 3 : n % 3 + 1]):
+            for path, above, tile in (("sparse", 1.0, B), ("tiled", 1.0, (B + 2) // 3), ("dense", -1.0, B)):
+                x_BD, weights = problem(B, D, F, active, device, skewed=F > 100)
+                if objective.unit_norm:
+                    weights.W_dec_FD.div_(weights.W_dec_FD.norm(dim=1, keepdim=True))
+                workspace = Workspace(F, weights.b_enc_F)
+                workspace.tile, workspace.dense_above = tile, above
+                mine, again = like(weights, math.nan), like(weights, math.nan)
+                got = gpu.step(x_BD, weights, mine, objective, workspace)
+                twice = gpu.step(x_BD, weights, again, objective, workspace)
+                z_BF = x_BD @ weights.W_enc_DF  # exact
+                if objective.noise:
+                    gpu_noise.add_noise(z_BF, objective.noise, 0)
+                z_BF += weights.b_enc_F
+                gradients, sums = formulas(
+                    x_BD.double(), Weights(*(w.double() for w in weights)), objective, z_BF.double()
+                )
+                name = f"step {B}x{D}x{F} {path} {m if n == 0 else n % 3}"
+                for field, a, b in zip(Weights._fields, mine, gradients, strict=True):
+                    checks.add(f"{name} {field}", away(a, b))
+                for field, a, b in zip(got._fields, got, sums, strict=True):
+                    checks.add(f"{name} {field}", away(a, b), 0 if field == "active_F" else NEAR)
+                same = all(torch.equal(a, b) for a, b in zip(mine, again, strict=True)) and all(
+                    torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(got, twice, strict=True)
+                )
+                checks.add(f"{name} twice the same bits", 0.0 if same else math.inf)
+
+
+def check_nan_and_tf32(checks: Checks, device: str, tiny: bool) -> None:
+    B, D, F = (5, 7, 11) if tiny else (512, 768, 1000)
+    objective = Objective(0.3)
+    x_BD, weights = problem(B, D, F, F / 2, device)
+    x_BD += torch.randn_like(x_BD)  # more digits than TF32 has
+    weights.W_enc_DF.add_(torch.randn_like(weights.W_enc_DF) / math.sqrt(D))
+    weights.b_enc_F.fill_(20.0)  # z is far from 0
+    gradients, _ = formulas(x_BD.double(), Weights(*(w.double() for w in weights)), objective)
+    for path, above in (("sparse", 1.0), ("dense", -1.0)):
+        workspace, mine = Workspace(F, weights.b_enc_F), like(weights, math.nan)
+        workspace.dense_above = above
+        torch.set_float32_matmul_precision("high")  # someone else's wish for TF32
+        try:
+            gpu.step(x_BD, weights, mine, objective, workspace)
+        finally:
+            torch.set_float32_matmul_precision("highest")
+        checks.add(f"step {path} without TF32", max(away(a, b) for a, b in zip(mine, gradients, strict=True)))
+        broken_BD = x_BD.clone()
+        broken_BD[B // 2, D // 2] = math.nan
+        got = gpu.step(broken_BD, weights, mine, objective, workspace)
+        seen = math.isnan(got.squared_error) and math.isnan(got.gradient_square) and got.active_F.min() > 0
+        checks.add(f"step {path} shows NaN", 0.0 if seen else math.inf)
+    if device == "cuda":
+        checks.add("step: times that the host waits", waits(weights), 2)
+
+
+def waits(weights: Weights) -> int:
+    """How often a sparse step of one tile stops the host until the device is done, by torch's own count."""
+    x_BD, gradients = torch.zeros(4, len(weights.b_dec_D), device="cuda"), like(weights, 0.0)
+    workspace, objective = Workspace(len(weights.b_enc_F), weights.b_enc_F), Objective(0.3, noise=Noise(1.0, 1))
+    workspace.dense_above = 1.0
+    gpu.step(x_BD, weights, gradients, objective, workspace)
+    torch.cuda.set_sync_debug_mode("warn")
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        gpu.step(x_BD, weights, gradients, objective, workspace)
+    torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in seen)
+
+
+def check_noise(checks: Checks, device: str, tiny: bool) -> None:
+    def mix(x: Any) -> Any:
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+    for T, F in [(3, 7), (2, 1030)] if tiny else [(513, 10_001), (7, 131_072), (5, 1)]:
+        key, first = int.from_bytes(os.urandom(8), "little"), 1000
+        z_TF = torch.zeros(T, F, device=device)
+        gpu_noise.add_noise(z_TF, Noise(0.5, key), first)
+        row_T1 = mix(np.uint64([key]) ^ mix(np.arange(first, first + T, dtype=np.uint64)))[:, None]
+        bits = mix(row_T1 + np.arange((F + 1) // 2, dtype=np.uint64))
+        radius = np.sqrt(-2 * np.log(((bits >> np.uint64(32)) + 0.5) * 2.0**-32))
+        angle = 2 * np.pi * ((bits & np.uint64(2**32 - 1)) + 0.5) * 2.0**-32
+        want = 0.5 * np.stack([radius * np.cos(angle), radius * np.sin(angle)], 2).reshape(T, -1)[:, :F]
+        checks.add(f"noise {T}x{F}", away(z_TF, torch.from_numpy(want)), 1e-6)
+        checks.add(f"noise {T}x{F} worst", float(np.abs(z_TF.cpu().numpy() - want).max()), 1e-5)
+
+
+def check_adam(checks: Checks, device: str, tiny: bool) -> None:
+    for D, F in [(5, 7), (1, 3)] if tiny else [(768, 10_000), (1001, 777), (1, 5), (5000, 33)]:
+        for unit_norm in (False, True):
+            _, weights = problem(1, D, F, 1.0, device)
+            first, second = like(weights, 0.0), like(weights, 0.0)
+            exact = [Weights(*(t.double() for t in kept)) for kept in (weights, first, second)]
+            for number in range(1, 4):
+                g = Weights(*(torch.randn_like(w) * 10.0 ** (-number) for w in weights))
+                how = Adam(1e-2, number, (0.9, 0.99), 0.5, unit_norm)
+                gpu_adam.adam(weights, g, first, second, how)
+                adam(exact[0], Weights(*(t.double() for t in g)), exact[1], exact[2], how)
+            for part, mine, ref in zip("Wmv", (weights, first, second), exact, strict=True):
+                for field, a, b in zip(Weights._fields, mine, ref, strict=True):
+                    checks.add(f"adam {D}x{F} {unit_norm} {part} {field}", away(a, b), 2e-6)

@@ -1,0 +1,22 @@
+"""How every GPU kernel is started: on which device, with how many warps, in which rounding."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PER_WARP = 256  # of the D numbers of a row
+FUSED: Any = {"enable_fp_fusion": True}  # a·b + c in one rounding, whatever triton's default
+
+
+def warps(block_d: int) -> int:
+    """For a program that holds rows of so many numbers."""
+    return max(1, min(16, block_d // PER_WARP))
+
+
+def device_of(t: Tensor) -> Any:
+    """Kernels start on the current device, which need not be where the tensor is."""
+    cuda: Any = torch.cuda
+    return cuda.device_of(t)
