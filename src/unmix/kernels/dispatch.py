@@ -3,6 +3,8 @@
 Below a few percent of active features the sparse step does less; at the start of training, when half of them are
 active, the dense one does. Two thresholds keep a member near the border from going to and fro. The choice depends on
 the member alone (its state is in its checkpoint), so that a run resumes to the same bits.
+
+Tensors that lie on a GPU go to its kernels, the step's and the update's.
 """
 
 from __future__ import annotations
@@ -12,8 +14,8 @@ from typing import Any
 
 from torch import Tensor
 
-from unmix.kernels import cpu, dense
-from unmix.kernels.reference import Objective, Sums, Weights
+from unmix.kernels import cpu, dense, rows
+from unmix.kernels.reference import Adam, Objective, Sums, Weights
 from unmix.kernels.select import Precision
 
 SPARSE_BELOW, DENSE_ABOVE = 0.08, 0.11
@@ -55,3 +57,13 @@ class Step:
         density = sums.active_F.sum().item() / (len(x_BD) * F)
         self.sparse = density < (DENSE_ABOVE if self.sparse else SPARSE_BELOW)
         return sums
+
+
+def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
+    """An update; the same call as `reference.adam`."""
+    if weights.b_enc_F.is_cuda:
+        from unmix.kernels import gpu_adam
+
+        gpu_adam.adam(weights, gradients, first, second, how)
+    else:
+        rows.adam(weights, gradients, first, second, how)

@@ -13,10 +13,10 @@ from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels.dispatch import Scratch, Step
+from unmix.kernels.dispatch import Scratch, Step, adam
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
-from unmix.kernels.rows import adam, moments
+from unmix.kernels.rows import moments
 from unmix.precision import selection
 from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows
