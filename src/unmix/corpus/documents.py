@@ -145,7 +145,7 @@ def _parquet(path: Path, column: str) -> Iterator[str]:
         import pyarrow as pa
         import pyarrow.parquet as pq
     except ImportError:
-        raise UserError(f"reading {path} wants pyarrow: pip install 'unmix[data]'") from None
+        raise UserError(f"reading {path} wants pyarrow: pip install pyarrow") from None
     try:
         with pq.ParquetFile(path) as file:
             _check_field(column, file.schema_arrow.names, str(path))
@@ -166,7 +166,7 @@ def _datasets(source: str, field: str) -> Iterator[str]:
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UserError(f"corpus.source = {source} wants the datasets library: pip install 'unmix[data]'") from None
+        raise UserError(f"corpus.source = {source} wants the datasets library: pip install datasets") from None
     try:
         for number, record in enumerate(load_dataset(name, config or None, split=split or "train", streaming=True), 1):
             yield _text(record, field, f"{source}, record {number}")
