@@ -12,6 +12,7 @@ from typing import Any
 
 from unmix.arguments import force_argument, read_recipe, recipe_arguments, recipes_text, split_dotted
 from unmix.bench.command import add_bench
+from unmix.bench.table import aligned
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.progress import Progress
@@ -259,11 +260,12 @@ def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         print(json.dumps(choice, indent=1))
         return 0
     print(f"rule: {choice['rule']}\n")
-    print(f"{'member':<24}{'L0 now':>10}{'expected':>10}{'band':>16}  ")
+    rows, marks = [["member", "L0 now", "expected", "band"]], [""]
     for c in choice["candidates"]:
-        mark = "chosen" if c["member"] == choice["member"] else c["why"]
-        band = f"{c['low']:.4g} to {c['high']:.4g}"
-        print(f"{c['member']:<24}{c['l0']:>10.4g}{c['predicted_l0']:>10.4g}{band:>16}  {mark}")
+        rows.append([c["member"], f"{c['l0']:.4g}", f"{c['predicted_l0']:.4g}", f"{c['low']:.4g} to {c['high']:.4g}"])
+        marks.append("chosen" if c["member"] == choice["member"] else c["why"])
+    for line, mark in zip(aligned(rows).splitlines(), marks, strict=True):
+        print(f"{line}   {mark}".rstrip())
     print(f"\n{choice['reason']}")
     return 0
 

@@ -160,7 +160,7 @@ def _cumulate(start_B1: Any) -> None:
         start_B1[t + 1] += start_B1[t]
 
 
-@numba.njit(cache=True, fastmath=SUMS)
+@numba.njit(cache=True, fastmath=SUMS, inline="always")
 def _compute(word: Any, first: int, n: int, x_D: Any, W_TD: Any, b_T: Any, column_T: Any, z_T: Any) -> int:
     """z of the features whose bits are set; those with a positive one are put at n and behind. Answers their end."""
     while word:
