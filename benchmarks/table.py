@@ -1,12 +1,13 @@
 """Files of results to Markdown: first what was aimed at, then what was measured.
 
 python table.py results/*.json > results/README.md
+python table.py --part results results/*.json         without what each script measured; --part rows: that alone
 """
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +15,25 @@ from typing import Any
 from common import COLUMNS, cells, markdown
 
 
-def tables(results: Sequence[dict[str, Any]]) -> str:
-    """The whole page."""
+def beside(results: Sequence[dict[str, Any]]) -> list[str]:
+    """Date and machine; ours beside theirs; where we lose."""
     every = [comparison for result in results for comparison in result["comparisons"]]
     missed = [c for c in every if not c["met"]]
     slower = [c for c in missed if c["goal"] == "at least" and c["ratio"] < 1 and "share of" not in c["what"]]
-    parts = ["# Results", *(heading(group) for group in machines(results))]
-    parts += ["## Ours, theirs, and the target", markdown(COLUMNS, [_said(c) for c in every])]
-    parts += [f"{len(every) - len(missed)} of {len(every)} targets are met."]
-    parts += ["## Where we lose", losses(slower, missed)]
+    parts = [*(heading(group) for group in machines(results)), markdown(COLUMNS, [_said(c) for c in every])]
+    parts += [f"{len(every) - len(missed)} of {len(every)} targets are met.", "### Where we lose"]
+    return [*parts, losses(slower, missed)]
+
+
+def measured(results: Sequence[dict[str, Any]]) -> list[str]:
+    """What each script measured."""
+    parts = []
     for result in results:
         parts += [f"## {result['script']}: {', '.join(_settings(result))}"]
         parts += ["\n".join(f"- {check}" for check in result["checks"])] if result["checks"] else []
         if result["rows"]:
             parts.append(markdown(list(result["rows"][0]), [list(row.values()) for row in result["rows"]]))
-    return "\n\n".join(parts) + "\n"
+    return parts
 
 
 def machines(results: Sequence[dict[str, Any]]) -> list[tuple[str, dict[str, Any]]]:
@@ -71,4 +76,12 @@ def _settings(result: dict[str, Any]) -> list[str]:
 
 
 if __name__ == "__main__":
-    print(tables([json.loads(Path(path).read_text()) for path in sys.argv[1:]]), end="")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("files", nargs="+", type=Path)
+    parser.add_argument("--part", choices=["all", "results", "rows"], default="all")
+    args = parser.parse_args()
+    results = [json.loads(path.read_text()) for path in args.files]
+    parts = ["# Results"] if args.part == "all" else []
+    parts += beside(results) if args.part != "rows" else []
+    parts += measured(results) if args.part != "results" else []
+    print("\n\n".join(parts))
