@@ -175,10 +175,10 @@ class Store:
         if self._shard is None or self._shard[0] != place:
             number, epoch = self._number(place), place // len(self.manifest["shards"])
             path = self.folder / self.manifest["shards"][number]["file"]
+            for ahead in range(_AHEAD + 1):
+                self._checksum(self._number(place + ahead))
             if self._checksum(number).result() != self.manifest["shards"][number]["sha256"]:
                 raise UserError(f"{path} is damaged: its checksum differs; harvest again into an empty folder")
-            for ahead in range(1, _AHEAD + 1):  # while this one is read
-                self._checksum(self._number(place + ahead))
             try:
                 with safetensors.safe_open(path, framework="pt") as file:
                     tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
