@@ -9,7 +9,7 @@ from tiny_run import make
 
 from unmix.activations.store import harvest
 from unmix.errors import UserError
-from unmix.runlog import read_manifest, read_metrics
+from unmix.runlog import read_manifest, read_metrics, write_manifest
 from unmix.sae.files import load_sae
 from unmix.training import chosen, manifest, run
 from unmix.training.inputs import open_inputs, open_model, open_stream, store_facts
@@ -194,6 +194,32 @@ def test_another_recipe_in_the_same_folder_is_refused(overrides, tmp_path):
     with pytest.raises(UserError, match=r"training\.lr = 0\.003, the recipe says 0\.1; give another --name"):
         run.sweep(make(overrides, training__steps=5, training__lr=0.1), tmp_path / "run")
     assert (tmp_path / "run" / "run.yaml").read_bytes() == before
+
+
+def test_a_run_from_before_there_was_a_choice_of_numbers_goes_on_in_float32(overrides, tmp_path):
+    folder = tmp_path / "run"
+    recipe = make(overrides, training__steps=5, training__selection="fp32", model__matmul="fp32")
+    run.sweep(recipe, folder)
+    written = read_manifest(folder / "run.yaml")
+    del written["recipe"]["training"]["selection"], written["recipe"]["model"]["matmul"]
+    write_manifest(folder / "run.yaml", written)
+    run.sweep(make(overrides, training__steps=5), folder)
+    found = read_manifest(folder / "run.yaml")["recipe"]
+    assert (found["training"]["selection"], found["model"]["matmul"]) == ("fp32", "fp32")
+
+
+def test_a_damaged_section_of_the_manifest_is_one_line(overrides, tmp_path):
+    folder = tmp_path / "run"
+    recipe = make(overrides, training__steps=5)
+    run.sweep(recipe, folder)
+    written = read_manifest(folder / "run.yaml")
+    for damage in (5, None, []):
+        written["recipe"]["training"] = damage
+        write_manifest(folder / "run.yaml", written)
+        with pytest.raises(UserError, match=r"the recipe in .*run\.yaml cannot be read"):
+            run.sweep(recipe, folder)
+        with pytest.raises(UserError, match=r"the recipe in .*run\.yaml cannot be read"):
+            chosen.extend(folder, "l1-0", 10)
 
 
 def test_another_corpus_under_the_same_name_is_refused(overrides, tmp_path):
