@@ -14,7 +14,7 @@ from unmix.progress import Progress
 
 Dotted = dict[str, list[str]]
 SHORT_RUN = 96
-"""Steps of `bench sweep` where no other number is asked for: whole chunks in the recipes that ship with unmix."""
+"""Steps of `bench sweep` where no other number is asked for: three whole chunks of the demo's."""
 BENCH = """\
 Times of this machine, each beside what the machine can do at best, measured in the same run. Nothing is compared with
 a number from elsewhere. Let the machine do nothing else meanwhile. docs/speed.md says how to read it.
@@ -23,7 +23,7 @@ examples:
   unmix bench step                                  D=768, F=10,000, 4,096 tokens, L0 = 100
   unmix bench step --l0 5000                        where half of the features are active: the dense step
   unmix bench harvest --model gpt2 --hook resid_pre.8
-  unmix bench sweep gpt2-l1-sweep --steps 32
+  unmix bench sweep gpt2-l1-sweep --steps 352       three chunks of 25,600 tokens
 """
 
 
