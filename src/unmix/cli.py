@@ -15,6 +15,7 @@ from unmix.bench.command import add_bench
 from unmix.bench.table import aligned
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
+from unmix.machine import keep_freed_memory
 from unmix.progress import Progress
 
 SWEEP = """\
@@ -42,6 +43,7 @@ any key of a recipe can be given as --section.key value, for instance:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
     stopped by a signal."""
+    keep_freed_memory()
     words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
         args = _parser().parse_args(words)

@@ -1,10 +1,13 @@
-"""What the system says of this machine and this process."""
+"""What the system says of this machine and this process, and how the process keeps its memory."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import platform
 from pathlib import Path
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # mallopt(3)
 
 
 def cpu_name() -> str:
@@ -23,3 +26,19 @@ def resident() -> int:
     except (OSError, ValueError, IndexError):
         return 0
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep memory that was freed, for what is allocated next.
+
+    A batch, or what a layer of the language model makes, is megabytes. By default glibc may give such a block back to
+    the system when it is freed; then each page of the next one has to be cleared and mapped again, which may take
+    longer than filling it. Which it does depends on the order of allocations, so it differs from process to process.
+    The peak is no higher. With another C library nothing is done.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):  # there is none; Windows: there is no such library
+        return
+    for which in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
+        mallopt(which, 2**30)

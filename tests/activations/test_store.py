@@ -2,11 +2,13 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from echo_model import Echo
 
 from unmix.activations.store import Store, harvest
 from unmix.activations.stream import Stream
+from unmix.disk import sha256
 from unmix.errors import UserError
 
 FACTS = {"model": {"name": "m"}, "corpus": {"source": "c"}, "chunk_sequences": 3, "sequence_length": 6}
@@ -89,6 +91,28 @@ def test_a_shard_that_is_gone_or_damaged_is_named(tmp_path):
     shard.unlink()
     with pytest.raises(UserError, match=r"shard-000001\.safetensors is missing"):
         Store(tmp_path / "s", ["h"], batch_tokens=7)
+
+
+def test_a_shard_whose_checksum_holds_but_not_its_shape_is_named(tmp_path):
+    shard, manifest = write(tmp_path / "s") / "shard-000001.safetensors", tmp_path / "s" / "manifest.json"
+    tensors = safetensors.torch.load_file(shard)
+    safetensors.torch.save_file(tensors | {"h": tensors["h"][:5].clone()}, shard)
+    said = json.loads(manifest.read_text())
+    said["shards"][1]["sha256"] = sha256(shard)
+    manifest.write_text(json.dumps(said))
+    batches = Store(tmp_path / "s", ["h"], batch_tokens=20).batches(1, 2)
+    with pytest.raises(UserError, match=r"shard-000001\.safetensors is damaged: h has the shape \[5, 2\]"):
+        next(batches)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_shuffled_epoch_gives_the_rows_as_they_were_rounded(tmp_path, dtype):
+    store = Store(write(tmp_path / "s", dtype=dtype), ["h"], batch_tokens=40)
+    first, second = store.batches(0, 2)
+    order, again = first.token_ids_B.argsort(), second.token_ids_B.argsort()
+    assert torch.equal(first.token_ids_B[order], second.token_ids_B[again])
+    assert torch.equal(first.activations["h"][order], second.activations["h"][again])
+    assert torch.equal(first.positions_B[order], second.positions_B[again])
 
 
 def test_a_newer_format_is_refused(tmp_path):

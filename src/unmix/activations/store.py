@@ -5,8 +5,9 @@
 
 Reading batch s in the first epoch gives the rows that the stream would give, so that a float32 store trains to the
 same bits; bfloat16, the default, rounds each activation. In later epochs the shards, and the rows within each, are
-permuted by generators seeded from (seed, epoch, shard): batch s stays a pure function of s. A batch is gathered from
-the mapped shard and made float32, nothing else is copied; checksums are made while the shards before are read.
+permuted by generators seeded from (seed, epoch, shard): batch s stays a pure function of s. Batches are read from the
+mapped shard, shuffled bfloat16 gathered and widened in one pass. While one shard is read, threads check and map the
+next ones, touch every page of them in order, and shuffle.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -27,13 +29,15 @@ from torch import Tensor
 from unmix.activations.stream import Batch, Stream, gather
 from unmix.disk import require_room, sha256
 from unmix.errors import UserError
+from unmix.kernels.bfloat16 import rows_as_float32
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
 
 FORMAT = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SHARDS, _ROWS = 3, 4  # which permutation a generator is for
-_AHEAD = 2  # shards whose checksums are made while one is read
+_AHEAD = 2  # shards that are made ready while one is read
+_KEPT_BYTES = 4 * 2**30  # of shards that stay mapped; the system takes their memory back when it needs it
 
 
 def held(folder: Path) -> dict[str, Any]:
@@ -142,9 +146,13 @@ class Store:
         about = [self.manifest[key] for key in ("dtype", "seed", "shard_tokens", "shards")]
         self.fingerprint = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
         """16 hex digits over what the batches depend on: a store that grew has another one."""
-        self._checker = ThreadPoolExecutor(_AHEAD, thread_name_prefix="checksums")
-        self._checked: dict[int, Future[str]] = {}
-        self._shard: tuple[int, dict[str, Tensor], Tensor | None] | None = None
+        size = (folder / self.manifest["shards"][0]["file"]).stat().st_size
+        self._kept = max(_AHEAD + 1, _KEPT_BYTES // size)
+        self._ahead = ThreadPoolExecutor(_AHEAD, thread_name_prefix="store")
+        self._whole: set[int] = set()  # shards whose checksums held
+        self._shards: dict[int, Future[dict[str, Tensor]]] = {}  # by number, the one used longest ago first
+        self._orders: dict[int, Future[Tensor | None]] = {}  # by place, of the places that come next
+        self._opened: tuple[int, dict[str, Tensor], Tensor | None] | None = None
 
     def batches(self, first: int, last: int) -> Iterator[Batch]:
         """Batches number first … last - 1, in float32."""
@@ -162,34 +170,29 @@ class Store:
     def _rows_of(self, place: int, start: int, end: int) -> Batch:
         """Rows start … end - 1 of the shard at a place of the endless order of shards, in that epoch's order."""
         tensors, order_R = self._open(place)
-
-        def rows(name: str) -> Tensor:
-            return tensors[name][start:end] if order_R is None else tensors[name].index_select(0, order_R[start:end])
-
-        return Batch(
-            {hook: rows(hook).float() for hook in self.hooks}, rows("token_ids").long(), rows("positions").long()
-        )
+        ids, positions = tensors["token_ids"], tensors["positions"]
+        if order_R is None:
+            activations = {hook: tensors[hook][start:end].float() for hook in self.hooks}
+            return Batch(activations, ids[start:end].long(), positions[start:end].long())
+        rows_B = order_R[start:end]
+        activations = {hook: rows_as_float32(tensors[hook], rows_B) for hook in self.hooks}
+        return Batch(activations, ids.index_select(0, rows_B).long(), positions.index_select(0, rows_B).long())
 
     def _open(self, place: int) -> tuple[dict[str, Tensor], Tensor | None]:
-        """The mapped tensors of a shard, and the order of its rows, which is their own in the first epoch."""
-        if self._shard is None or self._shard[0] != place:
-            number, epoch = self._number(place), place // len(self.manifest["shards"])
-            path = self.folder / self.manifest["shards"][number]["file"]
-            for ahead in range(_AHEAD + 1):
-                self._checksum(self._number(place + ahead))
-            if self._checksum(number).result() != self.manifest["shards"][number]["sha256"]:
-                raise UserError(f"{path} is damaged: its checksum differs; harvest again into an empty folder")
-            try:
-                with safetensors.safe_open(path, framework="pt") as file:
-                    tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
-            except safetensors.SafetensorError as error:  # its checksum holds: it was written so
-                raise UserError(f"{path} is damaged: {error}; harvest again into an empty folder") from None
-            order_R = None
-            if epoch:
-                generator = np.random.default_rng([self.manifest["seed"], _ROWS, epoch, number])
-                order_R = torch.from_numpy(generator.permutation(self.shard_rows))
-            self._shard = (place, tensors, order_R)
-        return self._shard[1:]
+        """The tensors of the shard at a place, and the order of its rows; those of the places behind it are begun."""
+        if self._opened is None or self._opened[0] != place:
+            self._orders = {at: order for at, order in self._orders.items() if place <= at <= place + _AHEAD}
+            for at in range(place, place + _AHEAD + 1):
+                number = self._number(at)
+                shard = self._shards.pop(number, None) or self._ahead.submit(self._map, number)
+                self._shards[number] = shard
+                if at not in self._orders:
+                    self._orders[at] = self._ahead.submit(self._order, at)
+            for number in list(self._shards)[: -self._kept]:
+                del self._shards[number]
+            tensors = self._shards[self._number(place)].result()
+            self._opened = place, tensors, self._orders.pop(place).result()
+        return self._opened[1:]
 
     def _number(self, place: int) -> int:
         """Which shard is at a place: every epoch but the first has an order of its own."""
@@ -199,9 +202,35 @@ class Store:
         generator = np.random.default_rng([self.manifest["seed"], _SHARDS, epoch])
         return int(generator.permutation(len(self.manifest["shards"]))[at])
 
-    def _checksum(self, number: int) -> Future[str]:
-        """The SHA-256 of a shard, made once a process and beside what else goes on."""
-        if number not in self._checked:
-            path = self.folder / self.manifest["shards"][number]["file"]
-            self._checked[number] = self._checker.submit(sha256, path)
-        return self._checked[number]
+    def _order(self, place: int) -> Tensor | None:
+        """The order of the rows of the shard at a place; None is their own, that of the first epoch."""
+        epoch = place // len(self.manifest["shards"])
+        if not epoch:
+            return None
+        generator = np.random.default_rng([self.manifest["seed"], _ROWS, epoch, self._number(place)])
+        return torch.from_numpy(generator.permutation(self.shard_rows))
+
+    def _map(self, number: int) -> dict[str, Tensor]:
+        """The mapped tensors of a shard, each page touched, so that no reader waits for it.
+
+        Raises `UserError` if the shard is not what the manifest says; its checksum is made once a process.
+        """
+        shard = self.manifest["shards"][number]
+        path = self.folder / shard["file"]
+        if number not in self._whole and sha256(path) != shard["sha256"]:
+            raise UserError(f"{path} is damaged: its checksum differs; harvest again into an empty folder")
+        self._whole.add(number)
+        try:
+            with safetensors.safe_open(path, framework="pt") as file:
+                tensors = {name: file.get_tensor(name) for name in (*self.hooks, "token_ids", "positions")}
+        except safetensors.SafetensorError as error:  # its checksum holds: it was written so
+            raise UserError(f"{path} is damaged: {error}; harvest again into an empty folder") from None
+        for name, tensor in tensors.items():
+            expected = [self.shard_rows, self.widths[name]] if name in self.widths else [self.shard_rows]
+            if list(tensor.shape) != expected:
+                raise UserError(
+                    f"{path} is damaged: {name} has the shape {list(tensor.shape)}, not {expected}; "
+                    "harvest again into an empty folder"
+                )
+            tensor.view(torch.uint8).flatten()[:: mmap.PAGESIZE].sum()
+        return tensors

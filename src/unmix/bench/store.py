@@ -1,7 +1,8 @@
 """Reading a store that was just written, beside the checksums and the copying that the machine can do at best.
 
-The first epoch makes the checksum of each shard, so the rate of making them bounds it; later epochs gather shuffled
-rows. Both read bfloat16 from the mapped file and write float32, and these bytes over seconds compare with copying.
+The first epoch makes the checksum of each shard, so the rate of making them bounds it. Later epochs gather shuffled
+rows, which is bounded by gathering as many from a matrix in memory and doing nothing else. Both read bfloat16 from the
+mapped file and write float32, and these bytes over seconds compare with copying.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from unmix.bench.table import aligned
 from unmix.config import RunConfig
 from unmix.corpus.tokens import Tokens
 from unmix.disk import sha256
+from unmix.kernels.bfloat16 import rows_as_float32
 from unmix.lm.model import LanguageModel
 from unmix.training.inputs import store_facts
 
@@ -56,7 +58,11 @@ def run(
     facts = store_facts(recipe, model, corpus)
     write_store(stream, folder, tokens=max(tokens, shard), dtype=DTYPE, facts=facts, shard_tokens=shard, force=force)
     paths = sorted(folder.glob("*.safetensors"))
-    taken: dict[str, list[float]] = {"checksums": [], "first": [], "later": []}
+    matrices = {hook: torch.randn(shard, width).to(getattr(torch, DTYPE)) for hook, width in again.widths.items()}
+    order_R = torch.from_numpy(np.random.default_rng(0).permutation(shard))
+    for x_RD in matrices.values():
+        rows_as_float32(x_RD, order_R[:B])  # so that nothing timed waits for a compiler
+    taken: dict[str, list[float]] = {"checksums": [], "first": [], "later": [], "gathered": []}
     rows = moved = 0
     for _ in range(repeats):
         store, timers = Store(folder, act.hooks, batch_tokens=B), Timers()
@@ -69,10 +75,16 @@ def run(
             with timers.running(name):
                 for batch in store.batches(epoch * batches, (epoch + 1) * batches):
                     moved += sum(t.nbytes for t in (*batch.activations.values(), *batch[1:]))
+        with timers.running("gathered"):
+            for _ in paths:
+                for rows_B in torch.split(order_R, B):
+                    held = [rows_as_float32(x_RD, rows_B) for x_RD in matrices.values()]
+        del held  # until the next batch is there, as a training loop does
         for name, seconds in timers.take().items():
             taken[name].append(seconds)
     on_disk = sum(path.stat().st_size for path in paths)
-    bytes_of = {"checksums": on_disk, "first": on_disk + moved, "later": on_disk + moved}
+    wide = sum(again.widths.values()) * rows
+    bytes_of = {"checksums": on_disk, "first": on_disk + moved, "later": on_disk + moved, "gathered": (2 + 4) * wide}
     readings = {
         name: {
             "seconds": seconds,
@@ -98,6 +110,7 @@ def table(found: dict[str, Any], copy_gb_per_s: float) -> str:
         "checksums": "SHA-256 of its files, one after the other",
         "first": "first epoch, with checksums",
         "later": "later epochs, shuffled",
+        "gathered": "as many rows gathered from memory, nothing else",
     }
     reads = [["reading a store", "tokens/s", "GB/s"]]
     for name, text in texts.items():
