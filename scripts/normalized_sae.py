@@ -96,6 +96,7 @@ def recipe(name: str, hook: str, variants: dict[str, Any], store: str, seed: int
         "sae": {"features": 1024, "scaling": "dataset", "bias_init": "mean"},
         "training": {
             "selection": "fp32",
+            "dense": "fp32",
             "steps": 1000,
             "batch_tokens": 512,
             "lr": 4.0e-3,

@@ -163,6 +163,10 @@ class TrainingConfig(Section):
     """Once few features are active, how the encoder finds which: a product in bf16 costs half of one in float32, one in
     int8 a quarter; the values of what they find are computed in float32 (docs/speed.md). `auto`: the cheapest that
     the processor has instructions for."""
+    dense: Literal["fp32", "bf16", "auto"] = "auto"
+    """While many features are active, the five products of a step: in bf16 it takes half the time, and what goes into
+    and comes out of them is rounded (docs/speed.md); with noise and with tanh they are in float32 all the same. `auto`:
+    bf16 if the processor has instructions for it."""
     dead_after_tokens: int = Field(default=10_000_000, ge=1)
     """A feature that was silent for so many tokens counts as dead (April 2024: 10 M)."""
     on_nonfinite: Literal["skip", "halt", "stop"] = "halt"

@@ -22,6 +22,11 @@ def matmul() -> Literal["fp32", "bf16"]:
     return "bf16" if "bf16" in precisions() else "fp32"
 
 
+def dense() -> Literal["fp32", "bf16"]:
+    """What this processor makes the products of a dense step fastest in."""
+    return matmul()
+
+
 def selection() -> Literal["fp32", "bf16", "int8"]:
     """What this processor finds active features fastest in."""
     return "int8" if "int8" in precisions() and hasattr(torch, "_int_mm") else matmul()
@@ -34,22 +39,24 @@ def precisions() -> list[str]:
 
 
 def resolve(recipe: RunConfig, earlier: dict[str, Any] | None = None) -> RunConfig:
-    """The recipe with `model.matmul` and `training.selection` decided.
+    """The recipe with `model.matmul`, `training.selection` and `training.dense` decided.
 
     What a run began with (`earlier`: its recipe) it goes on with, on whatever machine; one from before there was a
     choice was in fp32. With a store, `model.matmul` stays open: the store was made with what it was made with.
     """
     began = None if earlier is None else flat(earlier)
 
-    def decided(section: str, key: str, here: str) -> Any:
+    def decided(section: str, **here: str) -> Any:
         part = getattr(recipe, section)
-        if getattr(part, key) != "auto":
-            return part
-        return part.model_copy(update={key: here if began is None else began.get(f"{section}.{key}", "fp32")})
+        opened = {key: value for key, value in here.items() if getattr(part, key) == "auto"}
+        if began is not None:
+            opened = {key: began.get(f"{section}.{key}", "fp32") for key in opened}
+        return part.model_copy(update=opened)
 
-    model = decided("model", "matmul", matmul())
+    model = decided("model", matmul=matmul())
     if recipe.activations.store is not None:
         model = recipe.model
     elif recipe.model.matmul == "auto" and recipe.model.dtype != "float32":
         model = recipe.model.model_copy(update={"matmul": "fp32"})
-    return recipe.model_copy(update={"model": model, "training": decided("training", "selection", selection())})
+    training = decided("training", selection=selection(), dense=dense())
+    return recipe.model_copy(update={"model": model, "training": training})

@@ -13,7 +13,7 @@ import yaml
 from unmix.arguments import split_dotted
 from unmix.cli import _parser, main
 from unmix.kernels import cpu
-from unmix.kernels.dispatch import DENSE_ABOVE, SPARSE_BELOW
+from unmix.kernels.dispatch import BORDERS
 from unmix.training import member, run
 
 PAGE = Path(__file__).parents[2] / "docs" / "speed.md"
@@ -97,18 +97,22 @@ def test_a_sparse_step(bench):
     assert (cpu._find, cpu._by_feature, member.adam, member.Window.add) == kept  # the timers are gone
 
 
-@pytest.mark.parametrize("selection", [["fp32", "bf16"], ["bf16"]])
-def test_a_dense_step_is_five_products_in_fp32_whatever_selects(bench, selection):
+@pytest.mark.parametrize(
+    ("selection", "made_in"),
+    [(["fp32", "bf16"], ["fp32", "bf16"]), (["fp32", "bf16", "int8"], ["fp32", "bf16"]), (["int8"], ["bf16"])],
+)
+def test_a_dense_step_is_five_products_in_fp32_or_bf16(bench, selection, made_in):
     found = bench(*STEP, "--l0", "200", "--selection", *selection)
     sane(found, "step")
-    assert found["floor"].keys() == {"fp32", "bf16"}
-    [variant] = found["variants"].values()
-    assert (variant["kind"], variant["bound_products"]) == ("dense", 5)
-    assert variant["l0"] == pytest.approx(200, rel=0.1)
-    ratios = [g / s for g, s in zip(found["floor"]["fp32"]["seconds"], variant["seconds"], strict=True)]
-    assert variant["bound_share"] == pytest.approx(5 * median(ratios))
-    assert {"activate", "back", "finish", "adam", "rest"} <= variant["phases"]["seconds"].keys()
-    assert "find" not in variant["phases"]["seconds"]
+    assert found["floor"].keys() == {*selection, *made_in}
+    assert list(found["variants"]) == made_in
+    for name, variant in found["variants"].items():
+        assert (variant["kind"], variant["bound_products"]) == ("dense", 5)
+        assert variant["l0"] == pytest.approx(200, rel=0.1)
+        ratios = [g / s for g, s in zip(found["floor"][name]["seconds"], variant["seconds"], strict=True)]
+        assert variant["bound_share"] == pytest.approx(5 * median(ratios))
+        assert {"activate", "back", "finish", "adam", "rest"} <= variant["phases"]["seconds"].keys()
+        assert "find" not in variant["phases"]["seconds"]
 
 
 def test_harvest(bench, recipe, tmp_path):
@@ -232,8 +236,9 @@ def test_stopped_it_leaves_nothing_behind(recipe, tmp_path, monkeypatch, capsys)
 
 def test_the_page_has_the_thresholds_and_commands_that_are():
     page = PAGE.read_text(encoding="utf-8")
-    assert f"{SPARSE_BELOW:.0%}".replace("%", " %") in page
-    assert f"{DENSE_ABOVE:.0%}".replace("%", " %") in page
+    for border in BORDERS.values():
+        assert f"{border.sparse_below:.0%}".replace("%", " %") in page
+        assert f"{border.dense_above:.0%}".replace("%", " %") in page
     commands = re.findall(r"^    unmix (bench .*?)(?:  +.*)?$", page, re.M)
     assert len(commands) >= 4
     for command in commands:

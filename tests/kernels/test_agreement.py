@@ -10,7 +10,7 @@ import math
 import pytest
 import torch
 
-from unmix.kernels import cpu, dense, reference, rows
+from unmix.kernels import cpu, dense, dense_bf16, reference, rows
 from unmix.kernels.reference import Adam, Objective, Weights
 
 D, F, B, STEPS, LR, L1 = 32, 256, 256, 200, 3e-3, 4.0
@@ -50,6 +50,9 @@ def kernel(name: str):
         workspace = dense.Workspace(F, torch.empty(0))
         workspace.f, workspace.dz = workspace.f.double(), workspace.dz.double()
         return lambda *words: dense.step(*words, workspace)
+    if name == "dense bf16":
+        low = dense_bf16.Workspace(F, D)
+        return lambda *words: dense_bf16.step(*words, low)
     kept = cpu.Workspace(name)
     return lambda *words: cpu.step(*words, kept)
 
@@ -65,7 +68,7 @@ def test_in_double_precision_the_weights_agree(name, unit_norm):
 
 
 @pytest.mark.parametrize("unit_norm", [False, True], ids=["free", "unit norm"])
-@pytest.mark.parametrize("name", ["fp32", "bf16", "int8"])
+@pytest.mark.parametrize("name", ["fp32", "bf16", "int8", "dense bf16"])
 def test_in_single_precision_the_losses_agree(name, unit_norm):
     """On a batch that was not trained on."""
     found = []

@@ -261,4 +261,15 @@ def test_narrow_numbers_are_said_with_what_they_change(make: Make) -> None:
         "from the running model, which computes in float32; its matrix products are in"
     )
     assert "resid_post.3 by 0.7 %" in said["Activations"].replace("\u2009", " ").replace("\u00a0", " ")
-    assert "a product in int8" in said["Arithmetic"]
+    assert said["Arithmetic"] == "once few features are active, a product in int8 finds which; all else in float32"
+    about["recipe"]["training"]["dense"], about["recipe"]["sae"]["nonlinearity"] = "bf16", "relu"
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    assert dict(facts.trained_on(read(folder)))["Arithmetic"].startswith("while many features are active, the matrix")
+    about["recipe"]["sae"]["nonlinearity"] = "tanh_relu"
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    assert "bf16" not in dict(facts.trained_on(read(folder)))["Arithmetic"]
+    about["recipe"]["variants"] = {"plain": {"sae": {"nonlinearity": "relu"}}, "noisy": {"sae": {"noise": 1.0}}}
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    said = dict(facts.trained_on(read(folder)))["Arithmetic"]
+    assert "plain: while many" in said
+    assert "noisy: all in float32" in said

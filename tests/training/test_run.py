@@ -53,18 +53,20 @@ def write_store(recipe, folder, dtype="float32", rows=1500):
     return folder
 
 
+@pytest.mark.parametrize("dense", ["fp32", "bf16"])
 @pytest.mark.parametrize("decoder", ["free", "unit_norm"])
-def test_a_member_alone_is_bit_identical_to_the_member_in_a_sweep(overrides, tmp_path, decoder):
-    four = make(overrides, training__steps=50, sae__decoder=decoder)
-    alone = make(overrides, training__steps=50, sae__decoder=decoder, training__l1=[3.0])
+def test_a_member_alone_is_bit_identical_to_the_member_in_a_sweep(overrides, tmp_path, decoder, dense):
+    four = make(overrides, training__steps=50, sae__decoder=decoder, training__dense=dense)
+    alone = make(overrides, training__steps=50, sae__decoder=decoder, training__dense=dense, training__l1=[3.0])
     run.sweep(four, tmp_path / "four")
     run.sweep(alone, tmp_path / "alone")
     assert same(state(tmp_path / "four", "l1-3", 50), state(tmp_path / "alone", "l1-3", 50))
     assert [r for r in metrics(tmp_path / "four") if r["member"] == "l1-3"] == metrics(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("source", ["stream", "store"])
-def test_a_run_stopped_at_30_and_resumed_equals_the_unstopped_one_at_60(overrides, tmp_path, source):
+@pytest.mark.parametrize(("source", "dense"), [("stream", "fp32"), ("stream", "bf16"), ("store", "bf16")])
+def test_a_run_stopped_at_30_and_resumed_equals_the_unstopped_one_at_60(overrides, tmp_path, source, dense):
+    overrides = overrides | {"training.dense": dense}
     recipe = make(overrides)
     if source == "store":  # 1,500 rows for 2,880: the second epoch is reached
         recipe = make(overrides, activations__store=str(write_store(recipe, tmp_path / "store")))
@@ -198,14 +200,18 @@ def test_another_recipe_in_the_same_folder_is_refused(overrides, tmp_path):
 
 def test_a_run_from_before_there_was_a_choice_of_numbers_goes_on_in_float32(overrides, tmp_path):
     folder = tmp_path / "run"
-    recipe = make(overrides, training__steps=5, training__selection="fp32", model__matmul="fp32")
+    recipe = make(
+        overrides, training__steps=5, training__selection="fp32", training__dense="fp32", model__matmul="fp32"
+    )
     run.sweep(recipe, folder)
     written = read_manifest(folder / "run.yaml")
-    del written["recipe"]["training"]["selection"], written["recipe"]["model"]["matmul"]
+    del written["recipe"]["training"]["selection"], written["recipe"]["training"]["dense"]
+    del written["recipe"]["model"]["matmul"]
     write_manifest(folder / "run.yaml", written)
     run.sweep(make(overrides, training__steps=5), folder)
     found = read_manifest(folder / "run.yaml")["recipe"]
-    assert (found["training"]["selection"], found["model"]["matmul"]) == ("fp32", "fp32")
+    assert (found["training"]["selection"], found["training"]["dense"]) == ("fp32", "fp32")
+    assert found["model"]["matmul"] == "fp32"
 
 
 def test_a_damaged_section_of_the_manifest_is_one_line(overrides, tmp_path):

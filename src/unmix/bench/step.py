@@ -4,7 +4,8 @@ The activations are Gaussian with E||x||² = D, the dictionary is a fresh one, a
 bias brings the mean number of active features to L0. The learning rate is 1e-9, so that it stays there.
 
 A sparse step cannot do less than look at every feature: its bound is one product [B, D] x [D, F] in the precision in
-which it selects. A dense step makes five of them, in fp32.
+which it selects. A dense step makes five of them, in fp32 beside a selection in fp32, in bf16 beside the others (beside
+int8 if the processor has instructions for bf16).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from unmix.bench.machine import about, peak_memory, require_memory
 from unmix.bench.table import aligned, machine_line, ms
 from unmix.config import MaskConfig, SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels import cpu, dense, select
+from unmix.kernels import cpu, dense, dense_bf16, select
 from unmix.precision import precisions
 from unmix.training import member as members
 from unmix.training.measure import measure
@@ -37,9 +38,9 @@ PLACES: tuple[tuple[Any, str, str], ...] = (
     (cpu, "_by_token", "by_token"),
     (cpu, "_transpose", "transpose"),
     (cpu, "_by_feature", "by_feature"),
-    (dense, "_activate", "activate"),
-    (dense, "_back", "back"),
-    (dense, "finish", "finish"),
+    *((kind, "_activate", "activate") for kind in (dense, dense_bf16)),
+    *((kind, "_back", "back") for kind in (dense, dense_bf16)),
+    *((kind, "finish", "finish") for kind in (dense, dense_bf16)),
     (members, "adam", "adam"),
     (Window, "add", "counts"),
 )
@@ -80,7 +81,7 @@ def run(
         raise UserError(f"--l0 {l0:g} active features of {features:,}; give more than 0 and at most --features")
     chosen = list(dict.fromkeys(selection or precisions()))
     weights = 2 * width * features
-    require_memory(len(chosen) * 16 * weights + 8 * weights + 4 * tokens * (features + 3 * width), "such a step")
+    require_memory(len(chosen) * 19 * weights + 8 * weights + 4 * tokens * (features + 3 * width), "such a step")
 
     say("warming up; the first time on a machine compiles the kernels, which takes a while")
     batch = _batch(width, tokens)
@@ -88,18 +89,14 @@ def run(
     for one in trained.values():
         _update(one, batch)  # a member's first step is dense; from its density the next one is chosen
         _update(one, batch)
-    if not any(one.step.sparse for one in trained.values()) and "fp32" in trained:
-        trained = {"fp32": trained["fp32"]}  # the dense step selects nothing
+    trained = {_numbers(one): one for one in trained.values()}  # a dense step selects nothing: bf16 and int8 are one
     kinds = {name: "sparse" if one.step.sparse else "dense" for name, one in trained.items()}
     peak = peak_memory()
     for one in trained.values():
         one.metrics(1)  # opens a new window
 
     say("looking for the fastest way to make the encoder's product")
-    bounds = {name: name if kinds[name] == "sparse" else "fp32" for name in trained}
-    floors = {
-        name: _floor(trained[next(iter(trained))], batch, name) for name in dict.fromkeys([*bounds.values(), *chosen])
-    }
+    floors = {name: _floor(trained[next(iter(trained))], batch, name) for name in dict.fromkeys([*trained, *chosen])}
     calls: dict[str, Callable[[], object]] = {name: _stepper(one, batch) for name, one in trained.items()}
     seconds = alternate(calls | {f"product {name}": made.call for name, made in floors.items()}, repeats, say)
     measured_l0 = {name: one.metrics(1)["l0"] for name, one in trained.items()}
@@ -108,7 +105,7 @@ def run(
 
     variants = {}
     for name in trained:
-        bound = seconds[f"product {bounds[name]}"]
+        bound = seconds[f"product {name}"]
         variants[name] = {
             "kind": kinds[name],
             "l0": measured_l0[name],
@@ -152,7 +149,9 @@ def _member(batch: Batch, features: int, l0: float, selection: str) -> Member:
     """A member as a recipe's defaults make it, its encoder's bias such that L0 features are active."""
     x_BD = batch.activations[HOOK]
     sae = SAEConfig(features=features)
-    training = TrainingConfig.model_validate({"l1": [L1], "selection": selection, "batch_tokens": len(x_BD)})
+    in_bf16 = selection == "bf16" or (selection == "int8" and "bf16" in precisions())
+    numbers = {"selection": selection, "dense": "bf16" if in_bf16 else "fp32"}
+    training = TrainingConfig.model_validate({"l1": [L1], "batch_tokens": len(x_BD), **numbers})
     facts, mask = measure(batch, HOOK, sae, training, L1, []), Mask(MaskConfig(), [], 0.0)
     made = new_member(
         Entry("bench", HOOK, "", L1), x_BD.shape[1], config=sae, training=training, facts=facts, mask=mask
@@ -161,6 +160,11 @@ def _member(batch: Batch, features: int, l0: float, selection: str) -> Member:
     z_N = (some_TD @ made.weights.W_enc_DF).flatten()
     made.weights.b_enc_F.fill_(-z_N.kthvalue(max(1, round(z_N.numel() * (1 - l0 / features)))).values.item())
     return made
+
+
+def _numbers(one: Member) -> str:
+    """What the encoder's product is made in, by the step that its next one will be."""
+    return one.step.select if one.step.sparse else one.step.dense
 
 
 def _update(one: Member, batch: Batch) -> None:
@@ -215,7 +219,7 @@ def table(found: dict[str, Any]) -> str:
         return [text, *(cell(name) for name in variants)]
 
     rows = [
-        line("the features are selected in", str),
+        line("the encoder's product is made in", str),
         line("step", lambda n: ms(variants[n]["median_s"])),
         line("tokens/s", lambda n: f"{variants[n]['tokens_per_s']:,.0f}"),
         line("its bound, in encoder products", lambda n: f"{variants[n]['bound_products']}"),

@@ -136,6 +136,7 @@ def run(recipe: RunConfig, *, steps: int, scratch: Path | None, force: bool, wat
             "steps_of_the_recipe": asked,
             "matmul": recipe.model.matmul,
             "selection": recipe.training.selection,
+            "dense": recipe.training.dense,
         },
         "tokens": steps * B,
         "seconds": seconds,
@@ -172,7 +173,7 @@ def table(found: dict[str, Any]) -> str:
         (
             f"a sweep of {len(s['members'])} members at {', '.join(s['hooks'])} of {s['model']}: {s['steps']:,} steps "
             f"of {s['batch_tokens']:,} tokens (the recipe has {s['steps_of_the_recipe']:,}), F={s['features']:,}",
-            f"products of the model in {s['matmul']}, selection in {s['selection']}",
+            f"products of the model in {s['matmul']}, of dense steps in {s['dense']}, selection in {s['selection']}",
             "",
             aligned(rows),
             "",

@@ -10,7 +10,6 @@ tokens keeps them in cache, and memory does not grow with the batch.
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
 import numba
@@ -53,6 +52,8 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         if objective.noise:
             add_noise(f_TF.numpy(), objective.noise, start)
         _activate(f_TF.numpy(), bounded, active_F, total_F)
+        if bounded:
+            total_F += f_TF.tanh_().sum(0).numpy()  # PyTorch's is several times as fast as a loop's
         error_TD = torch.addmm(b_dec_D, f_TF, W_dec_FD).sub_(x_TD)
         square_T = error_TD.square().sum(1, dtype=torch.float64)
         squared_error += square_T.sum().item()
@@ -77,7 +78,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
 
 @numba.njit(parallel=True, cache=True)
 def _activate(z_TF: Any, bounded: bool, active_F: Any, total_F: Any) -> None:
-    """z -> f = phi(z) in place; adds each feature's active tokens and its Σ f."""
+    """z -> relu(z) in place; adds each feature's active tokens, and unless a tanh is to come, its Σ f."""
     T, F = z_TF.shape
     for part in numba.prange((F + _PART - 1) // _PART):
         first, end = part * _PART, min(F, (part + 1) * _PART)
@@ -89,11 +90,6 @@ def _activate(z_TF: Any, bounded: bool, active_F: Any, total_F: Any) -> None:
                 z_TF[t, i] = f
                 if not bounded:
                     total_F[i] += f
-            if bounded:
-                for i in range(first, end):
-                    if z_TF[t, i] != 0:
-                        z_TF[t, i] = math.tanh(z_TF[t, i])
-                    total_F[i] += z_TF[t, i]
 
 
 @numba.njit(parallel=True, cache=True)

@@ -1,8 +1,9 @@
 """Dense or sparse, chosen anew at each step from the density that the last one saw.
 
-Below a few percent of active features the sparse step does less; at the start of training, when half of them are
-active, the dense one does. Two thresholds keep a member near the border from going to and fro. The choice depends on
-the member alone (its state is in its checkpoint), so that a run resumes to the same bits.
+Below some percent of active features the sparse step does less; at the start of training, when half of them are
+active, the dense one does. Where they meet depends on the numbers that the dense one multiplies. Two thresholds keep
+a member near the border from going to and fro. The choice depends on the member alone (its state is in its
+checkpoint), so that a run resumes to the same bits.
 
 Tensors that lie on a GPU go to its kernels, the step's and the update's.
 """
@@ -10,15 +11,31 @@ Tensors that lie on a GPU go to its kernels, the step's and the update's.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
+import torch
 from torch import Tensor
 
-from unmix.kernels import cpu, dense, rows
+from unmix.kernels import cpu, dense, dense_bf16, rows
 from unmix.kernels.reference import Adam, Objective, Sums, Weights
 from unmix.kernels.select import Precision
 
-SPARSE_BELOW, DENSE_ABOVE = 0.08, 0.11
+Dense = Literal["fp32", "bf16"]
+
+
+class Border(NamedTuple):
+    """Densities between which a member stays what it is."""
+
+    sparse_below: float
+    dense_above: float
+
+
+BORDERS: dict[Dense, Border] = {"fp32": Border(0.12, 0.15), "bf16": Border(0.07, 0.1)}
+
+
+def dense_numbers(asked: Dense, phi: str, noise: bool) -> Dense:
+    """What a dense step multiplies: float32 where bf16 is not asked for, with noise, and with tanh (`dense_bf16`)."""
+    return "bf16" if asked == "bf16" and phi == "relu" and not noise else "fp32"
 
 
 class Scratch:
@@ -35,10 +52,13 @@ class Scratch:
 
 
 class Step:
-    """A training step; the same call as `reference.step`. `select`: how the sparse one finds what is active."""
+    """A training step; the same call as `reference.step`.
 
-    def __init__(self, select: Precision = "fp32", scratch: Scratch | None = None) -> None:
-        self.select, self.scratch = select, scratch or Scratch()
+    `select`: how the sparse one finds what is active. `dense`: what the dense one multiplies, see `dense_numbers`.
+    """
+
+    def __init__(self, select: Precision = "fp32", dense: Dense = "fp32", scratch: Scratch | None = None) -> None:
+        self.select, self.dense, self.scratch = select, dense, scratch or Scratch()
         self.sparse = False
 
     def __call__(self, x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective) -> Sums:
@@ -48,14 +68,21 @@ class Step:
 
             workspace = self.scratch.get(("gpu", F), lambda: gpu_workspace.Workspace(F, weights.b_enc_F))
             return gpu.step(x_BD, weights, gradients, objective, workspace)  # it chooses from the batch itself
+        numbers = dense_numbers(self.dense, objective.phi, objective.noise is not None)
+        if x_BD.dtype != torch.float32:
+            numbers = "fp32"  # or what the weights are in
         if self.sparse:
             workspace = self.scratch.get(self.select, lambda: cpu.Workspace(self.select))
             sums = cpu.step(x_BD, weights, gradients, objective, workspace)
+        elif numbers == "bf16":
+            D = x_BD.shape[1]
+            workspace = self.scratch.get(("bf16", F, D), lambda: dense_bf16.Workspace(F, D))
+            sums = dense_bf16.step(x_BD, weights, gradients, objective, workspace)
         else:
             workspace = self.scratch.get(("dense", F), lambda: dense.Workspace(F, weights.b_enc_F))
             sums = dense.step(x_BD, weights, gradients, objective, workspace)
-        density = sums.active_F.sum().item() / (len(x_BD) * F)
-        self.sparse = density < (DENSE_ABOVE if self.sparse else SPARSE_BELOW)
+        density, border = sums.active_F.sum().item() / (len(x_BD) * F), BORDERS[numbers]
+        self.sparse = density < (border.dense_above if self.sparse else border.sparse_below)
         return sums
 
 

@@ -9,8 +9,8 @@ f_i ||W_dec_i|| is the norm of feature i's contribution to x̂, so the (B, F, D)
 With a decoder of unit norm, the part of each row's gradient along the row is taken out, and an update puts the row
 back on the sphere.
 
-`dense`, `cpu` and `gpu` compute the same `step`, `rows` and `gpu_adam` the same `adam`; this file is what they
-are tested against.
+`dense`, `dense_bf16`, `cpu` and `gpu` compute the same `step`, `rows` and `gpu_adam` the same `adam`; this file is what
+they are tested against.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
         ("Split", "training stream: every number here is measured on what was trained on, not on held-out text"),
         ("Tokens masked", _tokens_masked(run)),
         ("Activations", _activations(run)),
-        ("Arithmetic", _selection(run)),
+        ("Arithmetic", _arithmetic(run)),
         ("Tokens seen", _seen(run)),
         ("Epochs", _epochs(tokens, _float(corpus.get("train_tokens")))),
         ("Time", _phases(run)),
@@ -176,12 +176,29 @@ def _activations(run: RunData) -> str:
     return f"from the running model, which computes in {model.get('dtype') or 'float32'}{products}"
 
 
-def _selection(run: RunData) -> str:
-    """How active features are found, where that is not in float32; with noise it always is."""
-    found = run.section("recipe", "training").get("selection")
-    if found not in ("bf16", "int8") or run.section("recipe", "sae").get("noise"):
+def _arithmetic(run: RunData) -> str:
+    """What of the training is not in float32, by variant where they differ."""
+    training, sae = run.section("recipe", "training"), run.section("recipe", "sae")
+    variants = run.section("recipe").get("variants") or {"": {}}
+    said = {
+        name: _numbers(training | (own.get("training") or {}), sae | (own.get("sae") or {}))
+        for name, own in variants.items()
+    }
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return ". ".join(f"{name}: {text or 'all in float32'}" for name, text in said.items())
+
+
+def _numbers(training: dict[str, Any], sae: dict[str, Any]) -> str:
+    """The same of one variant; with noise nothing is rounded, and of a tanh no dense step."""
+    if sae.get("noise"):
         return ""
-    return f"active features are found by a product in {found}, once they are few; all that is trained is in float32"
+    said = []
+    if training.get("dense") == "bf16" and sae.get("nonlinearity") == "relu":
+        said.append("while many features are active, the matrix products of a step are in bf16")
+    if (found := training.get("selection")) in ("bf16", "int8"):
+        said.append(f"once few features are active, a product in {found} finds which")
+    return "; ".join([*said, "all else in float32"]) if said else ""
 
 
 def _seconds(run: RunData, phase: str) -> float:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmix import precision
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
@@ -17,15 +18,12 @@ from unmix.kernels.dispatch import Scratch, Step, adam
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
 from unmix.kernels.rows import moments
-from unmix.precision import selection
 from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows
 
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
-SPIKE, SPIKE_AFTER = (
-    10.0,
-    4,
-)  # times the mean squared error of the batches since the last line; so many of them at least
+SPIKE = 10.0  # times the mean squared error of the batches since the last line
+SPIKE_AFTER = 4  # such batches at least
 
 
 @dataclass
@@ -102,8 +100,9 @@ class Member:
         self.first, self.second = (Weights(*(torch.zeros_like(w) for w in self.weights)) for _ in range(2))
         """Adam's running means of the gradient and of its square."""
         self.updates = 0
-        select = selection() if training.selection == "auto" else training.selection
-        self.step = Step(select, scratch)
+        select = precision.selection() if training.selection == "auto" else training.selection
+        dense = precision.dense() if training.dense == "auto" else training.dense
+        self.step = Step(select, dense, scratch)
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64)
         """Tokens since each feature was last active."""
         self.tokens = 0

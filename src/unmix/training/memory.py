@@ -6,7 +6,8 @@
     + training steps, which the members take in turn          tiles, x and W_enc rounded, and what is active
     + one checkpoint on its way to the disk                   its bytes, gathered before they are written
 
-Nothing in it grows with the corpus or with the number of steps.
+Nothing in it grows with the corpus or with the number of steps. Shards of a store are mapped, 4 GB of them at most:
+their memory is the system's, which takes it back when it needs it, and is not counted.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
-from unmix.kernels import cpu, dense
-from unmix.kernels.dispatch import DENSE_ABOVE
+from unmix.kernels import cpu, dense, dense_bf16
+from unmix.kernels.dispatch import BORDERS, dense_numbers
 from unmix.training.member import Entry
 
 
@@ -32,12 +33,17 @@ def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
 
 
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
-    """Bytes of what the steps keep: dense ones for each number of features, sparse ones once, for the largest."""
-    B, sparse, dense_of = recipe.training.batch_tokens, 0, {}
+    """Bytes of what the steps keep: dense ones for each shape, sparse ones once, for the largest."""
+    B, sparse = recipe.training.batch_tokens, 0
+    dense_of: dict[tuple[str, int, int], int] = {}
     for entry in entries:
-        D, F = _shape(recipe, source, entry)
-        dense_of[F] = 2 * max(dense.TILE_BYTES, 256 * F)
-        active = int(DENSE_ABOVE * B * F)
+        (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
+        numbers = dense_numbers("bf16" if training.dense == "bf16" else "fp32", sae.nonlinearity, bool(sae.noise))
+        if numbers == "bf16":
+            dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
+        else:
+            dense_of[numbers, F, 0] = 2 * max(dense.TILE_BYTES, 256 * F)
+        active = int(BORDERS[numbers].dense_above * B * F)
         sparse = max(sparse, 3 * cpu.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
     return sum(dense_of.values()) + sparse
 

@@ -1,0 +1,54 @@
+"""Which step is taken, and when that changes."""
+
+import pytest
+import torch
+from kernel_cases import nan_like, random_weights
+
+from unmix.kernels import cpu, dense, dense_bf16
+from unmix.kernels.dispatch import BORDERS, Step
+from unmix.kernels.noise import noise_key
+from unmix.kernels.reference import Noise, Objective
+
+B, D, F = 50, 8, 100
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """The kernels that were called, in order."""
+    called = []
+    for kernel, name in ((cpu, "sparse"), (dense, "fp32"), (dense_bf16, "bf16")):
+
+        def watched(*words, name=name, step=kernel.step):
+            called.append(name)
+            return step(*words)
+
+        monkeypatch.setattr(kernel, "step", watched)
+    return called
+
+
+PLAIN, TANH = Objective(1.0), Objective(1.0, phi="tanh_relu")
+
+
+def at_density(step, density, objective=PLAIN, dtype=torch.float32):
+    """Take a step in which this share of the features is active for every token."""
+    weights = random_weights(D, F, 0, dtype)
+    weights.b_enc_F.fill_(-1000)[: round(density * F)] = 1000
+    return step(torch.randn(B, D, dtype=dtype), weights, nan_like(weights), objective)
+
+
+@pytest.mark.parametrize(
+    ("asked", "objective", "numbers"), [("fp32", PLAIN, "fp32"), ("bf16", PLAIN, "bf16"), ("bf16", TANH, "fp32")]
+)
+def test_a_member_is_dense_until_below_one_border_and_sparse_until_above_the_other(asked, objective, numbers, taken):
+    step, border = Step(dense=asked), BORDERS[numbers]
+    between = (border.sparse_below + border.dense_above) / 2
+    for density in (0.5, between, border.sparse_below - 0.01, between, border.dense_above, border.sparse_below, 0.5):
+        at_density(step, density, objective)
+    assert taken == [numbers, numbers, numbers, "sparse", "sparse", numbers, numbers]
+
+
+def test_noise_tanh_and_double_precision_are_not_rounded_to_bf16(taken):
+    at_density(Step(dense="bf16"), 0.5, Objective(1.0, noise=Noise(0.1, noise_key(0, 1))))
+    at_density(Step(dense="bf16"), 0.5, TANH)
+    at_density(Step(dense="bf16"), 0.5, dtype=torch.float64)
+    assert taken == ["fp32", "fp32", "fp32"]
