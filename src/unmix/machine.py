@@ -34,7 +34,7 @@ def keep_freed_memory() -> None:
     A batch, or what a layer of the language model makes, is megabytes. By default glibc may give such a block back to
     the system when it is freed; then each page of the next one has to be cleared and mapped again, which may take
     longer than filling it. Which it does depends on the order of allocations, so it differs from process to process.
-    The peak is no higher. With another C library nothing is done.
+    With another C library nothing is done.
     """
     try:
         mallopt = ctypes.CDLL(None).mallopt

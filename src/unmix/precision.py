@@ -18,13 +18,8 @@ def _instructions() -> set[str]:
 
 
 def matmul() -> Literal["fp32", "bf16"]:
-    """What this processor multiplies the matrices of a language model fastest in."""
+    """What this processor multiplies matrices fastest in: those of a language model, and of a dense step."""
     return "bf16" if "bf16" in precisions() else "fp32"
-
-
-def dense() -> Literal["fp32", "bf16"]:
-    """What this processor makes the products of a dense step fastest in."""
-    return matmul()
 
 
 def selection() -> Literal["fp32", "bf16", "int8"]:
@@ -58,5 +53,5 @@ def resolve(recipe: RunConfig, earlier: dict[str, Any] | None = None) -> RunConf
         model = recipe.model
     elif recipe.model.matmul == "auto" and recipe.model.dtype != "float32":
         model = recipe.model.model_copy(update={"matmul": "fp32"})
-    training = decided("training", selection=selection(), dense=dense())
+    training = decided("training", selection=selection(), dense=matmul())
     return recipe.model_copy(update={"model": model, "training": training})

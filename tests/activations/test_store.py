@@ -115,6 +115,20 @@ def test_a_shuffled_epoch_gives_the_rows_as_they_were_rounded(tmp_path, dtype):
     assert torch.equal(first.positions_B[order], second.positions_B[again])
 
 
+def test_shards_that_are_let_go_are_mapped_again(tmp_path, monkeypatch):
+    write(tmp_path / "s", tokens=140)  # 7 shards
+    kept = Store(tmp_path / "s", ["h"], batch_tokens=10)
+    monkeypatch.setattr("unmix.activations.store._KEPT_BYTES", 0)
+    few = Store(tmp_path / "s", ["h"], batch_tokens=10)
+    checked = []
+    monkeypatch.setattr("unmix.activations.store.sha256", lambda path: checked.append(path.name) or sha256(path))
+    for mine, theirs in zip(few.batches(0, 42), kept.batches(0, 42), strict=True):  # three epochs
+        assert torch.equal(mine.activations["h"], theirs.activations["h"])
+        assert len(few._shards) <= 3
+    assert len(kept._shards) == 7
+    assert len(checked) == 14  # each shard once a store
+
+
 def test_a_newer_format_is_refused(tmp_path):
     path = write(tmp_path / "s") / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))

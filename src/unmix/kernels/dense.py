@@ -64,15 +64,12 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         torch.mm(g_TD, W_dec_FD.T, out=dz_TF)
         _back(dz_TF.numpy(), f_TF.numpy(), (norm_F * per_token).numpy(), bounded, db_enc_F)
         gradients.W_enc_DF.addmm_(x_TD.T, dz_TF)
-    pull_F = torch.zeros_like(norm_F)
-    if objective.weigh_by_norm:  # a row of norm 0 has no direction to be pulled in
-        pull_F = torch.where(norm_F > 0, torch.from_numpy(total_F) * per_token / norm_F, 0)
     return Sums(
         squared_error,
         reconstruction,
         penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
         active_F=torch.from_numpy(active_F),
-        gradient_square=finish(weights, gradients, pull_F.numpy(), objective.unit_norm),
+        gradient_square=finish(weights, gradients, objective, norm_F, total_F, len(x_BD)),
     )
 
 

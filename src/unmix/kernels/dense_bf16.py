@@ -70,15 +70,12 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         _add(dW_enc_FD, torch.mm(dz_TF.T, low_TD, out=workspace.gradient_FD), start)
     gradients.b_enc_F.copy_(torch.from_numpy(db_enc_F))
     dW_enc_FD.addr_(gradients.b_enc_F, mean_D)
-    pull_F = torch.zeros_like(norm_F)
-    if objective.weigh_by_norm:  # a row of norm 0 has no direction to be pulled in
-        pull_F = torch.where(norm_F > 0, torch.from_numpy(total_F) * (objective.l1 / B) / norm_F, 0)
     return Sums(
         squared_error,
         reconstruction,
         penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
         active_F=torch.from_numpy(active_F),
-        gradient_square=finish(weights, gradients, pull_F.numpy(), objective.unit_norm),
+        gradient_square=finish(weights, gradients, objective, norm_F, total_F, len(x_BD)),
     )
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.kernels.reference import Adam, Weights
+from unmix.kernels.reference import Adam, Objective, Weights
 
 SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
 _PARTS = 16  # that tokens are cut into for a sum over them
@@ -83,11 +83,20 @@ def _row_norms(W_ND: Any, norm_N: Any) -> None:
         norm_N[n] = np.sqrt(square)
 
 
-def finish(weights: Weights, gradients: Weights, pull_F: Any, unit_norm: bool) -> float:
-    """dW_dec_i += pull_i W_dec_i, then its part along W_dec_i taken out if `unit_norm`; answers Σ g² of all four."""
-    square_F = np.empty(len(pull_F))
-    dW_enc_FD = gradients.W_enc_DF.T.numpy()
-    _finish(weights.W_dec_FD.numpy(), gradients.W_dec_FD.numpy(), dW_enc_FD, pull_F, unit_norm, square_F)
+def finish(
+    weights: Weights, gradients: Weights, objective: Objective, norm_F: Tensor, total_F: Any, tokens: int
+) -> float:
+    """The last touches to the gradients of a dense step; answers Σ g² of all four.
+
+    With the penalty weighed by norms, dW_dec_i += (l1/B) (Σ_B f_i) W_dec_i / ||W_dec_i||, `total_F` being Σ_B f. Then,
+    with decoder rows of unit norm, the part along W_dec_i is taken out.
+    """
+    pull_F = torch.zeros_like(norm_F)
+    if objective.weigh_by_norm:  # a row of norm 0 has no direction to be pulled in
+        pull_F = torch.where(norm_F > 0, torch.from_numpy(total_F) * (objective.l1 / tokens) / norm_F, 0)
+    square_F = np.empty(len(norm_F))
+    rows = weights.W_dec_FD.numpy(), gradients.W_dec_FD.numpy(), gradients.W_enc_DF.T.numpy()
+    _finish(*rows, pull_F.numpy(), objective.unit_norm, square_F)
     return float(square_F.sum()) + sum(g.square().sum(dtype=torch.float64).item() for g in gradients[1::2])
 
 

@@ -101,7 +101,7 @@ class Member:
         """Adam's running means of the gradient and of its square."""
         self.updates = 0
         select = precision.selection() if training.selection == "auto" else training.selection
-        dense = precision.dense() if training.dense == "auto" else training.dense
+        dense = precision.matmul() if training.dense == "auto" else training.dense
         self.step = Step(select, dense, scratch)
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64)
         """Tokens since each feature was last active."""
