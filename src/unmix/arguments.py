@@ -16,7 +16,7 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of every command that takes a recipe."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of one that ships (demo)")
     parser.add_argument("--name", help="the run's name: its folder is runs/NAME")
-    parser.add_argument("--model", help="embedded, a model folder, or a name on the hub")
+    parser.add_argument("--model", help="embedded, smollm2, a model folder, a .gguf file, or a name on the hub")
     parser.add_argument("--hook", nargs="+", metavar="HOOK", help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …")
     parser.add_argument("--corpus", help="stdlib, a text file, folder, .jsonl, .parquet, datasets:NAME")
     parser.add_argument("--features", type=int, help="features of each dictionary")

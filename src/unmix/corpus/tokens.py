@@ -3,6 +3,10 @@
     ids of a split = document, separator, document, separator, …        separator: EOS, else BOS
     ids_NT[n]      = BOS, then the next T - 1 of them                   the last, partial row is dropped
 
+Where a chat model's tokenizer gives a mark of turns for either (`<|im_start|>`, `<|eot_id|>`), the mark of documents
+that it was pretrained with stands in (`<|endoftext|>`, `<|end_of_text|>`): SmolLM2-135M-Instruct pays 0.01 to 0.12
+nats a token less after it (records/2026-11-26_smollm2-first).
+
 Text never yields a special token: a document that spells `<|endoftext|>` gives ordinary tokens for it.
 
 On disk, `<cache>/tokens/KEY.bin` is ids_NT row by row, little-endian uint16 (uint32 if the vocabulary needs it),
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
 from unmix.config import CorpusConfig
-from unmix.corpus.cache import cache_folder, written_whole
+from unmix.cache import cache_folder, written_whole
 from unmix.corpus.documents import DATASETS, Document, documents
 from unmix.corpus.split import is_held_out
 from unmix.errors import UserError
@@ -121,15 +125,27 @@ class _Seen:
     sequences: int = 0
 
 
+_TURNS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
+_DOCUMENTS = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
+
+
 def _markers(tokenizer: Any) -> tuple[int, int]:
     """(bos_id, separator_id); each stands in for the other where there is only one."""
-    bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
+    bos, eos = (_of_documents(tokenizer, token) for token in (tokenizer.bos_token, tokenizer.eos_token))
     if bos is None and eos is None:
         raise UserError(
             f"the tokenizer {tokenizer.name_or_path} has neither a BOS nor an EOS token; "
             "set bos_token in its tokenizer_config.json"
         )
-    return (eos if bos is None else bos), (bos if eos is None else eos)
+    return (eos if bos is None else bos), (bos if eos is None else eos)  # type: ignore[return-value]
+
+
+def _of_documents(tokenizer: Any, token: str | None) -> int | None:
+    """The id of a BOS or EOS; of the mark of documents, where the token is one of turns and there is such a mark."""
+    if token in _TURNS:
+        special = {str(special): int(i) for i, special in tokenizer.added_tokens_decoder.items()}
+        token = next((mark for mark in _DOCUMENTS if mark in special), token)
+    return None if token is None else int(tokenizer.convert_tokens_to_ids(token))
 
 
 def special_ids(tokenizer: Any, tokens: Tokens) -> list[int]:

@@ -1,6 +1,6 @@
 """A causal language model that is only read from: activations at hooks, and logits.
 
-Weights come from safetensors only, and no code that came with a model is run.
+Weights come from safetensors or GGUF only, and no code that came with a model is run.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from unmix.config import ModelConfig
 from unmix.errors import UserError
+from unmix.lm import fetch, gguf
 from unmix.lm.hooks import find_blocks, find_place, text_config
 
 EMBEDDED = Path(__file__).parent / "embedded"
@@ -40,6 +41,10 @@ class LanguageModel:
     """16 hex digits of SHA-256 over config.json and the weights."""
     bf16_change: dict[str, float] = field(default_factory=dict)
     """hook -> ||x' - x|| / ||x|| by products in bf16, see `lm.products`; empty if they are not."""
+    loss: dict[str, float] = field(default_factory=dict)
+    """What it pays on the text that is read, see `lm.loss`; empty if that was not measured."""
+    note: str = ""
+    """What its user should know of how it was read."""
 
     @property
     def width(self) -> int:
@@ -124,27 +129,24 @@ class LanguageModel:
 
 
 def load_language_model(config: ModelConfig) -> LanguageModel:
-    """The model that `config.name` names: `embedded`, a folder, or a name on the hub.
+    """The model that `config.name` names: `embedded`, one that was fetched, a folder, a GGUF file, a name on the hub.
 
-    Raises `UserError`: no such folder, a folder that holds no model, a name that cannot be fetched, weights that
+    Raises `UserError`: no such folder or file, one that holds no model, a name that cannot be fetched, weights that
     are absent, pickled, or do not fit the architecture.
     """
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    folder = _local_folder(config.name)
-    place = config.name if folder is None else str(folder)
+    path = _local(config.name)
+    place, how = _pretrained(config.name, path)
     try:
         with _quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
-                place,
-                dtype=getattr(torch, config.dtype),
-                trust_remote_code=False,
-                use_safetensors=True,
-                output_loading_info=True,
+                place, dtype=getattr(torch, config.dtype), trust_remote_code=False, output_loading_info=True, **how
             )
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False)
+            how.pop("use_safetensors", None)
+            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **how)
     except Exception as error:  # hub, network, files and architectures each raise their own kinds
-        remedy = "check the folder" if folder else "check the name and the network, or give a folder"
+        remedy = "check the name and the network, or give a folder" if path is None else f"check {path}"
         raise UserError(f"cannot load model.name = {config.name}; {remedy}: {_line(error)}") from None
     model, report = loaded
     if report["missing_keys"]:  # transformers would fill them at random and only log it
@@ -154,7 +156,18 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
         raise UserError(f"model.name = {config.name} has no tokenizer; put its tokenizer.json beside the weights")
     model.eval().requires_grad_(False)
     _fast_gelu(model)
-    return LanguageModel(model, tokenizer, config.name, _fingerprint(model, folder))
+    note = ""
+    if path is not None and path.is_file():
+        note = f"{path.name} holds {gguf.quantisation(path)}: dequantised to {config.dtype}"
+    return LanguageModel(model, tokenizer, config.name, _fingerprint(model, path), note=note)
+
+
+def _pretrained(name: str, path: Path | None) -> tuple[str, dict[str, Any]]:
+    """What `from_pretrained` is called with."""
+    if path is None or path.is_dir():
+        return name if path is None else str(path), {"use_safetensors": True}
+    gguf.require_readers(path)
+    return str(path.parent), {"gguf_file": path.name}
 
 
 def _fast_gelu(model: Any) -> None:
@@ -166,16 +179,26 @@ def _fast_gelu(model: Any) -> None:
             vars(module)["forward"] = partial(nn.functional.gelu, approximate="tanh")
 
 
-def _local_folder(name: str) -> Path | None:
-    """The folder that the name means, checked; none if it is a name on the hub."""
+def _local(name: str) -> Path | None:
+    """The folder or GGUF file that the name means, checked; none if it is a name on the hub."""
     path = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    if name in fetch.MODELS and not path.exists():
+        return fetch.fetched(name)
     if not path.exists():
         if name == "embedded":
             raise UserError("this copy of unmix has no embedded model; set model.name to a folder or a hub name")
-        if name.startswith((".", "/", "~")) or name.count("/") > 1:
-            raise UserError(f"model.name = {name}: no such folder")
+        if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".gguf":
+            raise UserError(f"model.name = {name}: no such {'file' if path.suffix == '.gguf' else 'folder'}")
         return None
+    if path.is_file():
+        with path.open("rb") as file:
+            magic = file.read(4)
+        if magic != b"GGUF":
+            raise UserError(f"model.name = {name} is a file, and not GGUF; give a model folder, or a .gguf file")
+        return path
     if not (path / "config.json").is_file():
+        if alone := sorted(path.glob("*.gguf")):
+            raise UserError(f"model.name = {name} is a folder of GGUF files; name one of them: {alone[0]}")
         raise UserError(f"model.name = {name} is no model folder: no config.json")
     if not any(path.glob("*.safetensors")):
         pickled = sorted(file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
@@ -184,11 +207,11 @@ def _local_folder(name: str) -> Path | None:
     return path
 
 
-def _fingerprint(model: Any, folder: Path | None) -> str:
+def _fingerprint(model: Any, path: Path | None) -> str:
     digest = hashlib.sha256()
-    if folder is not None:
-        for path in [folder / "config.json", *sorted(folder.glob("*.safetensors"))]:
-            with path.open("rb") as file:
+    if path is not None:
+        for file_path in [path] if path.is_file() else [path / "config.json", *sorted(path.glob("*.safetensors"))]:
+            with file_path.open("rb") as file:
                 while block := file.read(1 << 20):
                     digest.update(block)
     else:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
 from unmix.errors import UserError
+from unmix.lm.loss import text_loss
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.lm.products import multiply_in_bf16
 from unmix.precision import resolve
@@ -83,9 +84,15 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     model = load_language_model(recipe.model)
     model.check_sequence_length(recipe.activations.sequence_length)
     model.hook_widths(recipe.activations.hooks)  # an unknown hook should not wait for the tokens
+    if model.note:
+        say(model.note)
     say(f"tokenizing {recipe.corpus.source}")
     tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train")
-    say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training")
+    bos = model.tokenizer.decode([tokens.bos_id])
+    say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training; every row begins with {bos!r}")
+    loss = text_loss(model, tokens.ids_NT)
+    say(str(loss))
+    model = replace(model, loss=loss._asdict())
     if resolve(recipe).model.matmul == "bf16":
         model = multiply_in_bf16(
             model, torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64)), recipe.activations.hooks
@@ -134,6 +141,7 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "parameters": sum(p.numel() for p in model.model.parameters()),
             "matmul": "bf16" if model.bf16_change else "fp32",
             "bf16_change": model.bf16_change,
+            "loss": model.loss,
             "layers": model.layers,
             "width": model.width,
             "fingerprint": model.fingerprint,

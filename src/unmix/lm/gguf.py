@@ -1,0 +1,26 @@
+"""Models in one GGUF file: weights, tokenizer and configuration, read by `transformers` and dequantised."""
+
+from __future__ import annotations
+
+from collections import Counter
+from importlib.util import find_spec
+from pathlib import Path
+
+from unmix.errors import UserError
+
+_WANTED = ("gguf", "accelerate")
+
+
+def require_readers(path: Path) -> None:
+    """Raises `UserError`, with the remedy, if a package that reading GGUF takes is absent."""
+    if missing := [name for name in _WANTED if find_spec(name) is None]:
+        raise UserError(f"reading {path.name} wants {' and '.join(missing)}: pip install 'unmix[gguf]'")
+
+
+def quantisation(path: Path) -> str:
+    """`211 tensors Q4_1, 61 F32`: how the weights are stored."""
+    from gguf import GGUFReader
+
+    counts = Counter(tensor.tensor_type.name for tensor in GGUFReader(path).tensors)
+    (first, many), *others = counts.most_common()
+    return ", ".join([f"{many} tensors {first}", *(f"{n} {kind}" for kind, n in others)])

@@ -1,0 +1,64 @@
+"""What the language model makes of a text, before anything is trained on it: one line that catches most mistakes.
+
+    loss       mean of -ln p(next token), in nats, over some rows of the text
+    uniform    ln V: what a model that knows nothing pays
+    unigram    -Σ_v p_v ln p_v over the text's own token frequencies: what guessing by frequency alone pays
+
+A loss above the unigram entropy says that the model does not know this text: the tokenizer is not its own, the weights
+are not trained, or the language is foreign to it.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.nn import functional as F
+
+from unmix.lm.model import LanguageModel
+
+ROWS = 8  # spread evenly over the text
+COUNTED = 2_000_000  # tokens that the frequencies are taken from
+
+
+class TextLoss(NamedTuple):
+    """Nats a token."""
+
+    loss: float
+    tokens: int
+    """Predictions that the loss is the mean of."""
+    uniform: float
+    unigram: float
+
+    @property
+    def knows(self) -> bool:
+        """Whether the model does better than guessing by frequency."""
+        return self.loss < self.unigram
+
+    def __str__(self) -> str:
+        against = f"uniform is {self.uniform:.2f}, guessing by token frequency {self.unigram:.2f}"
+        said = f"the model's loss is {self.loss:.2f} nats a token on {self.tokens:,} tokens of your text; {against}"
+        if self.knows:
+            return said
+        return (
+            f"warning: {said}: the model does not know this text. Is the tokenizer its own, are the weights trained, "
+            "is it the right language?"
+        )
+
+
+def text_loss(model: LanguageModel, ids_NT: NDArray[Any]) -> TextLoss:
+    """Measured on whole rows of ids_NT, one at a time: the logits of a row are all that is held."""
+    rows = np.unique(np.linspace(0, len(ids_NT) - 1, ROWS).round().astype(int))
+    total, tokens = 0.0, 0
+    for row in rows:
+        ids_1T = torch.from_numpy(ids_NT[row : row + 1].astype(np.int64))
+        logits_TV = model.logits(ids_1T)[0, :-1]
+        total += F.cross_entropy(logits_TV, ids_1T[0, 1:].to(logits_TV.device), reduction="sum").item()
+        tokens += len(logits_TV)
+    counted = ids_NT[: max(1, COUNTED // ids_NT.shape[1]), 1:]
+    p = np.bincount(counted.ravel()) / counted.size
+    p = p[p > 0]
+    return TextLoss(total / tokens, tokens, math.log(model.vocabulary), float(-(p * np.log(p)).sum()))
