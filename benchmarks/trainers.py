@@ -67,7 +67,7 @@ def unmix(start: Start, precision: str) -> Trainer:
 
     config = SAEConfig(features=len(start.b_enc_F), scaling="none")
     dense = "fp32" if precision == "fp32" else "bf16"
-    training = TrainingConfig(l1=[start.l1], batch_tokens=start.tokens, selection=precision, dense=dense)
+    training = TrainingConfig(l1=[start.l1], batch_tokens=start.tokens, selection=precision, dense=dense, mask="none")
     sae = SAE(start.W_enc_FD.clone().T, start.b_enc_F.clone(), start.W_dec_FD.clone(), start.b_dec_D.clone())
     ids_B = torch.zeros(start.tokens, dtype=torch.int64)
 

@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.arguments import force_argument, read_recipe, recipe_arguments, recipes_text, split_dotted
 from unmix.bench.command import add_bench
@@ -17,6 +17,9 @@ from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.machine import keep_freed_memory
 from unmix.progress import Progress
+
+if TYPE_CHECKING:
+    from unmix.config import MaskConfig
 
 SWEEP = """\
 Train a dictionary for every coefficient of the sparsity penalty (and every hook), all on the same batches; then
@@ -27,14 +30,17 @@ examples:
   unmix sweep                                       the demo: the embedded model, a few minutes
   unmix sweep gpt2-l1-sweep                         a recipe that ships with unmix, by name
   unmix sweep my.yaml --name first-try --l1 0 5 50 500 --steps 35000
-  unmix sweep --model gpt2 --hook resid_pre.8 --features 10000 --corpus texts/ --name gpt2-texts
+  unmix sweep --model smollm2 --hook resid_post.15 --corpus english/ --name smollm2
+  unmix sweep --model gpt2 --hook resid_pre.8 --features 10000 --corpus texts/ --steps 35000 --name gpt2-texts
 
-without a recipe and without options it is the demo; with options alone, they change the defaults (lr 5e-5, 35,000
-steps of 4,096 tokens, 4,096 features, a cap of 300 active features, nothing extended).
+without a recipe and without options it is the demo; with options alone, they change the defaults (1,000 steps of 1,024
+tokens, 4,096 features, l1 0.5 1 2 4, a learning rate for so many steps, a cap of 100 active features, nothing
+extended; tokens longer than 10 times the median norm are left out).
 
 any key of a recipe can be given as --section.key value, for instance:
   --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens a step
   --sae.decoder unit_norm       rows of norm 1, plain L1       --sae.scaling none             no input scaling
+  --training.mask none          train on outliers too          --sae.bias_init zero           the bias starts at 0
   --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      train the choice on
   --activations.store DIR       read what `unmix harvest` wrote
 """
@@ -129,6 +135,11 @@ def _parser() -> argparse.ArgumentParser:
         "--debias",
         action="store_true",
         help="also refit each dictionary's magnitudes, support frozen; save in debiased/",
+    )
+    evaluate.add_argument(
+        "--mask",
+        choices=["auto", "none"],
+        help="auto leaves out outliers, none nothing; as the run was trained if not given, auto if on every token",
     )
     evaluate.add_argument(
         "--mask-special", action="store_true", help="leave out special tokens; they keep x if spliced"
@@ -328,7 +339,6 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
             raise UserError(f"{flag} {value} leaves nothing to evaluate on; give a number above 0")
     if args.mask_norm_above is not None and not args.mask_norm_above > 0:
         raise UserError(f"--mask-norm-above {args.mask_norm_above:g} leaves nothing; give a number above 0")
-    from unmix.config import MaskConfig
     from unmix.evaluation.command import evaluate_folder, table
     from unmix.runlog import write_json
 
@@ -339,12 +349,23 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         model=args.model,
         corpus=args.corpus,
         debias=args.debias,
-        mask=MaskConfig(special=args.mask_special, norm_above=args.mask_norm_above),
+        mask=_evaluation_mask(args),
         say=Progress.say,
     )
     write_json(args.folder / "evaluation.json", found)
     print(json.dumps(found, indent=1) if args.json else table(found))
     return 0
+
+
+def _evaluation_mask(args: argparse.Namespace) -> MaskConfig | None:
+    """The mask that the flags ask for; none if they ask for nothing."""
+    from unmix.config import EVERY_TOKEN, MaskConfig
+
+    if args.mask is None and not args.mask_special and args.mask_norm_above is None:
+        return None
+    base = EVERY_TOKEN if args.mask == "none" else MaskConfig()
+    above = base.norm_above if args.mask_norm_above is None else args.mask_norm_above
+    return MaskConfig(special=args.mask_special, norm_above=above)
 
 
 def _verify(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:

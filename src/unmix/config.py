@@ -98,8 +98,10 @@ class SAEConfig(Section):
     decoder_init_norm: float | None = Field(default=None, gt=0)
     """Norm of the decoder's rows at the start. April 2024: between 0.05 and 1, 0.1 good. None: 0.1 for relu, 1 for
     bounded features, whose rows have to become long. Unit-norm decoders start at 1 regardless."""
-    bias_init: Literal["zero", "mean"] = "zero"
-    """Where the decoder's bias starts: 0 (April 2024), or the mean activation of the first chunk."""
+    bias_init: Literal["zero", "mean"] = "mean"
+    """Where the decoder's bias starts: the mean activation of the first chunk, or 0 (April 2024). From 0 the features
+    have to explain the mean first: after a million tokens of SmolLM2 they were twice as many at the same error
+    (records/2026-11-26_smollm2-first)."""
 
     @property
     def weigh_by_norm(self) -> bool:
@@ -124,20 +126,52 @@ class SAEConfig(Section):
         return self
 
 
+OUTLIER = 10.0
+"""Times the median norm: a longer token is an outlier. "Massive activations" (Sun et al. 2024, arXiv 2402.17762) are
+hundreds of times as long as the rest in most language models; Qwen's begin at about ten times the median (dictionary
+learning by Marks et al., issue 52), SmolLM2's reach 157 times it, and its other tokens 5."""
+
+
 class MaskConfig(Section):
-    """Tokens that are left out."""
+    """Tokens that are left out: of training, of what scales and starts a dictionary, of the headline numbers of an
+    evaluation. `auto` in its place means the defaults here, `none` that every token stays."""
 
     special: bool = False
     """The tokenizer's special tokens, BOS and document separators among them."""
-    norm_above: float | None = Field(default=None, gt=0)
-    """Tokens longer than this many times the hook's median norm (over the first chunk)."""
+    norm_above: float | None = Field(default=OUTLIER, gt=0)
+    """Tokens longer than this many times the hook's median norm (over the first chunk); null keeps them."""
+
+    def __str__(self) -> str:
+        said = ["special tokens"] * self.special
+        if self.norm_above is not None:
+            said.append(f"tokens longer than {self.norm_above:g} times the median norm")
+        return " and ".join(said)
+
+
+EVERY_TOKEN = MaskConfig(special=False, norm_above=None)
+_MASKS: dict[Any, MaskConfig] = {"auto": MaskConfig(), "none": EVERY_TOKEN}
+
+
+def _mask(value: Any) -> Any:
+    """A mask as its keys; what is neither a word for one nor keys is left for pydantic to refuse."""
+    return _MASKS[value].model_dump() if isinstance(value, str) and value in _MASKS else value
+
+
+def learning_rate(steps: int) -> float:
+    """5e-5 · (200,000 / steps)^0.7, at most 2e-3, to two digits.
+
+    It meets April 2024's 5e-5 for 200,000 steps, and the best of 5e-4, 1e-3, 2e-3, 4e-3 for the 1,000 steps of
+    records/2026-11-26_smollm2-first.
+    """
+    return float(f"{min(2e-3, 5e-5 * (200_000 / steps) ** 0.7):.1e}")
 
 
 class TrainingConfig(Section):
     """How members of the sweep are trained; every l1 with every hook is one member."""
 
-    l1: list[float] = Field(default=[0.0, 2.0, 5.0, 15.0], min_length=1)
-    """Coefficients α of the sparsity penalty, one member each."""
+    l1: list[float] = Field(default=[0.5, 1.0, 2.0, 4.0], min_length=1)
+    """Coefficients α of the sparsity penalty, one member each. With inputs scaled (`sae.scaling`) the default ladder
+    ends at about 80, 40, 20 and 10 active features after a million tokens of SmolLM2."""
     norm_power: Literal[0, 1, 2] = 0
     """k: the squared error of a token is divided by ||x||^k."""
     l1_norm_power: float | Literal["matched"] = 0.0
@@ -145,12 +179,13 @@ class TrainingConfig(Section):
     with which both terms of the loss grow alike with n̄: 2 - k for bounded features with the plain penalty, 1 - k
     for all others (docs/norms.md)."""
     mask: MaskConfig = MaskConfig()
-    """Tokens of a batch that the SAE is not trained on."""
-    steps: int = Field(default=35_000, ge=1)
-    batch_tokens: int = Field(default=4096, ge=1)
-    """April 2024: 2048 or 4096."""
-    lr: float = Field(default=5e-5, gt=0, allow_inf_nan=False)
-    """April 2024: 5e-5 for 200k steps; short runs want more."""
+    """Tokens of a batch that the SAE is not trained on: `auto` (outliers), `none`, or the keys of a mask."""
+    steps: int = Field(default=1000, ge=1)
+    """The default is a first look, a million tokens; dictionaries go on improving for hundreds of millions."""
+    batch_tokens: int = Field(default=1024, ge=1)
+    """April 2024: 2048 or 4096, for 200k steps; short runs want more and smaller steps."""
+    lr: float = Field(default_factory=lambda given: learning_rate(given["steps"]), gt=0, allow_inf_nan=False)
+    """As `learning_rate` has it for so many steps, if not given."""
     betas: tuple[float, float] = (0.9, 0.999)
     """April 2024."""
     lr_warmup_steps: int = Field(default=200, ge=0)
@@ -183,6 +218,13 @@ class TrainingConfig(Section):
     keep_every: int | None = Field(default=None, ge=1)
     """Checkpoints at multiples of this many steps stay too."""
     seed: int = 0
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _mask_by_word(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in _MASKS:
+            raise ValueError("give auto, none, or keys such as {special: true, norm_above: 5}")
+        return _mask(value)
 
     @field_validator("l1")
     @classmethod
@@ -230,7 +272,7 @@ class Variant(Section):
 class ChoiceConfig(Section):
     """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
 
-    max_active: float = Field(default=300, gt=0)
+    max_active: float = Field(default=100, gt=0)
     extend_to: int | None = Field(default=None, ge=1)
     """Steps to which the chosen member is trained on; none leaves the choice at its sweep length."""
     extend_decay_fraction: float = Field(default=0.0, ge=0, lt=1)
@@ -256,10 +298,12 @@ class RunConfig(Section):
     def of_variant(self, name: str) -> tuple[SAEConfig, TrainingConfig]:
         """The sections `sae` and `training` of a variant; of the recipe itself for the name ""."""
         own = self.variants[name] if name else Variant()
-        mask = self.training.mask.model_dump() | (own.training.get("mask") or {})
+        training = self.training.model_dump() | own.training
+        if isinstance(mask := _mask(training["mask"]), dict):  # a variant's keys change those of the recipe
+            training["mask"] = self.training.mask.model_dump() | mask
         return (
             SAEConfig.model_validate(self.sae.model_dump() | own.sae),
-            TrainingConfig.model_validate(self.training.model_dump() | own.training | {"mask": mask}),
+            TrainingConfig.model_validate(training),
         )
 
     @model_validator(mode="after")
@@ -302,14 +346,15 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
         *path, key = dotted.split(".")
         at = data
         for part in path:
-            at = at.setdefault(part, {})
+            at[part] = inside = _mask(at.get(part) or {})  # a mask given by word is opened
+            at = inside
             if not isinstance(at, dict):
                 raise UserError(f"--{dotted}: {part} is a value in the recipe, not a section")
         at[key] = value
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        raise UserError("; ".join(_say(problem) for problem in error.errors()[:3])) from None
+        raise UserError(_say_all(error)) from None
 
 
 def load_resolved(data: Any, path: Path) -> RunConfig:
@@ -317,8 +362,7 @@ def load_resolved(data: Any, path: Path) -> RunConfig:
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:
-        said = "; ".join(_say(problem) for problem in error.errors()[:3])
-        raise UserError(f"the recipe in {path} cannot be read by this version of unmix: {said}") from None
+        raise UserError(f"the recipe in {path} cannot be read by this version of unmix: {_say_all(error)}") from None
 
 
 def dump(config: RunConfig) -> dict[str, Any]:
@@ -332,6 +376,12 @@ def flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     for key, value in tree.items():
         found |= flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
     return found
+
+
+def _say_all(error: ValidationError) -> str:
+    """The first problems in one line; not the defaults that could not be made because of them."""
+    problems = [problem for problem in error.errors() if problem["type"] != "default_factory_not_called"]
+    return "; ".join(_say(problem) for problem in problems[:3])
 
 
 def _say(problem: Any, section: str = "RunConfig") -> str:

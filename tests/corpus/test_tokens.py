@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -149,3 +150,26 @@ def test_a_cache_that_cannot_be_written(source: Path, tmp_path: Path, monkeypatc
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "file"))
     with pytest.raises(UserError, match=r"cannot write .* set UNMIX_CACHE to a folder with room"):
         load(source)
+
+
+@pytest.mark.parametrize(
+    ("bos", "eos", "marks", "wanted"),
+    [
+        ("<|im_start|>", "<|im_end|>", ["<|endoftext|>"], ("<|endoftext|>", "<|endoftext|>")),  # SmolLM2-Instruct
+        (None, "<|im_end|>", ["<|endoftext|>"], ("<|endoftext|>", "<|endoftext|>")),  # Qwen
+        ("<|begin_of_text|>", "<|eot_id|>", ["<|end_of_text|>"], ("<|begin_of_text|>", "<|end_of_text|>")),  # Llama 3
+        ("<|im_start|>", "<|im_end|>", [], ("<|im_start|>", "<|im_end|>")),  # nothing better is there
+        ("<s>", "</s>", ["<|endoftext|>"], ("<s>", "</s>")),
+    ],
+)
+def test_rows_begin_with_a_mark_of_documents_not_of_turns(
+    bos: str | None, eos: str, marks: list[str], wanted: tuple[str, str]
+) -> None:
+    special = [token for token in dict.fromkeys([bos, eos, *marks]) if token]
+    tokenizer = SimpleNamespace(
+        bos_token=bos,
+        eos_token=eos,
+        added_tokens_decoder=dict(enumerate(special)),
+        convert_tokens_to_ids=special.index,
+    )
+    assert tuple(special[i] for i in tokens._markers(tokenizer)) == wanted

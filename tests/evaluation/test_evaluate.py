@@ -1,18 +1,22 @@
 """The whole evaluation: what a mask leaves out, and that no number depends on the batch size."""
 
 import json
+import shutil
 
 import pytest
 import torch
-from tiny_run import make
+from tiny_models import tiny_model_folder
+from tiny_run import make, write_texts
+from transformers import AutoModelForCausalLM
 
 from unmix import cli
 from unmix.activations.mask import Mask
-from unmix.config import MaskConfig
+from unmix.config import CorpusConfig, MaskConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
 from unmix.evaluation import evaluate as module
 from unmix.evaluation.downstream import Downstream
 from unmix.evaluation.evaluate import evaluate
+from unmix.evaluation.splice import error_of, splice, with_feature
 from unmix.lm.model import load_language_model
 from unmix.sae.model import new_sae
 from unmix.training import run
@@ -94,6 +98,82 @@ def test_the_command_says_what_it_masked(overrides, tmp_path, capsys):
     words = ["evaluate", str(tmp_path / "run"), "--tokens", "200", "--ce-tokens", "64"]
     assert cli.main([*words, "--mask-special", "--mask-norm-above", "3"]) == 0
     [result] = json.loads((tmp_path / "run" / "evaluation.json").read_text())["hooks"]
-    assert "special tokens and tokens longer than 3 times the median left out of fidelity" in result["mask"]
+    assert "special tokens and tokens longer than 3 times the median norm left out of fidelity" in result["mask"]
     assert cli.main([*words, "--mask-norm-above", "0"]) == 2
     assert "--mask-norm-above 0 leaves nothing" in capsys.readouterr().err
+
+
+@pytest.fixture
+def sinks(tmp_path, monkeypatch):
+    """A tiny GPT-2 whose first position is 150 times as long as the rest, and tokens for it."""
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    model = AutoModelForCausalLM.from_pretrained(tiny_model_folder("gpt2"))
+    wte, wpe = model.transformer.wte.weight.data, model.transformer.wpe.weight.data
+    wpe[0] *= 150 * wte.norm(dim=1).median() / wpe[0].norm()
+    folder = tmp_path / "sinks"
+    shutil.copytree(tiny_model_folder("gpt2"), folder)
+    model.save_pretrained(folder)
+    lm = load_language_model(ModelConfig(name=str(folder)))
+    source = CorpusConfig(source=str(write_texts(tmp_path / "texts")))
+    return lm, load_tokens(source, lm.tokenizer, 16, "train")
+
+
+def test_outliers_are_left_out_of_the_headline_and_given_apart(sinks):
+    lm, tokens = sinks
+    saes = {"a": new_sae(lm.width, 24, 0.5, 0)}
+    by_default = evaluate(lm, tokens, "resid_pre.1", saes, fidelity_tokens=400, ce_tokens=200)
+    assert by_default["outliers"]["share_of_tokens"] == pytest.approx(1 / 16)
+    assert by_default["outliers"]["share_of_square"] > 0.99
+    assert "tokens longer than 10 times the median norm left out of fidelity" in by_default["mask"]
+    row = by_default["saes"]["a"]
+    assert set(row["outliers"]) >= {"normalised_mse", "cosine", "norm_ratio", "l0", "delta_ce_everywhere"}
+    # spliced, the first position keeps x, unless it is put everywhere
+    everything = evaluate(
+        lm, tokens, "resid_pre.1", saes, fidelity_tokens=400, ce_tokens=200, mask=MaskConfig(norm_above=None)
+    )
+    assert everything["saes"]["a"]["delta_ce"] == pytest.approx(row["outliers"]["delta_ce_everywhere"], rel=1e-5)
+    assert abs(row["delta_ce"] - row["outliers"]["delta_ce_everywhere"]) > 1e-4
+    # position 0 was left out of fidelity all along
+    assert everything["saes"]["a"]["explained_variance"] == row["explained_variance"]
+
+
+def test_a_model_without_outliers_has_no_numbers_of_them(setting):
+    lm, tokens = setting
+    found = evaluate(
+        lm, tokens, "resid_post.0", {"a": new_sae(lm.width, 24, 0.5, 0)}, fidelity_tokens=400, ce_tokens=32
+    )
+    assert found["outliers"]["tokens"] == 0
+    assert "outliers" not in found["saes"]["a"]
+
+
+def test_splice_leaves_what_the_dictionary_was_not_trained_on(sinks):
+    lm, tokens = sinks
+    ids_NT = torch.from_numpy(tokens.ids_NT[:3].astype("int64"))
+    x_NTD = lm.activations(ids_NT, ["resid_pre.1"])["resid_pre.1"]
+    sae = new_sae(lm.width, 24, 0.5, 0)
+    sae.longest = 10 * x_NTD.norm(dim=-1).median().item()
+    for replacement, new in [
+        (sae, sae(x_NTD)),
+        (error_of(sae), x_NTD - sae(x_NTD)),
+        (with_feature(sae, 3, 2.0), x_NTD + sae.encode(x_NTD)[..., 3, None] * sae.W_dec[3]),
+    ]:
+        with splice(lm.model, "resid_pre.1", replacement):
+            seen = lm.activations(ids_NT, ["transformer.h.1.ln_1"])["transformer.h.1.ln_1"]  # what block 1 is given
+        wanted = torch.cat([x_NTD[:, :1], new[:, 1:]], 1)
+        torch.testing.assert_close(seen, lm.model.transformer.h[1].ln_1(wanted))
+
+
+@pytest.mark.parametrize(
+    ("flags", "wanted"),
+    [
+        ([], None),
+        (["--mask", "auto"], MaskConfig()),
+        (["--mask", "none"], MaskConfig(norm_above=None)),
+        (["--mask-special"], MaskConfig(special=True)),
+        (["--mask", "none", "--mask-special"], MaskConfig(special=True, norm_above=None)),
+        (["--mask-norm-above", "3"], MaskConfig(norm_above=3)),
+    ],
+)
+def test_the_flags_of_a_mask(flags, wanted):
+    args = cli._parser().parse_args(["evaluate", "folder", *flags])
+    assert cli._evaluation_mask(args) == wanted

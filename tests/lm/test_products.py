@@ -22,7 +22,7 @@ def test_every_family_gives_float32_activations_that_moved_a_little(family):
     for hook in hooks:
         assert found[hook].dtype == torch.float32
         assert found[hook].shape == (3, 12, WIDTH)
-        change = ((found[hook] - x[hook]).norm() / x[hook].norm()).item()
+        change = ((found[hook] - x[hook]).norm(dim=-1) / x[hook].norm(dim=-1)).median().item()
         assert lm.bf16_change[hook] == pytest.approx(change)
         assert 0 < change < 0.03, hook
     assert lm.fingerprint == exact.fingerprint

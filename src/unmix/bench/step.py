@@ -23,7 +23,7 @@ from unmix.bench.clock import Say, Timers, alternate, replaced, share
 from unmix.bench.floor import DTYPES, copy_rate, encoder_product, rates, whole_product
 from unmix.bench.machine import about, peak_memory, require_memory
 from unmix.bench.table import aligned, machine_line, ms
-from unmix.config import MaskConfig, SAEConfig, TrainingConfig
+from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
 from unmix.errors import UserError
 from unmix.kernels import cpu, dense, dense_bf16, select
 from unmix.precision import precisions
@@ -152,7 +152,7 @@ def _member(batch: Batch, features: int, l0: float, selection: str) -> Member:
     in_bf16 = selection == "bf16" or (selection == "int8" and "bf16" in precisions())
     numbers = {"selection": selection, "dense": "bf16" if in_bf16 else "fp32"}
     training = TrainingConfig.model_validate({"l1": [L1], "batch_tokens": len(x_BD), **numbers})
-    facts, mask = measure(batch, HOOK, sae, training, L1, []), Mask(MaskConfig(), [], 0.0)
+    facts, mask = measure(batch, HOOK, sae, training, L1, []), Mask(EVERY_TOKEN, [], 0.0)
     made = new_member(
         Entry("bench", HOOK, "", L1), x_BD.shape[1], config=sae, training=training, facts=facts, mask=mask
     )

@@ -27,8 +27,8 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
-from unmix.config import CorpusConfig
 from unmix.cache import cache_folder, written_whole
+from unmix.config import CorpusConfig
 from unmix.corpus.documents import DATASETS, Document, documents
 from unmix.corpus.split import is_held_out
 from unmix.errors import UserError

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from unmix.activations.mask import from_facts
 from unmix.config import CorpusConfig, MaskConfig, ModelConfig, load_resolved
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
@@ -31,14 +32,19 @@ def evaluate_folder(
     model: str | None,
     corpus: str | None,
     debias: bool,
-    mask: MaskConfig,
+    mask: MaskConfig | None,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Evaluate every member of a run, or the one SAE of a folder. Raises `UserError` if it is neither."""
+    """Evaluate every member of a run, or the one SAE of a folder. Raises `UserError` if it is neither.
+
+    Without a `mask`, the one that the run was trained with; `auto` where it was trained on every token.
+    """
     if (folder / "run.yaml").exists():
         recipe = load_resolved(read_manifest(folder / "run.yaml")["recipe"], folder / "run.yaml")
         model_config, corpus_config, T = recipe.model, recipe.corpus, recipe.activations.sequence_length
         by_hook = _members(folder)
+        if mask is None and recipe.training.mask.norm_above is not None:
+            mask = recipe.training.mask
     elif (folder / CONFIG).exists():
         hook, made = origin(folder)
         model_config, corpus_config = ModelConfig(**made["model"]), CorpusConfig(**made["corpus"])
@@ -46,6 +52,7 @@ def evaluate_folder(
         by_hook = {hook: {folder.name: load_sae(folder)}}
     else:
         raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE (cfg.json)")
+    mask = MaskConfig() if mask is None else mask
     if model is not None:
         model_config = model_config.model_copy(update={"name": model})
     if corpus is not None:
@@ -57,6 +64,8 @@ def evaluate_folder(
     }
     say(f"loading the model {model_config.name}")
     lm = load_language_model(model_config)
+    if lm.note:
+        say(lm.note)
     say(f"tokenizing the held-out documents of {corpus_config.source}")
     tokens = load_tokens(corpus_config, lm.tokenizer, T, "held_out")
     results = []
@@ -118,6 +127,7 @@ def table(found: dict[str, Any]) -> str:
             f"{result['hook']} of {found['model']}, held-out documents of {found['corpus']}",
             f"fidelity over {result['fidelity_tokens']:,} tokens, cross-entropy over {result['ce_tokens']:,}; "
             f"{result['mask']}; untouched CE {result['ce_untouched']:.3f} nats",
+            *_apart(result),
             "",
             f"{'':<26}{'L0':>8}{'expl. var.':>11}{'cosine':>8}{'norm':>7}{'dCE (nats)':>18}{'KL':>8}{'dead':>7}",
         ]
@@ -134,6 +144,13 @@ def table(found: dict[str, Any]) -> str:
             lines += [f"{name}: {sentence}" for sentence in said]
         lines.append("")
     return "\n".join(lines)
+
+
+def _apart(result: dict[str, Any]) -> list[str]:
+    """What is said of the outliers; nothing where there are none."""
+    if not result["outliers"]["tokens"]:
+        return []
+    return [f"outliers: {from_facts(result['outliers'])}"]
 
 
 def _delta(row: dict[str, Any]) -> str:

@@ -66,18 +66,22 @@ class Downstream:
         replacements: dict[str, Replacement],
         skip: int,
         leaves: Mask | None = None,
+        everywhere: int = 0,
     ) -> None:
         self.model, self.hook, self.replacements, self.skip, self.leaves = model, hook, replacements, skip, leaves
+        self.everywhere = everywhere
+        """Of so many first sequences, each replacement is also measured in the place of every token."""
         self.base_ce = 0.0
-        self.tokens = 0
+        self.tokens = self.sequences = 0
         self.effects = {name: Effect() for name in replacements}
+        self.unmasked = {name: Effect() for name in replacements}
         self.replacement_seconds = 0.0
         """Spent in the replacements; the rest of `add` is the model's."""
 
     def add(self, ids_NT: Tensor) -> None:
         """Count a batch of sequences; predictions made from the first `skip` positions are left out.
 
-        Tokens that the mask leaves out keep x.
+        Tokens that the mask leaves out keep x (in `effects`; not in `unmasked`).
         """
         skipped = _skippable(self.hook)
         with torch.no_grad():
@@ -87,15 +91,16 @@ class Downstream:
             base_ce_NT = -base.gather(2, target).squeeze(2).double()
             self.base_ce += base_ce_NT.sum().item()
             self.tokens += base_ce_NT.numel()
+            everywhere = self.leaves is not None and self.sequences < self.everywhere
+            self.sequences += len(ids_NT)
             for name, replacement in self.replacements.items():
-                with (
-                    _skip_blocks(self.model, skipped, output),
-                    splice(self.model.model, self.hook, self._kept(ids_NT, replacement)),
-                ):
-                    spliced = self._log_probabilities(self.model.logits(ids_NT))
-                ce_NT = -spliced.gather(2, target).squeeze(2).double()
-                kl_NT = F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
-                self.effects[name].add(ce_NT, base_ce_NT, kl_NT)
+                masked = self._kept(ids_NT, replacement)
+                for counts, put in [(self.effects, masked), *[(self.unmasked, _plain(replacement))] * everywhere]:
+                    with _skip_blocks(self.model, skipped, output), splice(self.model.model, self.hook, put):
+                        spliced = self._log_probabilities(self.model.logits(ids_NT))
+                    ce_NT = -spliced.gather(2, target).squeeze(2).double()
+                    kl_NT = F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
+                    counts[name].add(ce_NT, base_ce_NT, kl_NT)
 
     def _kept(self, ids_NT: Tensor, replacement: Replacement) -> Replacement:
         """The replacement, timed, of what the mask keeps."""
@@ -117,7 +122,13 @@ class Downstream:
             "ce_untouched": self.base_ce / self.tokens,
             "tokens": self.tokens,
             "replacements": {name: effect.metrics() for name, effect in self.effects.items()},
+            "everywhere": {name: effect.metrics() for name, effect in self.unmasked.items() if effect.sequences},
         }
+
+
+def _plain(replacement: Replacement) -> Replacement:
+    """The replacement of every token, also of those that a dictionary was trained without."""
+    return lambda x: replacement(x)
 
 
 def ablations(mean_D: Tensor) -> dict[str, Replacement]:

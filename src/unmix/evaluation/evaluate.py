@@ -1,12 +1,12 @@
 """The whole evaluation of the SAEs on one hook, over held-out documents; the model's passes are shared.
 
-    all held-out tokens (or as many as asked for)     fidelity of every SAE, mean and covariance of x
-    the first sequences of them                       cross-entropy: untouched, zero, mean, identity, every SAE
-
-    the first 200,000 of them                         the same by norm, with no token left out
+    a sample of the held-out sequences, or all     fidelity of every SAE, mean and covariance of x
+    the first sequences of the sample              cross-entropy: untouched, zero, mean, identity, every SAE
+    the first 200,000 tokens of the sample         the same by norm, with no token left out
 
 The BOS at position 0 is left out of every number but those by norm (it is one and the same activation in every
-sequence); it is spliced like the rest. A mask leaves out more tokens, and those keep x when the rest is spliced.
+sequence). The mask leaves out more tokens, by default the outliers: they are no part of the headline numbers, keep x
+when the rest is spliced, and have numbers of their own.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmix.activations.mask import Mask
+from unmix.activations.mask import Mask, longer, outliers
 from unmix.config import MaskConfig
 from unmix.corpus.tokens import Tokens, special_ids
 from unmix.errors import UserError
@@ -33,6 +33,8 @@ from unmix.sae.model import SAE
 SKIP = 1  # positions at the start of a sequence that no number counts
 HEAD_SEQUENCES = 64  # measured first: the median norm for the mask, the mean that variance by norm is taken around
 BY_NORM_TOKENS = 200_000
+EVERYWHERE = 16  # sequences on which dictionaries are also spliced in the place of masked tokens
+_SAMPLE = 0  # seed of the order in which held-out sequences are taken
 
 
 def evaluate(
@@ -47,19 +49,29 @@ def evaluate(
     batch_sequences: int = 16,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Every number of every SAE, with the baselines beside them, as plain data (`evaluation.json`)."""
+    """Every number of every SAE, with the baselines beside them, as plain data (`evaluation.json`).
+
+    `mask` is that of the defaults (`training.mask: auto`) if not given. Raises `UserError` if it leaves nothing.
+    """
+    mask = MaskConfig() if mask is None else mask
     T = tokens.ids_NT.shape[1]
+    order_N = np.random.default_rng(_SAMPLE).permutation(len(tokens.ids_NT))  # in corpus order they are of one book
     sequences = min(len(tokens.ids_NT), max(1, fidelity_tokens // T))
     x_sums = Activations(model.hook_widths([hook])[hook])
     fidelities = {name: Fidelity(sae) for name, sae in saes.items()}
+    on_outliers = {name: Fidelity(sae) for name, sae in saes.items()}
+    outlier_sums = Activations(x_sums.sum_D.numel())
     began, in_dictionaries = time.perf_counter(), 0.0
     with torch.no_grad():
-        head_BD = model.activations(_ids(tokens, 0, min(HEAD_SEQUENCES, sequences)), [hook])[hook].flatten(0, 1)
+        head_ids_NT = _ids(tokens, order_N[: min(HEAD_SEQUENCES, sequences)])
+        head_BD = model.activations(head_ids_NT, [hook])[hook].flatten(0, 1)
         median = head_BD.double().norm(dim=1).median().item()
-        leaves = Mask(mask or MaskConfig(), special_ids(model.tokenizer, tokens), median)
-        by_norm = {name: ByNorm(fidelities[name].norm_F, head_BD.mean(0)) for name in saes}
+        leaves = Mask(mask, special_ids(model.tokenizer, tokens), median)
+        far = outliers(torch.zeros(0), median)
+        ordinary_BD = head_BD[~longer(head_BD.norm(dim=1), far.longer_than)]
+        by_norm = {name: ByNorm(fidelities[name].norm_F, ordinary_BD.mean(0)) for name in saes}
         for start in range(0, sequences, batch_sequences):
-            ids_NT = _ids(tokens, start, min(start + batch_sequences, sequences))
+            ids_NT = _ids(tokens, order_N[start : min(start + batch_sequences, sequences)])
             x_NTD = model.activations(ids_NT, [hook])[hook]
             counted_NT = leaves.keeps(ids_NT, x_NTD)
             counted_NT[:, :SKIP] = False
@@ -69,11 +81,16 @@ def evaluate(
             early_NT = early_N1.expand(ids_NT.shape)
             early_B = torch.cat([early_NT[counted_NT], early_NT[~counted_NT]])
             x_sums.add(x_BD[:n])
+            norm_B = x_BD.norm(dim=1)
+            far_B = longer(norm_B, far.longer_than)
+            far = far.plus(outliers(norm_B, median))
+            outlier_sums.add(x_BD[far_B])
             before = time.perf_counter()
             for name, sae in saes.items():
                 f_BF = sae.encode(x_BD)
                 x_hat_BD = sae.decode(f_BF, x_BD)
                 fidelities[name].add(x_BD[:n], f_BF[:n], x_hat_BD[:n])
+                on_outliers[name].add(x_BD[far_B], f_BF[far_B], x_hat_BD[far_B])
                 if early_B.all():
                     by_norm[name].add(x_BD, f_BF, x_hat_BD)
                 elif early_B.any():
@@ -82,15 +99,16 @@ def evaluate(
             progress(f"fidelity: {min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
 
     if not x_sums.tokens:
-        raise UserError(
-            f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask or MaskConfig())})"
-        )
+        raise UserError(f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask)})")
     replacements: dict[str, Replacement] = {**ablations(x_sums.mean_D), "identity": torch.clone, **saes}
-    downstream = Downstream(model, hook, replacements, SKIP, leaves)
+    downstream = Downstream(model, hook, replacements, SKIP, leaves, EVERYWHERE if far.tokens else 0)
     ce_sequences = min(sequences, max(2, ce_tokens // T))
-    for start in range(0, ce_sequences, batch_sequences):
-        downstream.add(_ids(tokens, start, min(start + batch_sequences, ce_sequences)))
-        progress(f"cross-entropy: {min(start + batch_sequences, ce_sequences):,} of {ce_sequences:,} sequences")
+    ends = {*range(batch_sequences, ce_sequences, batch_sequences), min(EVERYWHERE, ce_sequences), ce_sequences}
+    start = 0
+    for end in sorted(ends):  # no batch is on both sides of EVERYWHERE: no number may depend on its size
+        downstream.add(_ids(tokens, order_N[start:end]))
+        start = end
+        progress(f"cross-entropy: {end:,} of {ce_sequences:,} sequences")
 
     in_dictionaries += downstream.replacement_seconds
     in_model = time.perf_counter() - began - in_dictionaries
@@ -105,11 +123,16 @@ def evaluate(
             found[f"loss_recovered_{baseline}"] = (made[baseline]["ce"] - made[name]["ce"]) / lost if lost else math.nan
         found["pca_explained_variance_at_l0"] = pca[min(len(pca) - 1, round(found["l0"]))].item()
         found["by_norm"] = by_norm[name].metrics()
+        if far.tokens:
+            found["outliers"] = _on_outliers(on_outliers[name], outlier_sums) | {
+                f"{key}_everywhere": value for key, value in effects["everywhere"].get(name, {}).items()
+            }
         rows[name] = found
     return {
         "hook": hook,
         "split": tokens.split,
-        "mask": _say(mask or MaskConfig()),
+        "mask": _say(mask),
+        "outliers": far.facts(),
         "corpus_fingerprint": tokens.fingerprint,
         "model_fingerprint": model.fingerprint,
         "fidelity_tokens": x_sums.tokens,
@@ -126,18 +149,20 @@ def evaluate(
     }
 
 
+def _on_outliers(sae: Fidelity, x: Activations) -> dict[str, float]:
+    """What a dictionary does with the outliers, of which the headline numbers say nothing."""
+    found = sae.metrics(x)
+    return {key: found[key] for key in ("normalised_mse", "cosine", "norm_ratio", "l0")}
+
+
 def _say(mask: MaskConfig) -> str:
-    said = ["position 0 (BOS)"] + ["special tokens"] * mask.special
-    if mask.norm_above is not None:
-        said.append(f"tokens longer than {mask.norm_above:g} times the median")
-    if len(said) == 1:
-        return f"{said[0]} left out of every number but those by norm"
-    masked = " and ".join(said[1:])
+    if not str(mask):
+        return "position 0 (BOS) left out of every number but those by norm"
     return (
-        f"{said[0]} left out of every number but those by norm; {masked} left out of fidelity, and left as they are "
-        "when the rest is spliced; predictions made from them are counted"
+        f"position 0 (BOS) left out of every number but those by norm; {mask} left out of fidelity, and left as they "
+        "are when the rest is spliced; predictions made from them are counted"
     )
 
 
-def _ids(tokens: Tokens, start: int, end: int) -> torch.Tensor:
-    return torch.from_numpy(tokens.ids_NT[start:end].astype(np.int64))
+def _ids(tokens: Tokens, rows_N: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(tokens.ids_NT[rows_N].astype(np.int64))

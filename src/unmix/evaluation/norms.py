@@ -55,14 +55,14 @@ def table(found: dict[str, Any]) -> str:
     lines = [
         f"||x|| over {found['tokens']:,} tokens of the {found['split']} split; mask: {found['mask']}",
         "",
-        f"{'hook':<14}{'mean':>9}{'1 %':>9}{'median':>9}{'99 %':>9}{'99.9 %':>9}{'max':>10}{'first/med':>11}"
+        f"{'hook':<14}{'mean':>10}{'1 %':>10}{'median':>10}{'99 %':>10}{'99.9 %':>10}{'max':>10}{'first/med':>11}"
         f"{'E||x||² in top 1 %':>20}",
     ]
     for hook, row in found["hooks"].items():
         q = row["quantiles"]
         lines.append(
-            f"{hook:<14}{row['mean_norm']:>9.4g}{q['0.01']:>9.4g}{q['0.5']:>9.4g}{q['0.99']:>9.4g}{q['0.999']:>9.4g}"
-            f"{row['max']:>10.4g}{_said(row['places']['first position']['mean_over_median'], '.2f'):>11}"
+            f"{hook:<14}{row['mean_norm']:>10.4g}{q['0.01']:>10.4g}{q['0.5']:>10.4g}{q['0.99']:>10.4g}"
+            f"{q['0.999']:>10.4g}{row['max']:>10.4g}{_said(row['places']['first position']['mean_over_median'], '.2f'):>11}"
             f"{_said(row['share_of_square_in_top'], '.1%'):>20}"
         )
     for hook, row in found["hooks"].items():

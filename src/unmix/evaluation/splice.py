@@ -11,8 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
+from unmix.activations.mask import longer
 from unmix.lm.hooks import find_place
 from unmix.sae.model import SAE
 
@@ -23,10 +25,13 @@ Replacement = Callable[[Tensor], Tensor]
 def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[None]:
     """While inside, the activation x (…, D) at the hook is replaced by `replacement(x)`, in x's dtype.
 
+    A dictionary that was trained without outliers (`sae.longest`) leaves them as they are, here and below.
     `model` is a causal LM of `transformers`; hooks are named as in a recipe. Raises `UserError` for a hook that the
     model lacks. The model is as it was afterwards, also after an exception.
     """
     module, side = find_place(model, hook)
+    if isinstance(replacement, SAE):
+        replacement = _where_trained(replacement, replacement)
 
     def new(x: Tensor) -> Tensor:
         return replacement(x).to(x.dtype)
@@ -51,7 +56,7 @@ def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[No
 
 def error_of(sae: SAE) -> Replacement:
     """x - x̂: what the dictionary does not give back."""
-    return lambda x: x - sae(x)
+    return _where_trained(sae, lambda x: x - sae(x))
 
 
 def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
@@ -63,4 +68,11 @@ def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
             contribution = contribution * sae.token_scale(x)
         return x + (factor - 1) * contribution
 
-    return replace
+    return _where_trained(sae, replace)
+
+
+def _where_trained(sae: SAE, replacement: Replacement) -> Replacement:
+    """The replacement, of tokens that the dictionary was trained on; the others keep x."""
+    if (longest := sae.longest) is None:
+        return replacement
+    return lambda x: torch.where(longer(x.norm(dim=-1, keepdim=True), longest), x, replacement(x))

@@ -96,6 +96,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         penalty=float(total_F.astype(np.float64) @ norm_F),
         active_F=torch.from_numpy(active_F),
         gradient_square=float(square_F.sum()) + gradients.b_dec_D.square().sum(dtype=torch.float64).item(),
+        square_B=torch.from_numpy(square_B),
     )
 
 

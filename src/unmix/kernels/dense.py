@@ -43,6 +43,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
     bounded, db_enc_F = objective.phi == "tanh_relu", gradients.b_enc_F.numpy()
     r_B = token_weights(x_BD, objective.norm_power)
     squared_error = reconstruction = 0.0
+    square_B = torch.empty(len(x_BD), dtype=torch.float64)
     for gradient in gradients:
         gradient.zero_()
     for start in range(0, len(x_BD), workspace.tile):
@@ -55,7 +56,8 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         if bounded:
             total_F += f_TF.tanh_().sum(0).numpy()  # PyTorch's is several times as fast as a loop's
         error_TD = torch.addmm(b_dec_D, f_TF, W_dec_FD).sub_(x_TD)
-        square_T = error_TD.square().sum(1, dtype=torch.float64)
+        square_T = square_B[start : start + workspace.tile]
+        torch.sum(error_TD.square(), 1, dtype=torch.float64, out=square_T)
         squared_error += square_T.sum().item()
         reconstruction += (square_T @ r_T.double()).item()
         g_TD = error_TD.mul_((r_T * (2 / len(x_BD)))[:, None])
@@ -70,6 +72,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
         active_F=torch.from_numpy(active_F),
         gradient_square=finish(weights, gradients, objective, norm_F, total_F, len(x_BD)),
+        square_B=square_B,
     )
 
 

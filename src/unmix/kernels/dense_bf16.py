@@ -50,6 +50,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
     slope_F, r_B = norm_F * (objective.l1 / B), token_weights(x_BD, objective.norm_power)
     active_F, total_F, db_enc_F = (np.zeros(F, np.float32) for _ in range(3))
     squared_error = reconstruction = 0.0
+    square_B = torch.empty(len(x_BD), dtype=torch.float64)
     gradients.b_dec_D.zero_()
     for start in range(0, B, workspace.tile):
         tile = slice(start, start + workspace.tile)
@@ -58,7 +59,8 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         torch.mm(low_TD, low_enc_FD.T, out=f_TF)
         _activate(as_bits(f_TF), b_shifted_F.numpy(), active_F, total_F)
         error_TD = torch.mm(f_TF, low_dec_FD).float().add_(b_dec_D).sub_(x_TD)
-        square_T = error_TD.square().sum(1, dtype=torch.float64)
+        square_T = square_B[start : start + workspace.tile]
+        torch.sum(error_TD.square(), 1, dtype=torch.float64, out=square_T)
         squared_error += square_T.sum().item()
         reconstruction += (square_T @ r_T.double()).item()
         g_TD = error_TD.mul_((r_T * (2 / B))[:, None])
@@ -76,6 +78,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
         active_F=torch.from_numpy(active_F),
         gradient_square=finish(weights, gradients, objective, norm_F, total_F, len(x_BD)),
+        square_B=square_B,
     )
 
 

@@ -57,7 +57,7 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
     square_B, total_F, active_F, gradient_square = found
     sums = [square_B.sum(), (square_B * r_B).sum(), (total_F * norm_F).sum(dtype=torch.float64), gradient_square]
     squared_error, reconstruction, penalty, gradient = torch.stack(sums).tolist()
-    return Sums(squared_error, reconstruction, penalty, active_F, gradient)
+    return Sums(squared_error, reconstruction, penalty, active_F, gradient, square_B.double())
 
 
 class _Active(NamedTuple):

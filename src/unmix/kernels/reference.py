@@ -67,6 +67,8 @@ class Sums(NamedTuple):
     """Tokens of the batch on which each feature was active, float32 (exact below 2**24)."""
     gradient_square: float
     """Σ g² over the four gradients."""
+    square_B: Tensor
+    """||x̂ - x||² of each token, float64: what a caller needs to weigh tokens in its own way."""
 
 
 class Adam(NamedTuple):
@@ -116,7 +118,8 @@ def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objectiv
         g_FD -= W_dec_FD.detach() * (g_FD * W_dec_FD.detach()).sum(1, keepdim=True)
     active_F = (f_BF > 0).sum(0).to(x_BD.dtype)
     gradient_square = sum(g.square().sum(dtype=torch.float64).item() for g in gradients)
-    return Sums(square_B.sum().item(), reconstruction.item(), penalty.item(), active_F, gradient_square)
+    square_B = square_B.detach().double()
+    return Sums(square_B.sum().item(), reconstruction.item(), penalty.item(), active_F, gradient_square, square_B)
 
 
 def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:

@@ -39,13 +39,13 @@ class TextLoss(NamedTuple):
         return self.loss < self.unigram
 
     def __str__(self) -> str:
+        said = f"{self.loss:.2f} nats a token on {self.tokens:,} tokens of your text"
         against = f"uniform is {self.uniform:.2f}, guessing by token frequency {self.unigram:.2f}"
-        said = f"the model's loss is {self.loss:.2f} nats a token on {self.tokens:,} tokens of your text; {against}"
         if self.knows:
-            return said
+            return f"the model's loss is {said}; {against}"
         return (
-            f"warning: {said}: the model does not know this text. Is the tokenizer its own, are the weights trained, "
-            "is it the right language?"
+            f"this model does not know this text: its loss is {said}, where {against}. Is the tokenizer its own, are "
+            "the weights trained, is it the right language?"
         )
 
 

@@ -40,7 +40,7 @@ class LanguageModel:
     fingerprint: str
     """16 hex digits of SHA-256 over config.json and the weights."""
     bf16_change: dict[str, float] = field(default_factory=dict)
-    """hook -> ||x' - x|| / ||x|| by products in bf16, see `lm.products`; empty if they are not."""
+    """hook -> median over tokens of ||x' - x|| / ||x|| by products in bf16, see `lm.products`; empty if they are not."""
     loss: dict[str, float] = field(default_factory=dict)
     """What it pays on the text that is read, see `lm.loss`; empty if that was not measured."""
     note: str = ""
@@ -99,7 +99,7 @@ class LanguageModel:
                 handle = _on_input(module, hook, capture) if side == "input" else _on_output(module, hook, capture)
                 stack.callback(handle.remove)
             try:
-                with torch.inference_mode():
+                with torch.inference_mode(), _quiet():
                     self.model(ids_NT.to(self.model.device), use_cache=False)
             except _Done:
                 return captured
@@ -114,7 +114,7 @@ class LanguageModel:
     def logits(self, ids_NT: Tensor) -> Tensor:
         """logits_NTV, float32. Raises `UserError` for a sequence too long or an id outside the vocabulary."""
         self._check(ids_NT)
-        with torch.no_grad():  # not inference_mode: what comes out may enter someone's graph
+        with torch.no_grad(), _quiet():  # not inference_mode: what comes out may enter someone's graph
             logits_NTV: Tensor = self.model(ids_NT.to(self.model.device), use_cache=False).logits
         return logits_NTV.float()
 

@@ -130,15 +130,13 @@ def departs(run: RunData) -> bool:
     """Whether some member is trained on another loss than the plain one: relu, Σ f_i ||W_dec_i||, every token alike."""
     recipe = run.section("recipe")
     sae, training = run.section("recipe", "sae"), run.section("recipe", "training")
-    mask = training.get("mask") or {}
     return bool(
         recipe.get("variants")
         or sae.get("nonlinearity", "relu") != "relu"
         or sae.get("scaling") == "token"
         or training.get("norm_power")
         or training.get("l1_norm_power")
-        or mask.get("special")
-        or mask.get("norm_above")
+        or any(member.get("masked") for member in run.section("members").values())
     )
 
 

@@ -86,11 +86,24 @@ def load_sae(folder: str | Path) -> SAE:
     if shapes != [(D, F), (F,), (F, D), (D,)]:
         raise UserError(f"{folder / WEIGHTS} has shapes that do not fit each other: {shapes}")
     per_token = config.get("normalize_activations") == _PER_TOKEN
-    sae = SAE(*(tensors[name].float() for name in _TENSORS), nonlinearity=nonlinearity, per_token_scaling=per_token)
+    sae = SAE(
+        *(tensors[name].float() for name in _TENSORS),
+        nonlinearity=nonlinearity,
+        per_token_scaling=per_token,
+        longest=_longest(config),
+    )
     if config.get("apply_b_dec_to_input"):
         with torch.no_grad():  # z = (x - b_dec) W_enc + b_enc: one bias does both
             sae.b_enc.sub_(sae.b_dec @ sae.W_enc)
     return sae
+
+
+def _longest(config: dict[str, Any]) -> float | None:
+    """||x|| above which tokens were left out of training; `metadata.mask.longer_than`."""
+    metadata = config.get("metadata")
+    mask = metadata.get("mask") if isinstance(metadata, dict) else None
+    found = mask.get("longer_than") if isinstance(mask, dict) else None
+    return float(found) if isinstance(found, (int, float)) else None
 
 
 def origin(folder: Path) -> tuple[str, dict[str, Any]]:

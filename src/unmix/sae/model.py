@@ -37,6 +37,7 @@ class SAE(nn.Module):
         *,
         nonlinearity: str = "relu",
         per_token_scaling: bool = False,
+        longest: float | None = None,
     ) -> None:
         super().__init__()
         self.W_enc = nn.Parameter(W_enc_DF)
@@ -44,6 +45,8 @@ class SAE(nn.Module):
         self.W_dec = nn.Parameter(W_dec_FD)
         self.b_dec = nn.Parameter(b_dec_D)
         self.nonlinearity, self.per_token_scaling = nonlinearity, per_token_scaling
+        self.longest = longest
+        """Tokens with a longer ||x|| were left out of training: `splice` leaves them as they are."""
 
     @property
     def width(self) -> int:
@@ -89,6 +92,7 @@ class SAE(nn.Module):
             b_dec_D,
             nonlinearity=self.nonlinearity,
             per_token_scaling=self.per_token_scaling,
+            longest=self.longest,
         )
 
 

@@ -51,6 +51,8 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
     target = step_folder(folder, step)
     new = target.with_name(target.name + ".new")
     more = {"l1": member.entry.l1, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
+    if mask := member.mask.facts():
+        more["mask"] = mask
     if member.halted_at is not None:
         more["halted_at"] = member.halted_at
     with writing(target):
@@ -165,7 +167,8 @@ def load(member: Member, folder: Path) -> None:
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
-    member.window = Window(**scalars["window"], sum_x_D=tensors["window.sum_x_D"].clone())
+    window = {"raw_error": scalars["window"]["squared_error"]} | scalars["window"]  # older checkpoints lack the first
+    member.window = Window(**window, sum_x_D=tensors["window.sum_x_D"].clone())
 
 
 def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:

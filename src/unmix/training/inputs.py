@@ -99,7 +99,7 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
         )
         changes = ", ".join(f"{hook} by {change:.2%}" for hook, change in model.bf16_change.items())
         say(
-            f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x|| over the first "
+            f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x||, median of the first "
             f"{tokens.ids_NT[:MEASURED].size:,} tokens); --model.matmul fp32 does not"
         )
     return model, tokens

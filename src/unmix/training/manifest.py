@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 import unmix
 from unmix import config as recipes
+from unmix.activations.mask import Outliers, from_facts, outliers
 from unmix.activations.norms import distribution
-from unmix.config import RunConfig
+from unmix.config import OUTLIER, RunConfig
 from unmix.errors import UserError
 from unmix.machine import cpu_name
 from unmix.precision import resolve
@@ -122,7 +124,7 @@ def new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "model": inputs.model,
         "corpus": inputs.corpus,
-        "hooks": {hook: {"width": x_RD.shape[1], **norms(x_RD)} for hook, x_RD in head.activations.items()},
+        "hooks": {hook: _of_hook(x_RD) for hook, x_RD in head.activations.items()},
         "members": {
             entry.name: {
                 "hook": entry.hook,
@@ -131,6 +133,49 @@ def new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
             for entry in entries(recipe)
         },
     }
+
+
+def _of_hook(x_RD: Tensor) -> dict[str, Any]:
+    found = norms(x_RD)
+    return {"width": x_RD.shape[1], **found, "outliers": outliers(x_RD.norm(dim=1), found["median_norm"]).facts()}
+
+
+def said_of_outliers(recipe: RunConfig, manifest: dict[str, Any]) -> list[str]:
+    """A line for each hook with outliers: what they hold, and whether they are trained on; before any training."""
+    said = []
+    for hook, facts in manifest["hooks"].items():
+        if "outliers" not in facts or not facts["outliers"]["tokens"]:  # a run from before they were looked for
+            continue
+        found = from_facts(facts["outliers"])
+        members = [entry for entry in entries(recipe) if entry.hook == hook]
+        keeping = {entry.name: _pull(recipe, entry, found) for entry in members if _keeps(recipe, entry)}
+        said.append(f"{hook}: {found}" + ("" if keeping else ": they are left out (--training.mask none keeps them)"))
+        owned = {name: share for name, share in keeping.items() if share > OWNED}
+        if owned:
+            who = "every member" if len(owned) == len(members) else ", ".join(owned)
+            said.append(
+                f"warning: {hook}: they are trained on by {who}, and hold {max(owned.values()):.1%} of what the "
+                "reconstruction is measured by: the loss is theirs. --training.mask auto leaves them out, "
+                "--sae.scaling token or --training.norm_power 2 makes every token count alike"
+            )
+    return said
+
+
+OWNED = 0.5  # share of the loss by which a few tokens are said to run it
+
+
+def _keeps(recipe: RunConfig, entry: Entry) -> bool:
+    """Whether a member is trained on tokens that are outliers."""
+    above = recipe.of_variant(entry.variant)[1].mask.norm_above
+    return above is None or above > OUTLIER
+
+
+def _pull(recipe: RunConfig, entry: Entry, found: Outliers) -> float:
+    """The outliers' share of a member's reconstruction term at the start: of Σ||x||^(2-k)."""
+    sae, training = recipe.of_variant(entry.variant)
+    if sae.scaling == "token" or training.norm_power == 2:
+        return found.share_of_tokens
+    return found.share_of_norm if training.norm_power == 1 else found.share_of_square
 
 
 def first_norms(inputs: Inputs) -> dict[str, Any]:

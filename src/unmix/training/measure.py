@@ -1,8 +1,11 @@
 """What is measured once, on the first chunk, and then holds for a member's whole life: it is kept in run.yaml.
 
 mask           tokens longer than norm_above · median ||x|| are left out
-scale          scaling: dataset   √(D / E||x||²) over the tokens that are kept
-coefficient    β = α n̄^p, n̄ = E||x|| over those tokens, as the SAE sees them
+scale          scaling: dataset   √(D / E||x||²)
+coefficient    β = α n̄^p, n̄ = E||x||, as the SAE sees them
+
+Both means are over the tokens that the mask keeps, outliers apart even where it keeps them: a few tokens a hundred
+times as long as the rest would scale all others down to nothing.
 """
 
 from __future__ import annotations
@@ -13,9 +16,9 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from unmix.activations.mask import Mask
+from unmix.activations.mask import Mask, longer
 from unmix.activations.stream import Batch
-from unmix.config import SAEConfig, TrainingConfig
+from unmix.config import OUTLIER, SAEConfig, TrainingConfig
 from unmix.errors import UserError
 
 
@@ -27,7 +30,7 @@ class Facts(NamedTuple):
     median_norm: float
     """Of the raw activations, masked ones included."""
     mean_norm: float
-    """n̄, of the activations that the SAE is trained on, as it sees them."""
+    """n̄, of the activations that the SAE is trained on, outliers apart, as it sees them."""
     coefficient: float
     """β."""
     tokens: int
@@ -55,7 +58,7 @@ def measure(
     x_KD = kept_rows(head, hook, Mask(training.mask, special_ids, median))
     if not len(x_KD):
         raise UserError(f"training.mask leaves none of the {len(x_RD):,} tokens of the first chunk at {hook}")
-    found = norms(x_KD)
+    found = norms(_without_outliers(x_KD, median))
     if not 0 < found["mean_square_norm"] < math.inf:
         raise UserError(
             f"the activations of {hook} have E||x||^2 = {found['mean_square_norm']} over the first chunk; "
@@ -66,6 +69,16 @@ def measure(
     mean_norm = width**0.5 if sae.scaling == "token" else scale * found["mean_norm"]
     coefficient = alpha * mean_norm ** norm_exponent(sae, training)
     return Facts(scale, median, mean_norm, coefficient, len(x_KD), len(x_RD) - len(x_KD))
+
+
+def starting_rows(batch: Batch, hook: str, mask: Mask, median_norm: float) -> Tensor:
+    """The raw activations that scale and start a dictionary: those that the mask keeps, outliers apart."""
+    return _without_outliers(kept_rows(batch, hook, mask), median_norm)
+
+
+def _without_outliers(x_KD: Tensor, median_norm: float) -> Tensor:
+    ordinary_K = ~longer(x_KD.norm(dim=1), OUTLIER * median_norm)
+    return x_KD[ordinary_K] if ordinary_K.any() and not ordinary_K.all() else x_KD
 
 
 def kept_rows(batch: Batch, hook: str, mask: Mask) -> Tensor:

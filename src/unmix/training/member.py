@@ -19,7 +19,7 @@ from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
 from unmix.kernels.rows import moments
 from unmix.sae.model import SAE, fold_scaling, new_sae
-from unmix.training.measure import Facts, kept_rows
+from unmix.training.measure import Facts, kept_rows, starting_rows
 
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
 SPIKE = 10.0  # times the mean squared error of the batches since the last line
@@ -35,22 +35,29 @@ class Window:
     penalty: float = 0.0
     active: float = 0.0
     loss: float = 0.0
+    raw_error: float = 0.0
+    """Σ||x̂ - x||², raw where each token has a scale of its own; else as the SAE sees them, as are the next two."""
     square_x: float = 0.0
     sum_x_D: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    def add(self, x_BD: Tensor, sums: Sums, l1: float) -> None:
-        """Count one batch."""
+    def add(self, x_BD: Tensor, sums: Sums, l1: float, scale_B1: Tensor | None) -> None:
+        """Count one batch as the SAE sees it; `scale_B1` gives tokens that have lost it their own length again."""
         self.tokens += len(x_BD)
         self.squared_error += sums.squared_error
         self.penalty += sums.penalty
         self.loss += sums.reconstruction + l1 * sums.penalty
         self.active += sums.active_F.sum(dtype=torch.float64).item()
+        if scale_B1 is None:
+            self.raw_error += sums.squared_error
+        else:
+            self.raw_error += (sums.square_B @ scale_B1.squeeze(1).double().square()).item()
+            x_BD = x_BD * scale_B1
         square_D, sum_x_D = moments(x_BD)
         self.square_x += square_D.sum().item()
         self.sum_x_D = self.sum_x_D + sum_x_D if len(self.sum_x_D) else sum_x_D
 
     def metrics(self, features: int) -> dict[str, float | int]:
-        """Means per token; explained variance 1 - Σ||e||² / Σ||x - μ||² with μ the mean over the window."""
+        """Means per token; explained variance 1 - Σ||e||² / Σ||x - μ||² of raw activations, μ the window's mean."""
         n = self.tokens or math.nan  # a window whose every token was masked has no means
         variance = self.square_x - self.sum_x_D.square().sum().item() / n
         return {
@@ -59,7 +66,7 @@ class Window:
             "l1_penalty": self.penalty / n,
             "nonzero_proportion": self.active / n / features,
             "l0": self.active / n,
-            "explained_variance": 1 - self.squared_error / variance if variance > 0 else math.nan,
+            "explained_variance": 1 - self.raw_error / variance if variance > 0 else math.nan,
             "over_tokens": self.tokens,
         }
 
@@ -119,9 +126,10 @@ class Member:
         Answers what was wrong with its numbers, or nothing. If the batch was left out for it, only the counts of what
         was left out have changed.
         """
-        x_BD = self.sees(kept_rows(batch, self.entry.hook, self.mask))
-        if not len(x_BD) or self.halted_at is not None:
+        raw_BD = kept_rows(batch, self.entry.hook, self.mask)
+        if not len(raw_BD) or self.halted_at is not None:
             return ""
+        x_BD = self.sees(raw_BD)
         sparse = self.step.sparse
         sums = self.step(x_BD, self.weights, self.gradients, self._objective(step, l1))
         spike = self._spike(len(x_BD), sums)
@@ -134,7 +142,7 @@ class Member:
         adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, sums))
         self.tokens += len(x_BD)
         self.silent_F.add_(len(x_BD)).masked_fill_(sums.active_F > 0, 0)
-        self.window.add(x_BD, sums, l1)
+        self.window.add(x_BD, sums, l1, self.start.token_scale(raw_BD) if self.start.per_token_scaling else None)
         return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
 
     def sees(self, x_BD: Tensor) -> Tensor:
@@ -230,7 +238,9 @@ def new_member(
     """
     sae = new_sae(width, config.features, config.initial_row_norm, training.seed)
     sae.nonlinearity, sae.per_token_scaling = config.nonlinearity, config.scaling == "token"
+    sae.longest = mask.longest
     member = Member(entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch)
     if head is not None and config.bias_init == "mean":
-        member.weights.b_dec_D.copy_(member.sees(kept_rows(head, entry.hook, mask)).mean(0, dtype=torch.float64))
+        x_KD = member.sees(starting_rows(head, entry.hook, mask, facts.median_norm))
+        member.weights.b_dec_D.copy_(x_KD.mean(0, dtype=torch.float64))
     return member

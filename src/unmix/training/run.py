@@ -37,7 +37,15 @@ from unmix.training import checkpoint, memory
 from unmix.training.inputs import Inputs, Say, open_inputs, store_recipe
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
-from unmix.training.manifest import agreed, check_inputs, entries, first_norms, new_manifest, sweep_schedule
+from unmix.training.manifest import (
+    agreed,
+    check_inputs,
+    entries,
+    first_norms,
+    new_manifest,
+    said_of_outliers,
+    sweep_schedule,
+)
 from unmix.training.measure import Facts
 from unmix.training.member import Entry, Member, new_member
 from unmix.training.schedule import Schedule
@@ -79,6 +87,8 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
             manifest = new_manifest(recipe, inputs)
             write_manifest(folder / "run.yaml", manifest)
         check_inputs(manifest, inputs, folder)
+        for line in said_of_outliers(recipe, manifest):
+            watch.say(line)
         if not (folder / "norms.json").exists():
             write_json(folder / "norms.json", first_norms(inputs))
         head = None if first else inputs.source.head()

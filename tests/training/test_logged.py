@@ -1,0 +1,127 @@
+"""What a run logs over its training tokens is what `evaluate` says of the saved dictionary, sinks or not."""
+
+import shutil
+
+import pytest
+import torch
+from tiny_models import tiny_model_folder
+from tiny_run import make
+from transformers import AutoModelForCausalLM
+
+from unmix.config import ModelConfig
+from unmix.corpus.tokens import load_tokens
+from unmix.evaluation.evaluate import evaluate
+from unmix.lm.model import load_language_model
+from unmix.runlog import read_manifest, read_metrics
+from unmix.sae.files import load_sae
+from unmix.training import run
+from unmix.training.run import Watch
+
+SINK, TIMES = 9, 150  # a token id that the texts have in mid-sequence
+
+
+@pytest.fixture(scope="module")
+def planted(tmp_path_factory):
+    """The tiny GPT-2 with attention sinks: the first position, and one kind of token, 150 times as long as the rest."""
+    folder = tmp_path_factory.mktemp("planted")
+    shutil.copytree(tiny_model_folder("gpt2"), folder, dirs_exist_ok=True)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    wte, wpe = model.transformer.wte.weight.data, model.transformer.wpe.weight.data
+    wte[1:] *= 10
+    wpe[1:] *= 10  # the blocks of a model at its start add little: the stream is the embedding
+    length = (wte[1:].norm(dim=1).square().mean() + wpe[1:].norm(dim=1).square().mean()).sqrt()
+    for row in (wpe[0], wte[SINK]):
+        row *= TIMES * length / row.norm()
+    model.save_pretrained(folder)
+    return folder
+
+
+def trained(overrides, tmp_path, **more):
+    """A run whose learning rate has fallen to nothing over its last line of metrics, and what it said."""
+    said = []
+    recipe = make(overrides, training__steps=300, training__decay_fraction=0.4, training__log_every=30, **more)
+    run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
+    return recipe, tmp_path / "run", said
+
+
+def compared(recipe, folder):
+    """(last logged, evaluated over the same split) of every member."""
+    lm = load_language_model(ModelConfig(name=recipe.model.name))
+    tokens = load_tokens(recipe.corpus, lm.tokenizer, recipe.activations.sequence_length, "train")
+    rows = {row["member"]: row for row in read_metrics(folder / "metrics.jsonl")}  # the last of each
+    [hook] = recipe.activations.hooks
+    saes = {name: load_sae(folder / f"members/{name}/step-{recipe.training.steps:09d}") for name in rows}
+    found = evaluate(lm, tokens, hook, saes, fidelity_tokens=100_000, ce_tokens=64)
+    return found, [(rows[name], found["saes"][name]) for name in rows]
+
+
+@pytest.mark.parametrize("scaling", ["none", "dataset", "token"])
+def test_on_a_model_with_planted_sinks(overrides, tmp_path, planted, scaling):
+    l1 = {"none": [0.02, 0.1], "dataset": [0.3, 1.0], "token": [0.3, 1.0]}[scaling]
+    recipe, folder, said = trained(
+        overrides, tmp_path, model__name=str(planted), sae__scaling=scaling, training__l1=l1, model__matmul="fp32"
+    )
+    found, pairs = compared(recipe, folder)
+    assert found["outliers"]["share_of_square"] > 0.98
+    for logged, evaluated in pairs:
+        assert 0.2 < evaluated["explained_variance"] < 0.999
+        assert logged["explained_variance"] == pytest.approx(evaluated["explained_variance"], abs=0.02)
+        assert logged["l0"] == pytest.approx(evaluated["l0"], rel=0.03)
+    about = read_manifest(folder / "run.yaml")["hooks"]["resid_post.0"]["outliers"]
+    assert about["share_of_square"] > 0.98
+    assert any("they are left out (--training.mask none keeps them)" in line for line in said)
+
+
+def test_that_the_loss_is_theirs_is_said_before_training(overrides, tmp_path, planted):
+    _, folder, said = trained(
+        overrides, tmp_path, model__name=str(planted), training__mask="none", training__l1=[1.0], training__lr=1e-3
+    )
+    [warning] = [line for line in said if "the loss is theirs" in line]
+    assert warning.startswith("warning: resid_post.0: they are trained on by every member, and hold 9")
+    said_before = said.index(warning)
+    assert said_before < len(said)
+    assert "mask" not in load_config(folder)["metadata"]
+
+
+@pytest.mark.parametrize(("key", "value"), [("sae__scaling", "token"), ("training__norm_power", 2)])
+def test_where_every_token_counts_alike_the_loss_is_not_theirs(overrides, tmp_path, planted, key, value):
+    _, _, said = trained(
+        overrides, tmp_path, model__name=str(planted), training__mask="none", training__l1=[1.0], **{key: value}
+    )
+    assert any("of Σ||x||² is on" in line for line in said)
+    assert not any("the loss is theirs" in line for line in said)
+
+
+def test_the_folder_says_what_was_left_out_and_reading_it_keeps_that(overrides, tmp_path, planted):
+    _, folder, _ = trained(overrides, tmp_path, model__name=str(planted), training__l1=[1.0])
+    mask = load_config(folder)["metadata"]["mask"]
+    about = read_manifest(folder / "run.yaml")["hooks"]["resid_post.0"]
+    assert mask["longer_than"] == pytest.approx(10 * about["median_norm"])
+    sae = load_sae(folder / "members/l1-1/step-000000300")
+    assert sae.longest == mask["longer_than"]
+    assert "leave x as it is there" in mask["rule"]
+
+
+def load_config(folder):
+    import json
+
+    return json.loads(next((folder / "members").glob("*/step-000000300/cfg.json")).read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scaling", ["none", "dataset", "token"])
+def test_on_the_embedded_model(tmp_path, monkeypatch, scaling):
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    overrides = {
+        "name": "logged", "corpus.max_tokens": 200_000, "activations.hooks": ["resid_post.3"],
+        "activations.chunk_sequences": 64, "sae.features": 512, "model.matmul": "fp32", "training.batch_tokens": 512,
+        "training.lr": 2e-3, "training.lr_warmup_steps": 10, "training.checkpoint_every": 1000,
+    }  # fmt: skip
+    l1 = [1e3] if scaling == "none" else [2.0]
+    recipe, folder, _ = trained(overrides, tmp_path, sae__scaling=scaling, training__l1=l1)
+    torch.manual_seed(0)
+    found, [(logged, evaluated)] = compared(recipe, folder)
+    assert found["outliers"]["tokens"] == 0
+    # position 0 is trained on and not evaluated: one token in 256
+    assert logged["explained_variance"] == pytest.approx(evaluated["explained_variance"], abs=0.02)
+    assert logged["l0"] == pytest.approx(evaluated["l0"], rel=0.03)
