@@ -33,8 +33,8 @@ examples:
   unmix sweep --model smollm2 --hook resid_post.15 --corpus english/ --name smollm2
   unmix sweep --model gpt2 --hook resid_pre.8 --features 10000 --corpus texts/ --steps 35000 --name gpt2-texts
 
-without a recipe and without options it is the demo; with options alone, they change the defaults (1,000 steps of 1,024
-tokens, 4,096 features, l1 0.5 1 2 4, a learning rate for so many steps, a cap of 100 active features, nothing
+without a recipe and without options it is the demo; with options alone, they change the defaults (2,000 steps of 512
+tokens, 8,192 features, l1 0.5 0.8 1.2 2, a learning rate for so many steps, a cap of 100 active features, nothing
 extended; tokens longer than 10 times the median norm are left out).
 
 any key of a recipe can be given as --section.key value, for instance:

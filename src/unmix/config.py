@@ -81,7 +81,7 @@ class ActivationsConfig(Section):
 class SAEConfig(Section):
     """The shape of the dictionary."""
 
-    features: int = Field(default=4096, ge=1)
+    features: int = Field(default=8192, ge=1)
     nonlinearity: Literal["relu", "tanh_relu"] = "relu"
     """`tanh_relu`: features below 1, the normalized SAE (LessWrong post 3ZCKSArYwgg9P4hqQ)."""
     noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
@@ -158,20 +158,19 @@ def _mask(value: Any) -> Any:
 
 
 def learning_rate(steps: int) -> float:
-    """5e-5 · (200,000 / steps)^0.7, at most 2e-3, to two digits.
+    """3e-3 · √(2,000 / steps), at most 3e-3, to two digits.
 
-    It meets April 2024's 5e-5 for 200,000 steps, and the best of 5e-4, 1e-3, 2e-3, 4e-3 for the 1,000 steps of
-    records/2026-11-26_smollm2-first.
+    For 2,000 steps 1e-3 to 7e-3 were tried (records/2026-11-26_smollm2-first); the root is a guess between that and
+    rates in use for longer runs, and gives 7.2e-4 for 35,000 steps, 3e-4 for 200,000.
     """
-    return float(f"{min(2e-3, 5e-5 * (200_000 / steps) ** 0.7):.1e}")
+    return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
 
 
 class TrainingConfig(Section):
     """How members of the sweep are trained; every l1 with every hook is one member."""
 
-    l1: list[float] = Field(default=[0.5, 1.0, 2.0, 4.0], min_length=1)
-    """Coefficients α of the sparsity penalty, one member each. With inputs scaled (`sae.scaling`) the default ladder
-    ends at about 80, 40, 20 and 10 active features after a million tokens of SmolLM2."""
+    l1: list[float] = Field(default=[0.5, 0.8, 1.2, 2.0], min_length=1)
+    """Coefficients α of the sparsity penalty, one member each."""
     norm_power: Literal[0, 1, 2] = 0
     """k: the squared error of a token is divided by ||x||^k."""
     l1_norm_power: float | Literal["matched"] = 0.0
@@ -180,17 +179,18 @@ class TrainingConfig(Section):
     for all others (docs/norms.md)."""
     mask: MaskConfig = MaskConfig()
     """Tokens of a batch that the SAE is not trained on: `auto` (outliers), `none`, or the keys of a mask."""
-    steps: int = Field(default=1000, ge=1)
+    steps: int = Field(default=2000, ge=1)
     """The default is a first look, a million tokens; dictionaries go on improving for hundreds of millions."""
-    batch_tokens: int = Field(default=1024, ge=1)
+    batch_tokens: int = Field(default=512, ge=1)
     """April 2024: 2048 or 4096, for 200k steps; short runs want more and smaller steps."""
     lr: float = Field(default_factory=lambda given: learning_rate(given["steps"]), gt=0, allow_inf_nan=False)
     """As `learning_rate` has it for so many steps, if not given."""
     betas: tuple[float, float] = (0.9, 0.999)
     """April 2024."""
-    lr_warmup_steps: int = Field(default=200, ge=0)
-    decay_fraction: float = Field(default=0.2, ge=0, lt=1)
-    """April 2024: linear to 0 over the last 20 %. The state before the decay is kept, for `extend`."""
+    lr_warmup_steps: int = Field(default=100, ge=0)
+    decay_fraction: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the steps over which the learning rate falls linearly to 0, at the end (April 2024: 20 %, of far more).
+    The state before the decay is kept, for `extend`."""
     l1_warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     """April 2024: the coefficient rises linearly from 0 over the first 5 % of the steps."""
     clip_norm: float | None = Field(default=1.0, gt=0)

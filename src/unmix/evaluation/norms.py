@@ -59,10 +59,10 @@ def table(found: dict[str, Any]) -> str:
         f"{'E||x||² in top 1 %':>20}",
     ]
     for hook, row in found["hooks"].items():
-        q = row["quantiles"]
+        q, first = row["quantiles"], row["places"]["first position"]["mean_over_median"]
         lines.append(
             f"{hook:<14}{row['mean_norm']:>10.4g}{q['0.01']:>10.4g}{q['0.5']:>10.4g}{q['0.99']:>10.4g}"
-            f"{q['0.999']:>10.4g}{row['max']:>10.4g}{_said(row['places']['first position']['mean_over_median'], '.2f'):>11}"
+            f"{q['0.999']:>10.4g}{row['max']:>10.4g}{_said(first, '.2f'):>11}"
             f"{_said(row['share_of_square_in_top'], '.1%'):>20}"
         )
     for hook, row in found["hooks"].items():

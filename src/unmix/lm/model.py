@@ -40,7 +40,7 @@ class LanguageModel:
     fingerprint: str
     """16 hex digits of SHA-256 over config.json and the weights."""
     bf16_change: dict[str, float] = field(default_factory=dict)
-    """hook -> median over tokens of ||x' - x|| / ||x|| by products in bf16, see `lm.products`; empty if they are not."""
+    """hook -> median over tokens of ||x' - x|| / ||x|| by products in bf16 (`lm.products`); empty if they are not."""
     loss: dict[str, float] = field(default_factory=dict)
     """What it pays on the text that is read, see `lm.loss`; empty if that was not measured."""
     note: str = ""
