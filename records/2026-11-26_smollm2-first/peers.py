@@ -3,9 +3,10 @@
     benchmarks/.venv/bin/python records/2026-11-26_smollm2-first/peers.py STORE HOOK OUT
 
 A member of `PEERS` is an architecture with its settings; each is trained twice: on every token, as SAELens does by
-default, and with `exclude_special_tokens`, which drops the special tokens of the tokenizer (here `<|endoftext|>`, at the
-start of every row and between documents). Inputs are scaled as SAELens does it if asked (`expected_average_only_in`).
-What is written are SAELens' own folders, OUT/NAME, and OUT/times.json: tokens a second of the training alone.
+default, and with `exclude_special_tokens`, which drops the special tokens of the tokenizer (here `<|endoftext|>`, at
+the start of every row and between documents). Inputs are scaled as SAELens does it if asked
+(`expected_average_only_in`). What is written are SAELens' own folders, OUT/NAME, and OUT/times.json: tokens a second of
+the training alone.
 """
 
 from __future__ import annotations

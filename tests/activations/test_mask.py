@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from unmix.activations.mask import Mask, Outliers, from_facts, longer, outliers
+from unmix.activations.mask import Mask, from_facts, longer, outliers
 from unmix.config import EVERY_TOKEN, MaskConfig
 
 
@@ -42,8 +42,3 @@ def test_what_a_dictionary_says_of_its_mask():
         "special tokens and tokens longer than 10 times the median norm were not trained on"
     )
     assert (facts["longer_than"], facts["special_ids"]) == (30.0, [0, 2])
-
-
-def test_fields_have_not_moved():
-    """`plus` and run.yaml go by their order and names."""
-    assert Outliers._fields[:4] == ("times", "longer_than", "tokens", "of_tokens")

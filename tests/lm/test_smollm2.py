@@ -71,6 +71,9 @@ def test_its_tokenizer_makes_hard_text_whole_again(lm):
 
 def test_the_main_job_leaves_its_sinks_alone(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    fetch.place("smollm2").parent.mkdir(parents=True)
+    fetch.place("smollm2").symlink_to(PLACE)
     corpus = tmp_path / "prose"
     corpus.mkdir()
     for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("records/*/README.md")]:

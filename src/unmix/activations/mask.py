@@ -59,7 +59,16 @@ class Outliers(NamedTuple):
 
     def plus(self, more: Outliers) -> Outliers:
         """Of both samples, by the same bound."""
-        return Outliers(*self[:2], *(mine + theirs for mine, theirs in zip(self[2:], more[2:], strict=True)))
+        return Outliers(
+            self.times,
+            self.longer_than,
+            self.tokens + more.tokens,
+            self.of_tokens + more.of_tokens,
+            self.norm + more.norm,
+            self.of_norm + more.of_norm,
+            self.square + more.square,
+            self.of_square + more.of_square,
+        )
 
     @property
     def share_of_tokens(self) -> float:

@@ -46,7 +46,9 @@ def multiply_in_bf16(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) ->
 def _relative(after_NTD: Tensor, before_NTD: Tensor) -> Tensor:
     """||x' - x|| / ||x||, (N, T)."""
     tiny = torch.finfo(before_NTD.dtype).tiny
-    return (after_NTD - before_NTD).norm(dim=-1) / before_NTD.norm(dim=-1).clamp_min(tiny)
+    length_NT: Tensor = before_NTD.norm(dim=-1)
+    change_NT: Tensor = (after_NTD - before_NTD).norm(dim=-1)
+    return change_NT / length_NT.clamp_min(tiny)
 
 
 def _forward(module: Any, x: Tensor) -> Tensor:
