@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from unmix.activations.mask import Mask, from_facts, longer, outliers
+from unmix.activations.mask import Mask, longer, outliers
+from unmix.activations.outliers import from_facts
 from unmix.config import EVERY_TOKEN, MaskConfig
 
 

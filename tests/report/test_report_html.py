@@ -10,6 +10,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import pytest
@@ -273,3 +274,31 @@ def test_narrow_numbers_are_said_with_what_they_change(make: Make) -> None:
     said = dict(facts.trained_on(read(folder)))["Arithmetic"]
     assert "plain: while many" in said
     assert "noisy: all in float32" in said
+
+
+def test_outliers_are_given_apart(make: Make, held: Any) -> None:
+    folder = make(l1=(1.0, 5.0))
+    about = yaml.safe_load((folder / "run.yaml").read_text())
+    found = {"times": 10.0, "longer_than": 1660.0, "tokens": 5, "of_tokens": 1000, "norm": 98.0, "of_norm": 100.0}
+    found |= {"square": 986.0, "of_square": 1000.0}
+    about["hooks"]["resid_post.3"]["outliers"] = found
+    about["recipe"]["training"]["mask"] = {"special": False, "norm_above": 10.0}
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    said = dict(facts.trained_on(read(folder)))
+    share = "98.6 % of Σ||x||² is on 0.5 % of the tokens, longer than 10 times the median norm"
+    assert share in said["Hook resid_post.3"]
+    assert said["Tokens masked"] == "tokens longer than 10 times the median norm are not trained on"
+    result = held.result("resid_post.3", ["l1-1", "l1-5"])
+    held.write(folder, result)
+    assert "<h3>Outliers</h3>" not in report(folder)
+    apart = {"l0": 3.0, "cosine": 0.9, "norm_ratio": 0.5, "normalised_mse": 0.4}
+    result["outliers"] = found
+    result["saes"]["l1-1"]["outliers"] = apart | {
+        "delta_ce_everywhere": 2.2958,
+        "delta_ce_standard_error_everywhere": 0.1,
+    }
+    result["saes"]["l1-5"]["outliers"] = apart
+    held.write(folder, result)
+    page = report(folder)
+    assert f"{share}." in page
+    assert "2.2958 ± 0.1000" in page

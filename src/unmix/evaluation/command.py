@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmix.activations.mask import from_facts
+from unmix.activations.outliers import from_facts
 from unmix.config import CorpusConfig, MaskConfig, ModelConfig, load_resolved
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError

@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from unmix.activations.outliers import from_facts
+from unmix.config import MaskConfig
 from unmix.report import words
 from unmix.report.data import RunData
 
@@ -268,19 +270,18 @@ def _hook(run: RunData, hook: str) -> str:
         f"width {words.whole(width)}" if math.isfinite(width) else "",
         f"mean norm {words.number(norm)}" if math.isfinite(norm) else "",
         f"inputs times {words.number(scale)}" if math.isfinite(scale) else "",
+        str(from_facts(outliers)) if (outliers := facts.get("outliers") or {}).get("tokens") else "",
     )
 
 
 def _tokens_masked(run: RunData) -> str:
     """What training left out."""
     mask = run.section("recipe", "training", "mask")
-    said = ["special tokens"] * bool(mask.get("special"))
-    if mask.get("norm_above"):
-        said.append(f"tokens longer than {mask['norm_above']:g} times the median norm")
+    said = str(MaskConfig(special=bool(mask.get("special")), norm_above=mask.get("norm_above") or None))
     own = "; variants may have masks of their own" if run.section("recipe").get("variants") else ""
     if not said:
         return f"none: the BOS at the start of each sequence is trained on and counted like any other{own}"
-    return f"{' and '.join(said)} are not trained on{own}"
+    return f"{said} are not trained on{own}"
 
 
 def _decoder(sae: dict[str, Any]) -> str:

@@ -18,6 +18,7 @@ import jinja2
 import yaml
 from markupsafe import Markup
 
+from unmix.activations.outliers import from_facts
 from unmix.errors import UserError
 from unmix.report import by_norm, facts, hook_norms, plots, words
 from unmix.report.data import RunData, read
@@ -61,6 +62,7 @@ def render(
         percent=words.percent,
         coefficient=words.coefficient,
         data_uri=_data_uri,
+        outliers=from_facts,
     )
     # the one script, which sorts a table, is allowed by its hash; any other is refused
     script = _packaged("sort.js") if evaluation else ""

@@ -14,8 +14,9 @@ from torch import Tensor
 
 import unmix
 from unmix import config as recipes
-from unmix.activations.mask import Outliers, from_facts, outliers
+from unmix.activations.mask import outliers
 from unmix.activations.norms import distribution
+from unmix.activations.outliers import Outliers, from_facts
 from unmix.config import OUTLIER, RunConfig
 from unmix.errors import UserError
 from unmix.machine import cpu_name
