@@ -139,7 +139,8 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument(
         "--mask",
         choices=["auto", "none"],
-        help="auto leaves out outliers, none nothing; as the run was trained if not given, auto if on every token",
+        help="auto leaves out outliers, none keeps every token; if not given, the mask of the training, or auto if it "
+        "kept every token",
     )
     evaluate.add_argument(
         "--mask-special", action="store_true", help="leave out special tokens; they keep x if spliced"
@@ -357,15 +358,16 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     return 0
 
 
-def _evaluation_mask(args: argparse.Namespace) -> MaskConfig | None:
-    """The mask that the flags ask for; none if they ask for nothing."""
+def _evaluation_mask(args: argparse.Namespace) -> Callable[[MaskConfig], MaskConfig]:
+    """What the flags make of the mask that was trained with."""
     from unmix.config import EVERY_TOKEN, MaskConfig
 
-    if args.mask is None and not args.mask_special and args.mask_norm_above is None:
-        return None
-    base = EVERY_TOKEN if args.mask == "none" else MaskConfig()
-    above = base.norm_above if args.mask_norm_above is None else args.mask_norm_above
-    return MaskConfig(special=args.mask_special, norm_above=above)
+    def mask(trained: MaskConfig) -> MaskConfig:
+        base = {"auto": MaskConfig(), "none": EVERY_TOKEN}.get(args.mask, trained)
+        above = base.norm_above if args.mask_norm_above is None else args.mask_norm_above
+        return MaskConfig(special=base.special or args.mask_special, norm_above=above)
+
+    return mask
 
 
 def _verify(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:

@@ -203,8 +203,11 @@ class TrainingConfig(Section):
     """While many features are active, the five products of a step: in bf16 it takes half the time, and what goes into
     and comes out of them is rounded (docs/speed.md); with noise and with tanh they are in float32 all the same. `auto`:
     bf16 if the processor has instructions for it."""
-    dead_after_tokens: int = Field(default=10_000_000, ge=1)
-    """A feature that was silent for so many tokens counts as dead (April 2024: 10 M)."""
+    dead_after_tokens: int = Field(
+        default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 5)), ge=1
+    )
+    """A feature that was silent for so many tokens counts as dead (April 2024: 10 M); if not given, a fifth of the
+    run's tokens, at most that."""
     on_nonfinite: Literal["skip", "halt", "stop"] = "halt"
     """What becomes of a member with a batch on which its loss or gradient is not a number: `halt` leaves it at its last
     good weights while the others go on, `skip` leaves the batch out (ten in a row halt it), `stop` ends the run."""
@@ -299,8 +302,9 @@ class RunConfig(Section):
         """The sections `sae` and `training` of a variant; of the recipe itself for the name ""."""
         own = self.variants[name] if name else Variant()
         training = self.training.model_dump() | own.training
-        if isinstance(mask := _mask(training["mask"]), dict):  # a variant's keys change those of the recipe
-            training["mask"] = self.training.mask.model_dump() | mask
+        mask = _mask(training["mask"])
+        if mask is None or isinstance(mask, dict):  # a variant's keys change those of the recipe
+            training["mask"] = self.training.mask.model_dump() | (mask or {})
         return (
             SAEConfig.model_validate(self.sae.model_dump() | own.sae),
             TrainingConfig.model_validate(training),
@@ -346,7 +350,9 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
         *path, key = dotted.split(".")
         at = data
         for part in path:
-            at[part] = inside = _mask(at.get(part) or {})  # a mask given by word is opened
+            inside = at.get(part)
+            inside = {} if inside is None else _mask(inside) if part == "mask" else inside  # a mask by word is opened
+            at[part] = inside
             at = inside
             if not isinstance(at, dict):
                 raise UserError(f"--{dotted}: {part} is a value in the recipe, not a section")

@@ -11,13 +11,15 @@ from transformers import AutoModelForCausalLM
 
 from unmix import cli
 from unmix.activations.mask import Mask
-from unmix.config import CorpusConfig, MaskConfig, ModelConfig
+from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
 from unmix.evaluation import evaluate as module
+from unmix.evaluation.command import _debiased, tightest
 from unmix.evaluation.downstream import Downstream
 from unmix.evaluation.evaluate import evaluate
 from unmix.evaluation.splice import error_of, splice, with_feature
 from unmix.lm.model import load_language_model
+from unmix.sae.files import load_sae
 from unmix.sae.model import new_sae
 from unmix.training import run
 
@@ -132,6 +134,7 @@ def test_outliers_are_left_out_of_the_headline_and_given_apart(sinks):
         lm, tokens, "resid_pre.1", saes, fidelity_tokens=400, ce_tokens=200, mask=MaskConfig(norm_above=None)
     )
     assert everything["saes"]["a"]["delta_ce"] == pytest.approx(row["outliers"]["delta_ce_everywhere"], rel=1e-5)
+    assert row["outliers"]["delta_ce_left"] == pytest.approx(row["delta_ce"])  # of the same sequences: here all
     assert abs(row["delta_ce"] - row["outliers"]["delta_ce_everywhere"]) > 1e-4
     # position 0 was left out of fidelity all along
     assert everything["saes"]["a"]["explained_variance"] == row["explained_variance"]
@@ -163,17 +166,59 @@ def test_splice_leaves_what_the_dictionary_was_not_trained_on(sinks):
         torch.testing.assert_close(seen, lm.model.transformer.h[1].ln_1(wanted))
 
 
+AUTO, SPECIAL = MaskConfig(), MaskConfig(special=True, norm_above=None)
+
+
 @pytest.mark.parametrize(
-    ("flags", "wanted"),
+    ("trained", "flags", "wanted"),
     [
-        ([], None),
-        (["--mask", "auto"], MaskConfig()),
-        (["--mask", "none"], MaskConfig(norm_above=None)),
-        (["--mask-special"], MaskConfig(special=True)),
-        (["--mask", "none", "--mask-special"], MaskConfig(special=True, norm_above=None)),
-        (["--mask-norm-above", "3"], MaskConfig(norm_above=3)),
+        (AUTO, [], AUTO),
+        (MaskConfig(norm_above=3), [], MaskConfig(norm_above=3)),
+        (SPECIAL, [], SPECIAL),
+        (MaskConfig(norm_above=3), ["--mask", "auto"], AUTO),
+        (MaskConfig(norm_above=3), ["--mask", "none"], EVERY_TOKEN),
+        (MaskConfig(norm_above=5), ["--mask-special"], MaskConfig(special=True, norm_above=5)),
+        (MaskConfig(special=True), ["--mask-norm-above", "3"], MaskConfig(special=True, norm_above=3)),
+        (MaskConfig(special=True), ["--mask", "none", "--mask-norm-above", "3"], MaskConfig(norm_above=3)),
     ],
 )
-def test_the_flags_of_a_mask(flags, wanted):
+def test_flags_change_the_mask_of_the_training(trained, flags, wanted):
     args = cli._parser().parse_args(["evaluate", "folder", *flags])
-    assert cli._evaluation_mask(args) == wanted
+    assert cli._evaluation_mask(args)(trained) == wanted
+
+
+def test_the_tightest_of_the_members_masks_is_that_of_the_training():
+    assert tightest([EVERY_TOKEN]) == AUTO  # a run on every token is judged beside others
+    assert tightest([EVERY_TOKEN, MaskConfig(norm_above=3), AUTO]) == MaskConfig(norm_above=3)
+    assert tightest([SPECIAL]) == SPECIAL
+
+
+def test_an_sae_folder_is_judged_by_its_own_mask(overrides, tmp_path):
+    run.sweep(make(overrides, training__l1=[1.0], training__mask={"norm_above": 1.5}), tmp_path / "run")
+    folder = tmp_path / "run" / "members" / "l1-1" / "step-000000060"
+    for place in (tmp_path / "run", folder):
+        assert cli.main(["evaluate", str(place), "--tokens", "200", "--ce-tokens", "64"]) == 0
+        [result] = json.loads((place / "evaluation.json").read_text())["hooks"]
+        assert "tokens longer than 1.5 times the median norm left out of fidelity" in result["mask"]
+        assert result["outliers"]["times"] == 1.5
+
+
+def test_a_single_outlier_has_no_variance_and_is_no_mistake(sinks):
+    lm, tokens = sinks
+    found = evaluate(lm, tokens, "resid_pre.1", {"a": new_sae(lm.width, 24, 0.5, 0)}, fidelity_tokens=16, ce_tokens=16)
+    assert found["outliers"]["tokens"] == 1
+    assert found["saes"]["a"]["outliers"]["normalised_mse"] > 0
+
+
+def test_what_is_refitted_was_trained_on_and_says_so(sinks, tmp_path):
+    lm, tokens = sinks
+    x_BD = lm.activations(torch.from_numpy(tokens.ids_NT[:60].astype("int64")), ["resid_pre.1"])["resid_pre.1"]
+    bound = 10 * x_BD.norm(dim=-1).median().item()
+    saes = {}
+    for name, longest in (("left", bound), ("all", None)):
+        saes[name] = new_sae(lm.width, 24, 0.5, 0)
+        saes[name].longest = longest
+    made = {"model": {}, "corpus": {}, "activations": {}}
+    _debiased(saes, lm, tokens, "resid_pre.1", tmp_path, made)
+    assert load_sae(tmp_path / "debiased" / "left").longest == pytest.approx(bound)
+    assert load_sae(tmp_path / "debiased" / "all").longest is None

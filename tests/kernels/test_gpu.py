@@ -74,6 +74,7 @@ def assert_agree(got: tuple[Sums, Weights], want: tuple[Sums, Weights], near: fl
     for name, a, b in zip(Weights._fields, got[1], want[1], strict=True):
         torch.testing.assert_close(a, b, rtol=near, atol=near, msg=lambda text, name=name: f"{name}: {text}")
     torch.testing.assert_close(got[0].active_F.cpu(), want[0].active_F)
+    torch.testing.assert_close(got[0].square_B.cpu(), want[0].square_B, rtol=near, atol=near)
     for name in ("squared_error", "reconstruction", "penalty", "gradient_square"):
         assert getattr(got[0], name) == pytest.approx(getattr(want[0], name), rel=near, abs=near), name
 

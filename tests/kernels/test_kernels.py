@@ -86,6 +86,8 @@ def test_agrees_with_the_reference_in_double_precision(
     assert got.penalty == pytest.approx(want.penalty)
     assert got.gradient_square == pytest.approx(want.gradient_square)
     torch.testing.assert_close(got.active_F, want.active_F)
+    assert got.square_B.dtype == torch.float64
+    torch.testing.assert_close(got.square_B, want.square_B)
     for name, a, b in zip(Weights._fields, mine, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9, msg=name)
 

@@ -105,5 +105,5 @@ def test_mistakes_are_one_line(tmp_path, path, monkeypatch):
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:2000])
     refused(tmp_path / "cut.gguf", "cannot load model.name")
     monkeypatch.setattr("unmix.lm.gguf.find_spec", lambda name: None)
-    refused(path, r"reading tiny.gguf wants gguf and accelerate: pip install 'unmix\[gguf\]'")
+    refused(path, r"reading tiny.gguf needs gguf and accelerate: pip install 'unmix\[gguf\]'")
     assert "gguf" in sys.modules

@@ -86,7 +86,7 @@ def test_the_main_job_leaves_its_sinks_alone(tmp_path, monkeypatch, capsys):
     assert "210 tensors Q4_1, 61 F32, 1 Q8_0: dequantised to float32" in said
     assert "every row begins with '<|endoftext|>'" in said
     assert "nats a token on" in said
-    assert "they are left out (--training.mask none keeps them)" in said
+    assert "they are left out of training (--training.mask none keeps them)" in said
     outliers = read_manifest(Path("runs/few/run.yaml"))["hooks"]["resid_post.15"]["outliers"]
     assert outliers["share_of_tokens"] < 0.03
     assert outliers["share_of_square"] > 0.95
@@ -100,4 +100,4 @@ def test_the_main_job_leaves_its_sinks_alone(tmp_path, monkeypatch, capsys):
 
     assert cli.main(["sweep", *words, "--name", "none", "--training.mask", "none", "--train-only", "--steps", "1"]) == 0
     said = capsys.readouterr().err
-    assert "warning: resid_post.15: they are trained on by every member, and hold 9" in said
+    assert "warning: resid_post.15: every member will be trained on them, and they make up 9" in said

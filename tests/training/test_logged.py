@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from tiny_models import tiny_model_folder
+from tiny_models import tiny_model_folder, tiny_tokenizer
 from tiny_run import make
 from transformers import AutoModelForCausalLM
 
@@ -17,7 +17,8 @@ from unmix.sae.files import load_sae
 from unmix.training import run
 from unmix.training.run import Watch
 
-SINK, TIMES = 9, 150  # a token id that the texts have in mid-sequence
+TIMES = 150
+SINK = tiny_tokenizer().convert_tokens_to_ids("y")  # in the texts, in mid-sequence: "yield", "try"
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +41,7 @@ def trained(overrides, tmp_path, **more):
     """A run whose learning rate has fallen to nothing over its last line of metrics, and what it said."""
     said = []
     recipe = make(overrides, training__steps=300, training__decay_fraction=0.4, training__log_every=30, **more)
-    run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
+    run.sweep(recipe, tmp_path / "run", Watch(said.append, lambda rows, steps: said.append("a line of metrics")))
     return recipe, tmp_path / "run", said
 
 
@@ -69,27 +70,38 @@ def test_on_a_model_with_planted_sinks(overrides, tmp_path, planted, scaling):
         assert logged["l0"] == pytest.approx(evaluated["l0"], rel=0.03)
     about = read_manifest(folder / "run.yaml")["hooks"]["resid_post.0"]["outliers"]
     assert about["share_of_square"] > 0.98
-    assert any("they are left out (--training.mask none keeps them)" in line for line in said)
+    assert about["share_of_tokens"] > 1.05 / 16  # the first of 16 positions, and some in mid-sequence
+    assert any("they are left out of training (--training.mask none keeps them)" in line for line in said)
 
 
-def test_that_the_loss_is_theirs_is_said_before_training(overrides, tmp_path, planted):
+def test_that_they_dominate_the_loss_is_said_before_training(overrides, tmp_path, planted):
     _, folder, said = trained(
         overrides, tmp_path, model__name=str(planted), training__mask="none", training__l1=[1.0], training__lr=1e-3
     )
-    [warning] = [line for line in said if "the loss is theirs" in line]
-    assert warning.startswith("warning: resid_post.0: they are trained on by every member, and hold 9")
-    said_before = said.index(warning)
-    assert said_before < len(said)
+    [warning] = [line for line in said if "dominate the loss" in line]
+    assert warning.startswith("warning: resid_post.0: every member will be trained on them, and they make up 9")
+    assert said.index(warning) < said.index("a line of metrics")
     assert "mask" not in load_config(folder)["metadata"]
 
 
 @pytest.mark.parametrize(("key", "value"), [("sae__scaling", "token"), ("training__norm_power", 2)])
-def test_where_every_token_counts_alike_the_loss_is_not_theirs(overrides, tmp_path, planted, key, value):
+def test_where_every_token_counts_alike_they_do_not(overrides, tmp_path, planted, key, value):
     _, _, said = trained(
         overrides, tmp_path, model__name=str(planted), training__mask="none", training__l1=[1.0], **{key: value}
     )
     assert any("of Σ||x||² is on" in line for line in said)
-    assert not any("the loss is theirs" in line for line in said)
+    assert not any("dominate the loss" in line for line in said)
+
+
+@pytest.mark.parametrize("mask", [{"special": True, "norm_above": None}, {"norm_above": 200.0}, {"norm_above": 20.0}])
+def test_what_a_member_keeps_is_what_counts(overrides, tmp_path, planted, mask):
+    """The first position is special, token SINK is not; both are 150 times as long as the rest."""
+    _, folder, said = trained(
+        overrides, tmp_path, model__name=str(planted), training__mask=mask, training__l1=[1.0], training__lr=1e-3
+    )
+    share = read_manifest(folder / "run.yaml")["members"]["l1-1"]["outliers_share"]
+    assert (share == 0) == (mask["norm_above"] == 20)
+    assert any("dominate the loss" in line for line in said) == (share > 0.5)
 
 
 def test_the_folder_says_what_was_left_out_and_reading_it_keeps_that(overrides, tmp_path, planted):

@@ -149,8 +149,8 @@ def _of_documents(tokenizer: Any, token: str | None) -> int | None:
 
 
 def special_ids(tokenizer: Any, tokens: Tokens) -> list[int]:
-    """The tokenizer's special tokens, and the one at the start of every sequence."""
-    return sorted({int(i) for i in tokenizer.all_special_ids} | {tokens.bos_id})
+    """The tokenizer's special tokens, those at the start of sequences and between documents among them."""
+    return sorted({int(i) for i in tokenizer.all_special_ids} | {tokens.bos_id, *_markers(tokenizer)})
 
 
 def _plain(tokenizer: Any) -> Tokenizer:

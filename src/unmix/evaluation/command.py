@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from unmix.activations.outliers import from_facts
-from unmix.config import CorpusConfig, MaskConfig, ModelConfig, load_resolved
+from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, load_resolved
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
 from unmix.evaluation.debias import debias as refit
@@ -18,7 +18,7 @@ from unmix.evaluation.evaluate import SKIP, evaluate
 from unmix.evaluation.findings import findings
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.runlog import read_manifest
-from unmix.sae.files import CONFIG, load_sae, origin, save_sae
+from unmix.sae.files import CONFIG, load_sae, metadata, origin, save_sae
 from unmix.sae.model import SAE
 
 DEBIAS_TOKENS = 100_000
@@ -32,27 +32,26 @@ def evaluate_folder(
     model: str | None,
     corpus: str | None,
     debias: bool,
-    mask: MaskConfig | None,
+    mask: Callable[[MaskConfig], MaskConfig],
     say: Callable[[str], None],
 ) -> dict[str, Any]:
     """Evaluate every member of a run, or the one SAE of a folder. Raises `UserError` if it is neither.
 
-    Without a `mask`, the one that the run was trained with; `auto` where it was trained on every token.
+    `mask` is given the mask of the training (`auto` where it was on every token) and answers that of the evaluation.
     """
     if (folder / "run.yaml").exists():
         recipe = load_resolved(read_manifest(folder / "run.yaml")["recipe"], folder / "run.yaml")
         model_config, corpus_config, T = recipe.model, recipe.corpus, recipe.activations.sequence_length
         by_hook = _members(folder)
-        if mask is None and recipe.training.mask.norm_above is not None:
-            mask = recipe.training.mask
+        trained = tightest([recipe.of_variant(variant)[1].mask for variant in recipe.variants or [""]])
     elif (folder / CONFIG).exists():
         hook, made = origin(folder)
         model_config, corpus_config = ModelConfig(**made["model"]), CorpusConfig(**made["corpus"])
         T = made["activations"]["sequence_length"]
         by_hook = {hook: {folder.name: load_sae(folder)}}
+        trained = tightest([_mask_of(folder)])
     else:
         raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE (cfg.json)")
-    mask = MaskConfig() if mask is None else mask
     if model is not None:
         model_config = model_config.model_copy(update={"name": model})
     if corpus is not None:
@@ -84,11 +83,24 @@ def evaluate_folder(
             saes,
             fidelity_tokens=fidelity_tokens,
             ce_tokens=ce_tokens,
-            mask=mask,
+            mask=mask(trained),
             progress=_seldom(say),
         )
         results.append({**result, "findings": findings(result)})
     return {"corpus": corpus_config.source, "model": model_config.name, "hooks": results}
+
+
+def tightest(masks: Sequence[MaskConfig]) -> MaskConfig:
+    """What any of them leaves out; `auto` if none leaves out anything."""
+    above = [mask.norm_above for mask in masks if mask.norm_above is not None]
+    found = MaskConfig(special=any(mask.special for mask in masks), norm_above=min(above, default=None))
+    return MaskConfig() if found == EVERY_TOKEN else found
+
+
+def _mask_of(folder: Path) -> MaskConfig:
+    """The mask that an SAE folder says it was trained with."""
+    facts = metadata(folder).get("mask") or {}
+    return MaskConfig(special=bool(facts.get("special_ids")), norm_above=facts.get("norm_above_median"))
 
 
 def _members(folder: Path) -> dict[str, dict[str, SAE]]:
@@ -107,14 +119,20 @@ def _members(folder: Path) -> dict[str, dict[str, SAE]]:
 def _debiased(
     saes: dict[str, SAE], lm: LanguageModel, train: Tokens, hook: str, folder: Path, made: dict[str, Any]
 ) -> dict[str, SAE]:
-    """Each SAE refitted, and saved in `folder/debiased/NAME`."""
+    """Each SAE refitted on the tokens that it was trained on, and saved in `folder/debiased/NAME`."""
     T = train.ids_NT.shape[1]
     ids_NT = torch.from_numpy(train.ids_NT[: max(1, DEBIAS_TOKENS // T)].astype(np.int64))
     batches = [lm.activations(part, [hook])[hook][:, SKIP:].flatten(0, 1) for part in torch.split(ids_NT, 16)]
     found = {}
     for name, sae in saes.items():
-        found[f"{name}, debiased"] = refitted = refit(sae, batches)
-        more = {"unmix_recipe": made, "debiased_on_tokens": sum(len(b) for b in batches)}
+        kept = [x_BD[~sae.leaves(x_BD)] for x_BD in batches]
+        found[f"{name}, debiased"] = refitted = refit(sae, kept)
+        more: dict[str, Any] = {"unmix_recipe": made, "debiased_on_tokens": sum(len(x_KD) for x_KD in kept)}
+        if sae.longest is not None:
+            more["mask"] = {
+                "rule": f"tokens longer than {sae.longest:g} were not trained on: leave x as it is there",
+                "longer_than": sae.longest,
+            }
         save_sae(refitted, folder / "debiased" / name, model=lm.name, hook=hook, context=T, more=more)
     return found
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -24,6 +24,8 @@ from unmix.activations.mask import Mask
 from unmix.evaluation.splice import Replacement, splice
 from unmix.lm.hooks import KINDS, find_blocks
 from unmix.lm.model import LanguageModel
+
+EVERYWHERE = 16  # sequences on which dictionaries are also put in the place of masked tokens
 
 
 class Effect:
@@ -66,15 +68,17 @@ class Downstream:
         replacements: dict[str, Replacement],
         skip: int,
         leaves: Mask | None = None,
-        everywhere: int = 0,
+        everywhere: Collection[str] = (),
     ) -> None:
         self.model, self.hook, self.replacements, self.skip, self.leaves = model, hook, replacements, skip, leaves
         self.everywhere = everywhere
-        """Of so many first sequences, each replacement is also measured in the place of every token."""
+        """Replacements that are also put in the place of masked tokens, on the first EVERYWHERE sequences."""
         self.base_ce = 0.0
         self.tokens = self.sequences = 0
         self.effects = {name: Effect() for name in replacements}
-        self.unmasked = {name: Effect() for name in replacements}
+        self.unmasked = {name: Effect() for name in everywhere}
+        self.beside = {name: Effect() for name in everywhere}
+        """The masked effects on those same sequences."""
         self.replacement_seconds = 0.0
         """Spent in the replacements; the rest of `add` is the model's."""
 
@@ -91,16 +95,21 @@ class Downstream:
             base_ce_NT = -base.gather(2, target).squeeze(2).double()
             self.base_ce += base_ce_NT.sum().item()
             self.tokens += base_ce_NT.numel()
-            everywhere = self.leaves is not None and self.sequences < self.everywhere
+            among_first = self.sequences < EVERYWHERE
             self.sequences += len(ids_NT)
+
+            def effect(put: Replacement) -> tuple[Tensor, Tensor, Tensor]:
+                with _skip_blocks(self.model, skipped, output), splice(self.model.model, self.hook, put):
+                    spliced = self._log_probabilities(self.model.logits(ids_NT))
+                ce_NT = -spliced.gather(2, target).squeeze(2).double()
+                return ce_NT, base_ce_NT, F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
+
             for name, replacement in self.replacements.items():
-                masked = self._kept(ids_NT, replacement)
-                for counts, put in [(self.effects, masked), *[(self.unmasked, _plain(replacement))] * everywhere]:
-                    with _skip_blocks(self.model, skipped, output), splice(self.model.model, self.hook, put):
-                        spliced = self._log_probabilities(self.model.logits(ids_NT))
-                    ce_NT = -spliced.gather(2, target).squeeze(2).double()
-                    kl_NT = F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
-                    counts[name].add(ce_NT, base_ce_NT, kl_NT)
+                masked = effect(self._kept(ids_NT, replacement))
+                self.effects[name].add(*masked)
+                if among_first and name in self.everywhere:
+                    self.beside[name].add(*masked)
+                    self.unmasked[name].add(*effect(_plain(replacement)))
 
     def _kept(self, ids_NT: Tensor, replacement: Replacement) -> Replacement:
         """The replacement, timed, of what the mask keeps."""
@@ -122,7 +131,8 @@ class Downstream:
             "ce_untouched": self.base_ce / self.tokens,
             "tokens": self.tokens,
             "replacements": {name: effect.metrics() for name, effect in self.effects.items()},
-            "everywhere": {name: effect.metrics() for name, effect in self.unmasked.items() if effect.sequences},
+            "everywhere": {name: effect.metrics() for name, effect in self.unmasked.items()},
+            "beside": {name: effect.metrics() for name, effect in self.beside.items()},
         }
 
 

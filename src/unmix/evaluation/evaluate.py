@@ -4,9 +4,9 @@
     the first sequences of the sample              cross-entropy: untouched, zero, mean, identity, every SAE
     the first 200,000 tokens of the sample         the same by norm, with no token left out
 
-The BOS at position 0 is left out of every number but those by norm (it is one and the same activation in every
-sequence). The mask leaves out more tokens, by default the outliers: they are no part of the headline numbers, keep x
-when the rest is spliced, and have numbers of their own.
+The BOS at position 0 is left out of every number but those by norm and of outliers (it is one and the same activation
+in every sequence). The mask leaves out more tokens, by default the outliers: they are no part of the headline numbers,
+keep x when the rest is spliced, and have numbers of their own.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ import numpy as np
 import torch
 
 from unmix.activations.mask import Mask, longer, outliers
-from unmix.config import MaskConfig
+from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import Tokens, special_ids
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import ByNorm
-from unmix.evaluation.downstream import Downstream, ablations
+from unmix.evaluation.downstream import EVERYWHERE, Downstream, ablations
 from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
 from unmix.evaluation.splice import Replacement
 from unmix.lm.model import LanguageModel
@@ -33,7 +33,6 @@ from unmix.sae.model import SAE
 SKIP = 1  # positions at the start of a sequence that no number counts
 HEAD_SEQUENCES = 64  # measured first: the median norm for the mask, the mean that variance by norm is taken around
 BY_NORM_TOKENS = 200_000
-EVERYWHERE = 16  # sequences on which dictionaries are also spliced in the place of masked tokens
 _SAMPLE = 0  # seed of the order in which held-out sequences are taken
 
 
@@ -54,6 +53,7 @@ def evaluate(
     `mask` is that of the defaults (`training.mask: auto`) if not given. Raises `UserError` if it leaves nothing.
     """
     mask = MaskConfig() if mask is None else mask
+    times = mask.norm_above or OUTLIER
     T = tokens.ids_NT.shape[1]
     order_N = np.random.default_rng(_SAMPLE).permutation(len(tokens.ids_NT))  # in corpus order they are of one book
     sequences = min(len(tokens.ids_NT), max(1, fidelity_tokens // T))
@@ -67,7 +67,7 @@ def evaluate(
         head_BD = model.activations(head_ids_NT, [hook])[hook].flatten(0, 1)
         median = head_BD.double().norm(dim=1).median().item()
         leaves = Mask(mask, special_ids(model.tokenizer, tokens), median)
-        far = outliers(torch.zeros(0), median)
+        far = outliers(torch.zeros(0), median, times)
         ordinary_BD = head_BD[~longer(head_BD.norm(dim=1), far.longer_than)]
         by_norm = {name: ByNorm(fidelities[name].norm_F, ordinary_BD.mean(0)) for name in saes}
         for start in range(0, sequences, batch_sequences):
@@ -83,7 +83,7 @@ def evaluate(
             x_sums.add(x_BD[:n])
             norm_B = x_BD.norm(dim=1)
             far_B = longer(norm_B, far.longer_than)
-            far = far.plus(outliers(norm_B, median))
+            far = far.plus(outliers(norm_B, median, times))
             outlier_sums.add(x_BD[far_B])
             before = time.perf_counter()
             for name, sae in saes.items():
@@ -101,7 +101,7 @@ def evaluate(
     if not x_sums.tokens:
         raise UserError(f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask)})")
     replacements: dict[str, Replacement] = {**ablations(x_sums.mean_D), "identity": torch.clone, **saes}
-    downstream = Downstream(model, hook, replacements, SKIP, leaves, EVERYWHERE if far.tokens else 0)
+    downstream = Downstream(model, hook, replacements, SKIP, leaves, saes if far.tokens else ())
     ce_sequences = min(sequences, max(2, ce_tokens // T))
     ends = {*range(batch_sequences, ce_sequences, batch_sequences), min(EVERYWHERE, ce_sequences), ce_sequences}
     start = 0
@@ -124,8 +124,10 @@ def evaluate(
         found["pca_explained_variance_at_l0"] = pca[min(len(pca) - 1, round(found["l0"]))].item()
         found["by_norm"] = by_norm[name].metrics()
         if far.tokens:
-            found["outliers"] = _on_outliers(on_outliers[name], outlier_sums) | {
-                f"{key}_everywhere": value for key, value in effects["everywhere"].get(name, {}).items()
+            found["outliers"] = {
+                **_on_outliers(on_outliers[name], outlier_sums),
+                "delta_ce_left": effects["beside"][name]["delta_ce"],
+                **{f"{key}_everywhere": value for key, value in effects["everywhere"][name].items()},
             }
         rows[name] = found
     return {
@@ -156,11 +158,12 @@ def _on_outliers(sae: Fidelity, x: Activations) -> dict[str, float]:
 
 
 def _say(mask: MaskConfig) -> str:
+    said = "position 0 (BOS) left out of every number but those by norm and of outliers"
     if not str(mask):
-        return "position 0 (BOS) left out of every number but those by norm"
+        return said
     return (
-        f"position 0 (BOS) left out of every number but those by norm; {mask} left out of fidelity, and left as they "
-        "are when the rest is spliced; predictions made from them are counted"
+        f"{said}; {mask} left out of fidelity, and left as they are when the rest is spliced; predictions made from "
+        "them are counted"
     )
 
 

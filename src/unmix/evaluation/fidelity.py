@@ -95,8 +95,8 @@ class Fidelity:
         edges = torch.tensor(DENSITY_EDGES, dtype=torch.float64)
         return {
             "tokens": n,
-            "explained_variance": 1 - self.error / x.variance,
-            "normalised_mse": self.error / x.square,
+            "explained_variance": 1 - self.error / x.variance if x.variance > 0 else float("nan"),
+            "normalised_mse": self.error / x.square if x.square > 0 else float("nan"),
             "cosine": self.cosine / n,
             "norm_ratio": self.norm_ratio / n,
             "reconstruction_bias": self.reconstructed / self.dot if self.dot else float("nan"),

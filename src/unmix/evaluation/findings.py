@@ -32,10 +32,11 @@ def _of(row: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
             f"Spliced into the model it costs {row['delta_ce']:.3f} ± {row['delta_ce_standard_error']:.3f} nats a "
             f"token, {row['delta_ce'] / evaluation['ce_untouched']:.0%} of the untouched cross-entropy."
         )
-    if row.get("outliers", {}).get("delta_ce_everywhere", 0) > row["delta_ce"] + LOSS:
+    apart = row.get("outliers")
+    if apart and apart["delta_ce_everywhere"] > apart["delta_ce_left"] + LOSS:
         said.append(
-            f"Put in the place of every token, outliers too, it costs {row['outliers']['delta_ce_everywhere']:.3f} "
-            "nats: a reader that cannot leave them out will see that."
+            f"Put in the place of every token, outliers too, it costs {apart['delta_ce_everywhere']:.3f} nats where it "
+            f"costs {apart['delta_ce_left']:.3f} if they are left alone: a reader that cannot leave them out pays that."
         )
     if row["max_decoder_cosine_above_0.9"] > TWINS:
         said.append(f"{row['max_decoder_cosine_above_0.9']:.0%} of features have a twin (decoder cosine above 0.9).")

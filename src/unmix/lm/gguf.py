@@ -14,7 +14,7 @@ _WANTED = ("gguf", "accelerate")
 def require_readers(path: Path) -> None:
     """Raises `UserError`, with the remedy, if a package that reading GGUF takes is absent."""
     if missing := [name for name in _WANTED if find_spec(name) is None]:
-        raise UserError(f"reading {path.name} wants {' and '.join(missing)}: pip install 'unmix[gguf]'")
+        raise UserError(f"reading {path.name} needs {' and '.join(missing)}: pip install 'unmix[gguf]'")
 
 
 def quantisation(path: Path) -> str:

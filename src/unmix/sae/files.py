@@ -90,7 +90,7 @@ def load_sae(folder: str | Path) -> SAE:
         *(tensors[name].float() for name in _TENSORS),
         nonlinearity=nonlinearity,
         per_token_scaling=per_token,
-        longest=_longest(config),
+        longest=_longest(folder),
     )
     if config.get("apply_b_dec_to_input"):
         with torch.no_grad():  # z = (x - b_dec) W_enc + b_enc: one bias does both
@@ -98,10 +98,18 @@ def load_sae(folder: str | Path) -> SAE:
     return sae
 
 
-def _longest(config: dict[str, Any]) -> float | None:
+def metadata(folder: Path) -> dict[str, Any]:
+    """What cfg.json has under `metadata`; empty if there is nothing, or no file that can be read."""
+    try:
+        found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("metadata")
+    except (OSError, ValueError, AttributeError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _longest(folder: Path) -> float | None:
     """||x|| above which tokens were left out of training; `metadata.mask.longer_than`."""
-    metadata = config.get("metadata")
-    mask = metadata.get("mask") if isinstance(metadata, dict) else None
+    mask = metadata(folder).get("mask")
     found = mask.get("longer_than") if isinstance(mask, dict) else None
     return float(found) if isinstance(found, (int, float)) else None
 
@@ -111,10 +119,10 @@ def origin(folder: Path) -> tuple[str, dict[str, Any]]:
 
     Raises `UserError` if the folder does not say: the held-out documents of another split may have been trained on.
     """
+    found = metadata(folder)
     try:
-        metadata = json.loads((folder / CONFIG).read_text(encoding="utf-8"))["metadata"]
-        return metadata["unmix_hook"], metadata["unmix_recipe"]
-    except (OSError, ValueError, KeyError, TypeError):
+        return found["unmix_hook"], found["unmix_recipe"]
+    except KeyError:
         raise UserError(
             f"{folder / CONFIG} does not say what the SAE was trained on (metadata.unmix_hook, unmix_recipe); "
             "folders that unmix wrote do"

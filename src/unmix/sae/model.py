@@ -58,6 +58,13 @@ class SAE(nn.Module):
         """F."""
         return self.W_enc.shape[1]
 
+    def leaves(self, x: Tensor) -> Tensor:
+        """Which tokens were left out of training for their length, bools (...); (..., D), measured in float32."""
+        norm: Tensor = x.float().norm(dim=-1)
+        if self.longest is None:
+            return torch.zeros_like(norm, dtype=torch.bool)
+        return (norm > self.longest) & norm.isfinite()
+
     def encode(self, x: Tensor) -> Tensor:
         """f = phi(x W_enc + b_enc), (..., D) -> (..., F)."""
         x = x.to(self.W_enc.dtype)

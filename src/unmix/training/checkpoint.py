@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -167,7 +168,9 @@ def load(member: Member, folder: Path) -> None:
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
-    window = {"raw_error": scalars["window"]["squared_error"]} | scalars["window"]  # older checkpoints lack the first
+    window = scalars["window"]
+    if "raw_error" not in window:  # an older checkpoint: what it summed was not raw where each token has its own scale
+        window["raw_error"] = math.nan if member.start.per_token_scaling else window["squared_error"]
     member.window = Window(**window, sum_x_D=tensors["window.sum_x_D"].clone())
 
 

@@ -15,7 +15,7 @@ from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
 from unmix.errors import UserError
-from unmix.lm.loss import text_loss
+from unmix.lm.loss import TextLoss, text_loss
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.lm.products import multiply_in_bf16
 from unmix.precision import resolve
@@ -51,6 +51,8 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
                     f"give --{key} {held.get(key)}, or harvest again"
                 )
         say(f"reading {store.rows:,} activations from {act.store} ({manifest['dtype']})")
+        if loss := manifest["model"].get("loss"):
+            say(str(TextLoss(**loss)))
         facts = {
             **manifest["corpus"],
             "store": str(act.store),

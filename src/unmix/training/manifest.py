@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,17 @@ from torch import Tensor
 
 import unmix
 from unmix import config as recipes
-from unmix.activations.mask import outliers
+from unmix.activations.mask import Mask, longer, outliers
 from unmix.activations.norms import distribution
-from unmix.activations.outliers import Outliers, from_facts
+from unmix.activations.outliers import from_facts
+from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, RunConfig
 from unmix.errors import UserError
 from unmix.machine import cpu_name
 from unmix.precision import resolve
 from unmix.runlog import read_manifest, write_manifest
 from unmix.training.inputs import Inputs
-from unmix.training.measure import measure, norms
+from unmix.training.measure import kept_rows, measure, norms
 from unmix.training.member import Entry
 from unmix.training.schedule import Schedule
 
@@ -83,17 +85,26 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
     began = resolve(recipes.load_resolved(manifest["recipe"], folder / "run.yaml"), manifest["recipe"])
     recipe = resolve(recipe, manifest["recipe"])
     mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
-    for key in sorted(mine.keys() | theirs.keys()):
-        if mine.get(key) != theirs.get(key) and not key.startswith(_MAY_CHANGE):
-            raise UserError(
-                f"{folder} was made with {key} = {theirs.get(key)}, the recipe says {mine.get(key)}; "
-                f"give another --name, or the old value to go on with it"
-            )
+    keys = [key for key in sorted(mine.keys() | theirs.keys()) if not key.startswith(_MAY_CHANGE)]
+    if different := [key for key in keys if mine.get(key) != theirs.get(key)]:
+        key, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""
+        old = " ".join(f"--{key} {_as_word(theirs.get(key))}" for key in different)
+        raise UserError(
+            f"{folder} was made with {key} = {theirs.get(key)}, the recipe says {mine.get(key)}{more}; "
+            f"give another --name, or, to resume it, {old}"
+        )
     now = recipes.dump(recipe) | {key: manifest["recipe"].get(key) for key in ("name", "sinks")}
     if now != manifest["recipe"]:
         manifest["recipe"] = now
         write_manifest(folder / "run.yaml", manifest)
     return recipe, manifest
+
+
+def _as_word(value: Any) -> str:
+    """A value as the command line takes it."""
+    if value is None:
+        return "null"
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_format(manifest: dict[str, Any], folder: Path) -> None:
@@ -130,6 +141,7 @@ def new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
             entry.name: {
                 "hook": entry.hook,
                 **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1, inputs.special_ids)._asdict(),
+                "outliers_share": _outliers_share(head, entry, recipe, inputs.special_ids),
             }
             for entry in entries(recipe)
         },
@@ -141,42 +153,37 @@ def _of_hook(x_RD: Tensor) -> dict[str, Any]:
     return {"width": x_RD.shape[1], **found, "outliers": outliers(x_RD.norm(dim=1), found["median_norm"]).facts()}
 
 
-def said_of_outliers(recipe: RunConfig, manifest: dict[str, Any]) -> list[str]:
+OWNED = 0.5  # share of the loss by which a few tokens are said to run it
+
+
+def said_of_outliers(manifest: dict[str, Any]) -> list[str]:
     """A line for each hook with outliers: what they hold, and whether they are trained on; before any training."""
     said = []
     for hook, facts in manifest["hooks"].items():
-        if "outliers" not in facts or not facts["outliers"]["tokens"]:  # a run from before they were looked for
+        if not facts.get("outliers", {}).get("tokens"):  # none, or a run from before they were looked for
             continue
-        found = from_facts(facts["outliers"])
-        members = [entry for entry in entries(recipe) if entry.hook == hook]
-        keeping = {entry.name: _pull(recipe, entry, found) for entry in members if _keeps(recipe, entry)}
-        said.append(f"{hook}: {found}" + ("" if keeping else ": they are left out (--training.mask none keeps them)"))
+        of_hook = {name: m["outliers_share"] for name, m in manifest["members"].items() if m["hook"] == hook}
+        keeping = {name: share for name, share in of_hook.items() if share > 0}
+        left_out = "" if keeping else ": they are left out of training (--training.mask none keeps them)"
+        said.append(f"{hook}: {from_facts(facts['outliers'])}{left_out}")
         owned = {name: share for name, share in keeping.items() if share > OWNED}
         if owned:
-            who = "every member" if len(owned) == len(members) else ", ".join(owned)
+            who = "every member" if len(owned) == len(of_hook) else ", ".join(owned)
             said.append(
-                f"warning: {hook}: they are trained on by {who}, and hold {max(owned.values()):.1%} of what the "
-                "reconstruction is measured by: the loss is theirs. --training.mask auto leaves them out, "
-                "--sae.scaling token or --training.norm_power 2 makes every token count alike"
+                f"warning: {hook}: {who} will be trained on them, and they make up {max(owned.values()):.1%} of what "
+                "its error is measured against: they dominate the loss. --training.mask auto leaves them out; with "
+                "--sae.scaling token or --training.norm_power 2 every token counts alike"
             )
     return said
 
 
-OWNED = 0.5  # share of the loss by which a few tokens are said to run it
-
-
-def _keeps(recipe: RunConfig, entry: Entry) -> bool:
-    """Whether a member is trained on tokens that are outliers."""
-    above = recipe.of_variant(entry.variant)[1].mask.norm_above
-    return above is None or above > OUTLIER
-
-
-def _pull(recipe: RunConfig, entry: Entry, found: Outliers) -> float:
-    """The outliers' share of a member's reconstruction term at the start: of Σ||x||^(2-k)."""
+def _outliers_share(head: Batch, entry: Entry, recipe: RunConfig, special_ids: Sequence[int]) -> float:
+    """The outliers' share of a member's error term at the start, Σ||x||^(2-k) over the tokens that its mask keeps."""
     sae, training = recipe.of_variant(entry.variant)
-    if sae.scaling == "token" or training.norm_power == 2:
-        return found.share_of_tokens
-    return found.share_of_norm if training.norm_power == 1 else found.share_of_square
+    median = norms(head.activations[entry.hook])["median_norm"]
+    norm_K = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median)).norm(dim=1).double()
+    weight_K = norm_K ** (0 if sae.scaling == "token" else 2 - training.norm_power)
+    return float(weight_K[longer(norm_K, OUTLIER * median)].sum() / weight_K.sum())
 
 
 def first_norms(inputs: Inputs) -> dict[str, Any]:

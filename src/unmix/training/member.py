@@ -40,18 +40,14 @@ class Window:
     square_x: float = 0.0
     sum_x_D: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    def add(self, x_BD: Tensor, sums: Sums, l1: float, scale_B1: Tensor | None) -> None:
-        """Count one batch as the SAE sees it; `scale_B1` gives tokens that have lost it their own length again."""
+    def add(self, x_BD: Tensor, sums: Sums, l1: float, raw_error: float) -> None:
+        """Count one batch; x_BD and `raw_error` are in the same units, see there."""
         self.tokens += len(x_BD)
         self.squared_error += sums.squared_error
         self.penalty += sums.penalty
         self.loss += sums.reconstruction + l1 * sums.penalty
         self.active += sums.active_F.sum(dtype=torch.float64).item()
-        if scale_B1 is None:
-            self.raw_error += sums.squared_error
-        else:
-            self.raw_error += (sums.square_B @ scale_B1.squeeze(1).double().square()).item()
-            x_BD = x_BD * scale_B1
+        self.raw_error += raw_error
         square_D, sum_x_D = moments(x_BD)
         self.square_x += square_D.sum().item()
         self.sum_x_D = self.sum_x_D + sum_x_D if len(self.sum_x_D) else sum_x_D
@@ -142,7 +138,11 @@ class Member:
         adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, sums))
         self.tokens += len(x_BD)
         self.silent_F.add_(len(x_BD)).masked_fill_(sums.active_F > 0, 0)
-        self.window.add(x_BD, sums, l1, self.start.token_scale(raw_BD) if self.start.per_token_scaling else None)
+        if self.start.per_token_scaling:  # explained variance is of tokens at their own lengths
+            square_scale_B = self.start.token_scale(raw_BD).squeeze(1).double().square()
+            self.window.add(raw_BD, sums, l1, (sums.square_B @ square_scale_B).item())
+        else:
+            self.window.add(x_BD, sums, l1, sums.squared_error)
         return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
 
     def sees(self, x_BD: Tensor) -> Tensor:

@@ -87,7 +87,7 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
             manifest = new_manifest(recipe, inputs)
             write_manifest(folder / "run.yaml", manifest)
         check_inputs(manifest, inputs, folder)
-        for line in said_of_outliers(recipe, manifest):
+        for line in said_of_outliers(manifest):
             watch.say(line)
         if not (folder / "norms.json").exists():
             write_json(folder / "norms.json", first_norms(inputs))
