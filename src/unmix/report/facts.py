@@ -168,7 +168,7 @@ def _activations(run: RunData) -> str:
     changes = ", ".join(
         f"{hook} by {words.percent(_float(by))}" for hook, by in (model.get("bf16_change") or {}).items()
     )
-    change = f"which changes {changes} (||x' - x|| / ||x|| over the first sequences)"
+    change = f"which changes {changes} (||x' - x|| / ||x||, the median token of the first sequences)"
     products = f"; its matrix products are in bf16, {change}" if changes else ""
     if "store_dtype" in corpus:
         rows = words.whole(_float(corpus.get("store_rows")))
