@@ -201,9 +201,9 @@ def test_a_signal_saves_and_the_same_command_goes_on(recipe, tmp_path, number, s
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == status, error
-    assert "saved; the same command goes on from there" in error
+    assert "saved; the same command resumes it" in error
     assert "Traceback" not in error
     saved = max((tmp_path / "runs/tiny/members/l1-1").iterdir())
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
-    assert f"going on from step {int(saved.name.removeprefix('step-')):,}" in again.stderr
+    assert f"resuming at step {int(saved.name.removeprefix('step-')):,}" in again.stderr

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 SWEEP = """\
 Train a dictionary for every coefficient of the sparsity penalty (and every hook), all on the same batches; then
 choose one and, if the recipe says how far, train it on; then write the report. Everything lands in runs/NAME.
-Run the same command again to go on with a run that was stopped.
+Run the same command again to resume a run that was stopped.
 
 examples:
   unmix sweep                                       the demo: the embedded model, a few minutes
@@ -190,7 +190,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     recipe_arguments(harvest)
     harvest.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the store; goes on with one that was stopped"
+        "--out", type=Path, required=True, metavar="DIR", help="the store; one that was stopped is resumed"
     )
     harvest.add_argument("--tokens", type=int, help="how many; what the sweep of the recipe reads if not given")
     harvest.add_argument(

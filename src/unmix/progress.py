@@ -78,7 +78,7 @@ class Progress:
         try:
             work()
         except Stopped as stopped:
-            self.say(f"\nstopped at step {stopped.step:,}, saved; the same command goes on from there")
+            self.say(f"\nstopped at step {stopped.step:,}, saved; the same command resumes it")
             return 128 + self.signal
         return 0
 

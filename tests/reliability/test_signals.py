@@ -59,7 +59,7 @@ def test_one_signal_finishes_the_step_and_saves(started, number, status):
     _, error = process.communicate(timeout=60)
     assert process.returncode == status
     assert "stopping after this step; once more leaves at once" in error
-    assert "stopped at step 21, saved; the same command goes on from there" in error
+    assert "stopped at step 21, saved; the same command resumes it" in error
     assert checkpoints(folder) == ["step-000000015", "step-000000021"]
     assert main(words) == 0
 

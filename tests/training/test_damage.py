@@ -58,7 +58,7 @@ def test_a_damaged_file_is_named_and_the_run_ends_with_the_same_bits(recipe, tmp
     [warning] = [line for line in said if line.startswith("warning")]
     assert name in warning
     assert "l1-3/step-000000030" in warning
-    assert "going on from step 20" in said
+    assert "resuming at step 20" in said
     assert bits(folder, 30) == whole
     assert (folder / "members/l1-3/step-000000030.damaged").is_dir()  # kept, but no part of the run
 
@@ -169,7 +169,7 @@ def test_a_run_of_another_format_is_read_but_not_gone_on_with(recipe, tmp_path, 
     assert manifest.pop("format") == 1
     path.write_text(yaml.safe_dump(said | manifest))
     for go_on in (lambda: run.sweep(recipe, folder), lambda: chosen.extend(folder, "l1-3", 40)):
-        with pytest.raises(UserError, match=r"goes on with 1: finish it with the unmix that made it"):
+        with pytest.raises(UserError, match=r"resumes 1: finish it with the unmix that made it"):
             go_on()
     assert read(folder).members
     assert chosen.make_choice(folder, 300)["candidates"]

@@ -140,7 +140,7 @@ class Store:
         self.shard_rows: int = self.manifest["shard_tokens"]
         self.rows = self.shard_rows * len(self.manifest["shards"])
         if not self.manifest["shards"]:
-            raise UserError(f"{folder} has no shard yet; run `unmix harvest` again to go on with it")
+            raise UserError(f"{folder} has no shard yet; run `unmix harvest` again to resume it")
         for shard in self.manifest["shards"]:
             if not (folder / shard["file"]).exists():
                 raise UserError(f"{folder / shard['file']} is missing; harvest again into an empty folder")

@@ -148,6 +148,11 @@ def _of_documents(tokenizer: Any, token: str | None) -> int | None:
     return None if token is None else int(tokenizer.convert_tokens_to_ids(token))
 
 
+def sample(sequences: int) -> NDArray[np.int64]:
+    """A fixed random order of so many sequences: in the order of the corpus, the first of them are of one book."""
+    return np.random.default_rng(0).permutation(sequences)
+
+
 def special_ids(tokenizer: Any, tokens: Tokens) -> list[int]:
     """The tokenizer's special tokens, those at the start of sequences and between documents among them."""
     return sorted({int(i) for i in tokenizer.all_special_ids} | {tokens.bos_id, *_markers(tokenizer)})

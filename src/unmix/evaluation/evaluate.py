@@ -21,7 +21,7 @@ import torch
 
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.config import OUTLIER, MaskConfig
-from unmix.corpus.tokens import Tokens, special_ids
+from unmix.corpus.tokens import Tokens, sample, special_ids
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import ByNorm
 from unmix.evaluation.downstream import EVERYWHERE, Downstream, ablations
@@ -33,7 +33,6 @@ from unmix.sae.model import SAE
 SKIP = 1  # positions at the start of a sequence that no number counts
 HEAD_SEQUENCES = 64  # measured first: the median norm for the mask, the mean that variance by norm is taken around
 BY_NORM_TOKENS = 200_000
-_SAMPLE = 0  # seed of the order in which held-out sequences are taken
 
 
 def evaluate(
@@ -55,7 +54,7 @@ def evaluate(
     mask = MaskConfig() if mask is None else mask
     times = mask.norm_above or OUTLIER
     T = tokens.ids_NT.shape[1]
-    order_N = np.random.default_rng(_SAMPLE).permutation(len(tokens.ids_NT))  # in corpus order they are of one book
+    order_N = sample(len(tokens.ids_NT))
     sequences = min(len(tokens.ids_NT), max(1, fidelity_tokens // T))
     x_sums = Activations(model.hook_widths([hook])[hook])
     fidelities = {name: Fidelity(sae) for name, sae in saes.items()}

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from unmix.activations.norms import distribution
-from unmix.corpus.tokens import Tokens
+from unmix.corpus.tokens import Tokens, sample
 from unmix.lm.model import LanguageModel
 
 
@@ -27,10 +27,10 @@ def norms(
     batch_sequences: int = 16,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Norms into the first block, after each, and at further `hooks`, over the first `count` tokens of the split."""
+    """Norms into the first block, after each, and at further `hooks`, over a sample of `count` tokens of the split."""
     T = tokens.ids_NT.shape[1]
     sequences = min(len(tokens.ids_NT), max(1, count // T))
-    ids_NT = tokens.ids_NT[:sequences].astype(np.int64)
+    ids_NT = tokens.ids_NT[sample(len(tokens.ids_NT))[:sequences]].astype(np.int64)
     stream = ["resid_pre.0", *(f"resid_post.{layer}" for layer in range(model.layers))]
     hooks = list(dict.fromkeys([*stream, *hooks]))
     norm_HNT = np.empty((len(hooks), sequences, T), dtype=np.float32)

@@ -1,4 +1,4 @@
-"""A member on disk: the SAE for everybody, and beside it what training needs to go on with the same bits.
+"""A member on disk: the SAE for everybody, and beside it what training needs to resume with the same bits.
 
     members/NAME/step-000035000/cfg.json, sae_weights.safetensors     the SAE, acts on raw activations
                                /training_state.safetensors            weights before folding, Adam's moments, counts
@@ -138,7 +138,7 @@ def newest_whole(folders: Sequence[Path], say: Callable[[str], None]) -> int:
         if not found:
             return step
         for folder, wrong in found.items():
-            say(f"warning: {wrong}; put aside, going on from the checkpoint before it")
+            say(f"warning: {wrong}; put aside, resuming at the checkpoint before it")
             _put_aside(step_folder(folder, step))
     return 0
 

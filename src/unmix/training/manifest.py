@@ -112,7 +112,7 @@ def check_format(manifest: dict[str, Any], folder: Path) -> None:
     if manifest.get("format") != FORMAT:
         found = f"format {manifest['format']}" if "format" in manifest else "an older format, without a number"
         raise UserError(
-            f"{folder} has {found}; this unmix goes on with {FORMAT}: finish it with the unmix that made it "
+            f"{folder} has {found}; this unmix resumes {FORMAT}: finish it with the unmix that made it "
             f"({manifest.get('versions', {}).get('unmix', 'unknown')}), or give another --name"
         )
 

@@ -1,4 +1,4 @@
-"""A run folder: start a sweep in it, and go on with one.
+"""A run folder: start a sweep in it, and resume one.
 
 runs/NAME/run.yaml            the resolved recipe and what it ran on
 runs/NAME/norms.json          how long the hooks' activations are, and which tokens are the longest
@@ -95,7 +95,7 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
         scratch = Scratch()
         members = [start_member(recipe, manifest, inputs, entry, folder, head, scratch) for entry in whole]
         if first:
-            watch.say(f"going on from step {first:,}")
+            watch.say(f"resuming at step {first:,}")
             for member in members:
                 checkpoint.load(member, checkpoint.step_folder(folders[member.entry.name], first))
         train_members(recipe, members, inputs, schedule, 0, first, folder / "metrics.jsonl", "sweep", folders, watch)
@@ -204,7 +204,7 @@ def start_member(
     """The member at its start; without `head`, it waits for a checkpoint to be loaded."""
     known = manifest.get("members", {}).get(entry.name)
     if known is None:
-        raise UserError(f"{folder / 'run.yaml'} was written by another version of unmix and cannot be gone on with")
+        raise UserError(f"{folder / 'run.yaml'} was written by another version of unmix and cannot be resumed")
     facts = Facts(**{key: known[key] for key in Facts._fields})
     config, training = recipe.of_variant(entry.variant)
     mask = Mask(training.mask, inputs.special_ids, facts.median_norm)
