@@ -48,7 +48,9 @@ def test_the_recipes_hooks_have_their_rows_and_the_map_stays_the_residual_stream
     found = norms(model, tokens(), 300, ["mlp_out.1", "resid_post.1"])
     assert list(found["hooks"])[-1] == "mlp_out.1"
     assert len(found["hooks"]) == LAYERS + 2
-    x = model.activations(torch.from_numpy(tokens().ids_NT[sample(40)[:10]].astype(np.int64)), ["mlp_out.1"])["mlp_out.1"]
+    x = model.activations(torch.from_numpy(tokens().ids_NT[sample(40)[:10]].astype(np.int64)), ["mlp_out.1"])[
+        "mlp_out.1"
+    ]
     assert found["hooks"]["mlp_out.1"]["mean_norm"] == pytest.approx(x.norm(dim=-1).mean().item(), rel=1e-5)
     residual = {**found, "hooks": {k: v for k, v in found["hooks"].items() if k != "mlp_out.1"}}
     assert heat_map(found) == heat_map(residual)

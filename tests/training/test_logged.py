@@ -109,6 +109,8 @@ def test_the_folder_says_what_was_left_out_and_reading_it_keeps_that(overrides, 
     mask = load_config(folder)["metadata"]["mask"]
     about = read_manifest(folder / "run.yaml")["hooks"]["resid_post.0"]
     assert mask["longer_than"] == pytest.approx(10 * about["median_norm"])
+    assert mask["outliers"] == about["outliers"]
+    assert mask["outliers"]["share_of_square"] > 0.98
     sae = load_sae(folder / "members/l1-1/step-000000300")
     assert sae.longest == mask["longer_than"]
     assert "leave x as it is there" in mask["rule"]

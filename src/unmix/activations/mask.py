@@ -15,8 +15,16 @@ from unmix.config import OUTLIER, MaskConfig
 class Mask:
     """Keeps a token unless it is special (if so configured) or longer than `norm_above` times the median norm."""
 
-    def __init__(self, config: MaskConfig, special_ids: Sequence[int], median_norm: float) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: MaskConfig,
+        special_ids: Sequence[int],
+        median_norm: float,
+        found: dict[str, Any] | None = None,
+    ) -> None:
+        self.config, self.median_norm = config, median_norm
+        self.found = found
+        """The outliers of the sample that the median is of, as `Outliers.facts` gives them, for `facts`."""
         self.special = torch.tensor(sorted(special_ids) if config.special else [], dtype=torch.int64)
         self.longest = config.norm_above * median_norm if config.norm_above is not None else None
 
@@ -27,7 +35,9 @@ class Mask:
         return {
             "rule": f"{self.config} were not trained on: leave x as it is there",
             "norm_above_median": self.config.norm_above,
+            "median_norm": self.median_norm,
             "longer_than": self.longest,
+            "outliers": self.found,
             "special_ids": self.special.tolist(),
         }
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -15,6 +17,19 @@ def require_readers(path: Path) -> None:
     """Raises `UserError`, with the remedy, if a package that reading GGUF takes is absent."""
     if missing := [name for name in _WANTED if find_spec(name) is None]:
         raise UserError(f"reading {path.name} needs {' and '.join(missing)}: pip install 'unmix[gguf]'")
+
+
+@contextmanager
+def without_bar() -> Iterator[None]:
+    """Without the bar that `transformers` draws while it dequantises, which no setting of its own turns off."""
+    from transformers import modeling_gguf_pytorch_utils as reader
+
+    bar = reader.tqdm
+    reader.tqdm = lambda tensors, **_: tensors
+    try:
+        yield
+    finally:
+        reader.tqdm = bar
 
 
 def quantisation(path: Path) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -139,7 +139,7 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     path = _local(config.name)
     place, how = _pretrained(config.name, path)
     try:
-        with _quiet():
+        with _quiet(), gguf.without_bar() if "gguf_file" in how else nullcontext():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 place, dtype=getattr(torch, config.dtype), trust_remote_code=False, output_loading_info=True, **how
             )

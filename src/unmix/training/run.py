@@ -207,7 +207,8 @@ def start_member(
         raise UserError(f"{folder / 'run.yaml'} was written by another version of unmix and cannot be resumed")
     facts = Facts(**{key: known[key] for key in Facts._fields})
     config, training = recipe.of_variant(entry.variant)
-    mask = Mask(training.mask, inputs.special_ids, facts.median_norm)
+    outliers = manifest["hooks"].get(entry.hook, {}).get("outliers")
+    mask = Mask(training.mask, inputs.special_ids, facts.median_norm, outliers)
     width = inputs.source.widths[entry.hook]
     return new_member(
         entry, width, config=config, training=training, facts=facts, mask=mask, head=head, scratch=scratch
