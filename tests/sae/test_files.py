@@ -62,3 +62,17 @@ def test_a_folder_that_is_no_sae_is_named(tmp_path, harm):
 def test_hooks_have_the_names_that_others_use():
     assert transformer_lens_hook("resid_pre.0") == "blocks.0.hook_resid_pre"
     assert transformer_lens_hook("transformer.h.1.ln_1") == "transformer.h.1.ln_1"
+
+
+def test_what_was_left_out_of_training_is_known_after_reading(tmp_path):
+    sae = new_sae(64, 32, 0.1, seed=1)
+    sae.longest = 50_000.0
+    x = torch.ones(4, 64) * torch.tensor([1.0, 6249.0, 6251.0, torch.inf])[:, None]  # norms of 8, 49,992, 50,008
+    assert sae.leaves(x).tolist() == [False, False, True, False]  # what is not finite is to be seen
+    assert sae.leaves((x * 1.4).half()).tolist() == [False, True, True, False]  # a norm that float16 cannot hold
+    more = {"mask": {"rule": "…", "longer_than": 50_000.0}}
+    save_sae(sae, tmp_path, model="gpt2", hook="resid_post.3", context=128, more=more)
+    assert load_sae(tmp_path).longest == 50_000.0
+    save_sae(sae, tmp_path, model="gpt2", hook="resid_post.3", context=128, more={})
+    assert load_sae(tmp_path).longest is None
+    assert not load_sae(tmp_path).leaves(x).any()
