@@ -52,7 +52,7 @@ def compared(recipe, folder):
     rows = {row["member"]: row for row in read_metrics(folder / "metrics.jsonl")}  # the last of each
     [hook] = recipe.activations.hooks
     saes = {name: load_sae(folder / f"members/{name}/step-{recipe.training.steps:09d}") for name in rows}
-    found = evaluate(lm, tokens, hook, saes, fidelity_tokens=100_000, ce_tokens=64)
+    found = evaluate(lm, tokens, hook, saes, fidelity_tokens=50_000, ce_tokens=64)
     return found, [(rows[name], found["saes"][name]) for name in rows]
 
 
@@ -127,8 +127,8 @@ def load_config(folder):
 def test_on_the_embedded_model(tmp_path, monkeypatch, scaling):
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     overrides = {
-        "name": "logged", "corpus.max_tokens": 200_000, "activations.hooks": ["resid_post.3"],
-        "activations.chunk_sequences": 64, "sae.features": 512, "model.matmul": "fp32", "training.batch_tokens": 512,
+        "name": "logged", "corpus.max_tokens": 60_000, "activations.hooks": ["resid_post.3"],
+        "activations.chunk_sequences": 32, "sae.features": 256, "model.matmul": "fp32", "training.batch_tokens": 512,
         "training.lr": 2e-3, "training.lr_warmup_steps": 10, "training.checkpoint_every": 1000,
     }  # fmt: skip
     l1 = [1e3] if scaling == "none" else [2.0]
