@@ -92,8 +92,8 @@ class SAEConfig(Section):
     """What the penalty multiplies a feature's activation by: the norm of its decoder row, or 1. `auto`: the norm for
     relu with a free decoder (else activations could shrink and rows grow), 1 otherwise."""
     scaling: Literal["none", "dataset", "token"] = "dataset"
-    """`dataset`: one scalar brings E||x||² to D, so that l1 means about the same on every hook. April 2024 brings
-    E||x|| to √D, which differs where norms spread: a few very long tokens then count for more here.
+    """`dataset`: one scalar brings E||x||² to D, measured without outliers, so that l1 means about the same on every
+    hook. April 2024 brings E||x|| to √D, which differs where norms spread.
     `token`: every token is brought to the norm √D, and its reconstruction back."""
     decoder_init_norm: float | None = Field(default=None, gt=0)
     """Norm of the decoder's rows at the start. April 2024: between 0.05 and 1, 0.1 good. None: 0.1 for relu, 1 for
@@ -174,7 +174,8 @@ class TrainingConfig(Section):
     norm_power: Literal[0, 1, 2] = 0
     """k: the squared error of a token is divided by ||x||^k."""
     l1_norm_power: float | Literal["matched"] = 0.0
-    """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as the SAE sees them. `matched`: the p
+    """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as the SAE sees them, measured without
+    outliers. `matched`: the p
     with which both terms of the loss grow alike with n̄: 2 - k for bounded features with the plain penalty, 1 - k
     for all others (docs/norms.md)."""
     mask: MaskConfig = MaskConfig()
