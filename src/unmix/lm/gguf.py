@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from unmix.errors import UserError
 
@@ -22,8 +23,9 @@ def require_readers(path: Path) -> None:
 @contextmanager
 def without_bar() -> Iterator[None]:
     """Without the bar that `transformers` draws while it dequantises, which no setting of its own turns off."""
-    from transformers import modeling_gguf_pytorch_utils as reader
+    from transformers import modeling_gguf_pytorch_utils
 
+    reader: Any = modeling_gguf_pytorch_utils
     bar = reader.tqdm
     reader.tqdm = lambda tensors, **_: tensors
     try:
