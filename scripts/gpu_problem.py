@@ -35,7 +35,8 @@ def formulas(
         dW_dec_FD = dW_dec_FD - W_dec_FD * (dW_dec_FD * W_dec_FD).sum(1, keepdim=True)
     gradients = Weights((dz_BF.T @ x_BD).T, dz_BF.sum(0), dW_dec_FD, g_BD.sum(0))
     square = torch.stack([g.square().sum() for g in gradients]).sum()
-    return gradients, [square_B.sum(), (square_B * r_B).sum(), (f_BF * w_F).sum(), (f_BF > 0).sum(0), square]
+    penalty = (f_BF * w_F).sum()
+    return gradients, [square_B.sum(), (square_B * r_B).sum(), penalty, (f_BF > 0).sum(0), square, square_B]
 
 
 def problem(B: int, D: int, F: int, active: float, device: str, skewed: bool = False) -> tuple[Tensor, Weights]:
