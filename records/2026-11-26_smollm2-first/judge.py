@@ -86,21 +86,30 @@ def table(result: dict[str, Any]) -> list[str]:
         f"untouched {result['ce_untouched']:.3f} nats. Outliers: {result['outliers']['tokens']:,} tokens, "
         f"{result['outliers']['share_of_tokens']:.2%}, with {result['outliers']['share_of_square']:.1%} of Σ‖x‖².",
         "",
-        "| dictionary | L0 | EV | ΔCE, nats | KL | dead | on outliers: ‖e‖²/‖x‖² | L0 there | ΔCE put everywhere |",
-        "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        "| dictionary | L0 | EV | ΔCE, nats | KL | dead | on outliers: ‖e‖²/‖x‖² | L0 there | their share of Σ‖e‖² "
+        "| ΔCE everywhere |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for name, row in sorted(result["saes"].items()):
         apart = row["outliers"]
         lines.append(
             f"| {name} | {row['l0']:.1f} | {row['explained_variance']:.3f} | {row['delta_ce']:.3f} ± "
             f"{row['delta_ce_standard_error']:.3f} | {row['kl']:.3f} | {row['dead']:.1%} | "
-            f"{apart['normalised_mse']:.4f} | {apart['l0']:.0f} | {apart['delta_ce_everywhere']:.2f} |"
+            f"{apart['normalised_mse']:.4f} | {apart['l0']:.0f} | {share(result, row):.1%} | "
+            f"{apart['delta_ce_everywhere']:.2f} |"
         )
     for name, row in result["baselines"].items():
         lines.append(
-            f"| {name} | | {row.get('explained_variance', '')} | {row['delta_ce']:.3f} | {row['kl']:.3f} | | | | |"
+            f"| {name} | | {row.get('explained_variance', '')} | {row['delta_ce']:.3f} | {row['kl']:.3f} | | | | | |"
         )
     return [*lines, ""]
+
+
+def share(result: dict[str, Any], row: dict[str, Any]) -> float:
+    """Of the squared error over all tokens, what is on outliers."""
+    far, every = result["outliers"]["square"], result["outliers"]["of_square"]
+    on_outliers, on_others = row["outliers"]["normalised_mse"] * far, row["normalised_mse"] * (every - far)
+    return float(on_outliers / (on_outliers + on_others))
 
 
 def picture(result: dict[str, Any]) -> Any:
