@@ -68,7 +68,7 @@ def test_what_was_left_out_of_training_is_known_after_reading(tmp_path):
     sae = new_sae(64, 32, 0.1, seed=1)
     sae.longest = 50_000.0
     x = torch.ones(4, 64) * torch.tensor([1.0, 6249.0, 6251.0, torch.inf])[:, None]  # norms of 8, 49,992, 50,008
-    assert sae.leaves(x).tolist() == [False, False, True, False]  # what is not finite is to be seen
+    assert sae.leaves(x).tolist() == [False, False, True, False]  # what is not finite stays, so that it shows
     assert sae.leaves((x * 1.4).half()).tolist() == [False, True, True, False]  # a norm that float16 cannot hold
     more = {"mask": {"rule": "…", "longer_than": 50_000.0}}
     save_sae(sae, tmp_path, model="gpt2", hook="resid_post.3", context=128, more=more)

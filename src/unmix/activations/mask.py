@@ -50,7 +50,7 @@ class Mask:
 
 
 def longer(norm: Tensor, than: float) -> Tensor:
-    """Which norms are above a bound; one that is not finite is no length, and is to be seen."""
+    """Which norms are above a bound; one that is not finite is not counted, so that it shows."""
     return (norm > than) & norm.isfinite()
 
 
