@@ -129,7 +129,7 @@ class SAEConfig(Section):
 OUTLIER = 10.0
 """Times the median norm: a longer token is an outlier. "Massive activations" (Sun et al. 2024, arXiv 2402.17762) are
 hundreds of times as long as the rest in most language models; Qwen's begin at about ten times the median (dictionary
-learning by Marks et al., issue 52), SmolLM2's reach 157 times it, and its other tokens 5."""
+learning by Marks et al., issue 52), SmolLM2's first position is at up to 157 times it."""
 
 
 class MaskConfig(Section):
