@@ -101,7 +101,7 @@ def test_jsonl(tmp_path: Path) -> None:
         (b"{broken", r"a.jsonl, line 2 is not JSON \(.*\); mend"),
         (b'{"text": "\xe9"}', "line 2 is not UTF-8"),
         (b"[1]", "line 2 holds a list; want an object"),
-        (b'{"text": 3}', "line 2: 'text' holds a int, not text"),
+        (b'{"text": 3}', "line 2: 'text' holds a number, not text"),
     ],
 )
 def test_broken_jsonl(tmp_path: Path, line: bytes, said: str) -> None:
@@ -111,12 +111,12 @@ def test_broken_jsonl(tmp_path: Path, line: bytes, said: str) -> None:
 
 
 def test_parquet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unmix.corpus.documents._PARQUET_ROWS", 2)
+    monkeypatch.setattr("unmix.corpus.tables._PARQUET_ROWS", 2)
     file = tmp_path / "a.parquet"
     pq.write_table(pa.table({"text": ["a", None, "b", "c", ""], "n": [1, 2, 3, 4, 5]}), file)
     assert texts(file) == ["a", "b", "c"]
-    refuses(file, "a.parquet has no 'body'; set corpus.field to one of: text, n", "body")
-    refuses(file, "row 1: 'n' holds a int, not text", "n")
+    refuses(file, "a.parquet has no 'body'; set corpus.field to one of: text$", "body")
+    refuses(file, "row 1: 'n' holds a number, not text", "n")
     file.write_bytes(b"not parquet at all")
     refuses(file, "a.parquet is not readable Parquet")
     monkeypatch.setitem(sys.modules, "pyarrow", None)

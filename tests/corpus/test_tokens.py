@@ -9,9 +9,10 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from tiny_models import EOT, tiny_tokenizer
+from tokenizers import Tokenizer
 
 from unmix.config import CorpusConfig
-from unmix.corpus import tokens
+from unmix.corpus import folders, tokens
 from unmix.corpus.split import is_held_out
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
@@ -99,6 +100,55 @@ def test_a_torn_file_is_made_again(source: Path, tmp_path: Path) -> None:
     assert {path.suffix for path in stored.parent.iterdir()} == {".bin", ".json"}
 
 
+@pytest.mark.parametrize("suffix", [".bin", ".json"])
+def test_a_flipped_bit_is_noticed_and_the_tokens_made_again(source: Path, tmp_path: Path, suffix: str) -> None:
+    first = np.array(load(source).ids_NT)
+    [stored] = (tmp_path / "cache" / "tokens").glob(f"*{suffix}")
+    whole = stored.read_bytes()
+    config = CorpusConfig(source=str(source), held_out_fraction=0.3)
+    for at in range(1, len(whole), len(whole) // 23):
+        damaged = bytearray(whole)
+        damaged[at] ^= 2
+        stored.write_bytes(damaged)
+        said: list[str] = []
+        again = load_tokens(config, TOKENIZER, T, "train", say=said.append)
+        assert np.array_equal(again.ids_NT, first)
+        assert (again.bos_id, again.split) == (0, "train")
+        assert stored.read_bytes() == whole
+        assert len(said) == 1
+        assert "are damaged, so they are made again" in said[0]
+
+
+def test_no_old_tokens_for_a_changed_file(source: Path) -> None:
+    first = load(source)
+    source.write_text(source.read_text().replace("return", "ruturn"))  # as long as before
+    assert load(source).fingerprint != first.fingerprint
+
+
+def test_what_was_passed_over_is_said_with_cached_tokens_too(source: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    source.rename(folder / "a.jsonl")
+    (folder / "b.png").write_text("")
+    for _ in range(2):
+        said: list[str] = []
+        got = load_tokens(CorpusConfig(source=str(folder)), TOKENIZER, T, "train", say=said.append)
+        assert said == list(got.remarks) == ["1 file passed over: 1 .png"]
+
+
+def test_no_more_is_read_than_max_tokens_takes(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "texts"
+    folder.mkdir()
+    for n in range(500):
+        (folder / f"{n:03}.txt").write_text(f"text {n} of many\n" * 2)
+    read: list[Path] = []
+    whole = folders.whole
+    monkeypatch.setattr(folders, "whole", lambda path: read.append(path) or whole(path))  # type: ignore[func-returns-value]
+    got = load(folder, max_tokens=4 * T)
+    assert got.ids_NT.shape == (4, T)
+    assert 0 < len(read) < 20
+
+
 @pytest.mark.parametrize(("max_tokens", "sequences"), [(T, 1), (5 * T, 5), (6 * T - 1, 5)])
 def test_max_tokens_bounds_the_size(source: Path, max_tokens: int, sequences: int) -> None:
     whole, part = load(source), load(source, max_tokens=max_tokens)
@@ -143,6 +193,26 @@ def test_a_large_vocabulary_is_uint32(source: Path) -> None:
     tokenizer.add_tokens([f"<{n}>" for n in range(2**16)])
     got = load_tokens(CorpusConfig(source=str(source)), tokenizer, T, "train")
     assert got.ids_NT.dtype == np.uint32
+
+
+@pytest.mark.parametrize(("largest", "dtype"), [(2**16 - 1, np.uint16), (2**16, np.uint32), (70_003, np.uint32)])
+def test_ids_with_a_gap_are_stored_as_they_are(source: Path, largest: int, dtype: type) -> None:
+    backend = json.loads(TOKENIZER.backend_tokenizer.to_str())
+    vocabulary = backend["model"]["vocab"]
+    moved = next(token for token, i in vocabulary.items() if i == vocabulary["d"])
+    vocabulary[moved] = largest
+    tokenizer = tiny_tokenizer()
+    tokenizer._tokenizer = Tokenizer.from_str(json.dumps(backend))
+    assert len(tokenizer) < 2**10
+    got = load_tokens(CorpusConfig(source=str(source)), tokenizer, T, "train")
+    assert got.ids_NT.dtype == dtype
+    assert largest in got.ids_NT
+
+
+def test_an_id_that_does_not_fit_is_refused_and_not_narrowed() -> None:
+    assert tokens._narrow(np.array([[65_535]], np.uint32), 2).dtype == np.uint16
+    with pytest.raises(UserError, match="gives the id 70001, which its vocabulary does not have"):
+        tokens._narrow(np.array([[3, 70_001]], np.uint32), 2)
 
 
 def test_a_cache_that_cannot_be_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,9 +9,9 @@ nats a token less after it (records/2026-11-26_smollm2-first).
 
 Text never yields a special token: a document that spells `<|endoftext|>` gives ordinary tokens for it.
 
-On disk, `<cache>/tokens/KEY.bin` is ids_NT row by row, little-endian uint16 (uint32 if the vocabulary needs it),
-and `KEY.json` its description, written last. KEY hashes the documents, the tokenizer, T and max_tokens; of a
-`datasets:` source it hashes the name in place of the documents.
+On disk, `<cache>/tokens/KEY.bin` is ids_NT row by row, little-endian uint16 (uint32 if the largest id needs it),
+and `KEY.json` its description, written last. KEY hashes the state of the source (`state.py`), the tokenizer, T,
+max_tokens, and the version of unmix. What is opened is checked against its fingerprint first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
@@ -27,16 +28,19 @@ import numpy as np
 from numpy.typing import NDArray
 from tokenizers import Tokenizer
 
+from unmix import __version__
 from unmix.cache import cache_folder, written_whole
 from unmix.config import CorpusConfig
-from unmix.corpus.documents import DATASETS, Document, documents
+from unmix.corpus.documents import Document, Say, documents, silent
 from unmix.corpus.split import is_held_out
+from unmix.corpus.state import state_of
 from unmix.errors import UserError
 
 Split = Literal["train", "held_out"]
 Progress = Callable[[int], None]
 _FORMAT = "unmix-tokens-v1"
 _BATCH_CHARACTERS = 1_000_000  # enough to keep the tokenizer's threads busy, little enough to hold
+_BLOCK = 2**20
 
 
 @dataclass(frozen=True)
@@ -53,16 +57,24 @@ class Tokens:
     fingerprint: str
     """16 hex digits of SHA-256 over format, shape and ids: the same sequences, the same fingerprint."""
     bos_id: int
+    remarks: tuple[str, ...] = ()
+    """What was said of the source when it was read: files that were passed over, splits that were not read."""
 
 
 def load_tokens(
-    config: CorpusConfig, tokenizer: Any, sequence_length: int, split: Split, progress: Progress | None = None
+    config: CorpusConfig,
+    tokenizer: Any,
+    sequence_length: int,
+    split: Split,
+    progress: Progress | None = None,
+    say: Say = silent,
 ) -> Tokens:
     """ids_NT of `split` with T = `sequence_length`, from the cache if they are there.
 
-    `tokenizer` is a fast one of `transformers`; it is not changed. `max_tokens` bounds N·T. While tokenizing,
-    `progress` is called with the tokens so far. Raises `UserError` for what `documents` does, for a tokenizer
-    that is slow or has neither BOS nor EOS, and for a split with less than one whole sequence.
+    `tokenizer` is a fast one of `transformers`; it is not changed. `max_tokens` bounds N·T, and not much more is read
+    than that takes. While tokenizing, `progress` is called with the tokens so far. `say` is given what is to be known
+    of the source, one line each, whether it is read or cached. Raises `UserError` for what `documents` does, for a
+    tokenizer that is slow or has neither BOS nor EOS, and for a split with less than one whole sequence.
     """
     bos_id, separator_id = _markers(tokenizer)
     backend = _plain(tokenizer)
@@ -72,23 +84,35 @@ def load_tokens(
             f"corpus.max_tokens = {config.max_tokens} is less than one sequence; "
             f"give at least activations.sequence_length = {sequence_length}"
         )
-    vocabulary = len(tokenizer)
-    width = 2 if vocabulary <= 2**16 else 4
-    about = [_FORMAT, _hash(backend.to_str()), bos_id, separator_id, width, sequence_length, config.max_tokens]
-    key = _hash(json.dumps([*about, split, _documents_key(config, split)]))[:32]
-    stem = cache_folder() / "tokens" / key
+    width = _width(tokenizer)
+    state = state_of(config.source)
+    about = [_FORMAT, __version__, _hash(backend.to_str()), bos_id, separator_id, width, sequence_length]
+    about += [config.source, config.field, config.held_out_fraction, config.max_tokens, split, state.key]
+    stem = cache_folder() / "tokens" / _hash(json.dumps(about))[:32]
     cached = _open(stem, split)
+    if state.doubt:
+        which = f"revision {state.commit}" if state.commit else "an unknown revision"
+        say(f"{state.doubt}; {'reading' if cached is None else 'using the cached tokens of'} {which}")
     if cached is not None:
+        for line in cached.remarks:
+            say(line)
         return cached
+    if stem.with_suffix(".json").exists():
+        say(f"the cached tokens in {stem}.bin are damaged, so they are made again")
 
     seen = _Seen()
-    ids = _ids(_of_split(config, split), backend, separator_id, seen)
-    rows = _first(limit, _rows(ids, bos_id, sequence_length))
-    digest = hashlib.sha256(json.dumps([_FORMAT, width, sequence_length]).encode())
+
+    def remark(text: str) -> None:
+        seen.remarks.append(text)
+        say(text)
+
+    digest = _digest(width, sequence_length)
     with written_whole(stem.with_suffix(".bin")) as path:
-        with path.open("wb") as file:
-            for rows_nT in rows:
-                raw = rows_nT.astype(f"<u{width}").tobytes()
+        with path.open("wb") as file, closing(documents(config, remark, state.commit)) as found:
+            wanted = None if limit is None else limit * (sequence_length - 1)
+            ids = _ids(_of_split(found, config, split), backend, separator_id, seen, wanted)
+            for rows_nT in _first(limit, _rows(ids, bos_id, sequence_length)):
+                raw = _narrow(rows_nT, width).tobytes()
                 file.write(raw)
                 digest.update(raw)
                 seen.sequences += len(rows_nT)
@@ -100,7 +124,7 @@ def load_tokens(
                 f"documents, less than one sequence; give more or smaller documents, another "
                 f"corpus.held_out_fraction, or an activations.sequence_length below {sequence_length}"
             )
-    description = {
+    description: dict[str, Any] = {
         "format": _FORMAT,
         "dtype": f"<u{width}",
         "shape": [seen.sequences, sequence_length],
@@ -108,7 +132,9 @@ def load_tokens(
         "bytes": seen.bytes,
         "fingerprint": digest.hexdigest()[:16],
         "bos_id": bos_id,
+        **({"remarks": seen.remarks} if seen.remarks else {}),
     }
+    description["sha256"] = _hash(json.dumps(description))
     with written_whole(stem.with_suffix(".json")) as path:
         path.write_text(json.dumps(description, indent=1) + "\n", encoding="utf-8")
     made = _open(stem, split)
@@ -123,6 +149,7 @@ class _Seen:
     bytes: int = 0
     tokens: int = 0
     sequences: int = 0
+    remarks: list[str] = field(default_factory=list)
 
 
 _TURNS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>")
@@ -173,25 +200,26 @@ def _plain(tokenizer: Any) -> Tokenizer:
     return copy
 
 
-def _of_split(config: CorpusConfig, split: Split) -> Iterator[Document]:
-    for document in documents(config):
+def _of_split(found: Iterator[Document], config: CorpusConfig, split: Split) -> Iterator[str]:
+    for document in found:
         if is_held_out(document.key, config.held_out_fraction) == (split == "held_out"):
-            yield document
+            yield document.text
 
 
-def _documents_key(config: CorpusConfig, split: Split) -> str:
-    if config.source.startswith(DATASETS):  # a stream: reading it twice would fetch it twice
-        return json.dumps([config.source, config.field, config.held_out_fraction])
-    digest = hashlib.sha256()
-    for document in _of_split(config, split):
-        digest.update(hashlib.sha256(document.text.encode()).digest())
-    return digest.hexdigest()
+def _ids(
+    texts: Iterator[str], backend: Tokenizer, separator_id: int, seen: _Seen, wanted: int | None
+) -> Iterator[NDArray[np.uint32]]:
+    """The ids of each text, separator included; tokenized in batches, counted as they are drawn.
 
+    Where only so many ids are `wanted`, a batch has no more characters than ids are missing: a token has several, so
+    that little more is read than is needed.
+    """
 
-def _ids(found: Iterator[Document], backend: Tokenizer, separator_id: int, seen: _Seen) -> Iterator[NDArray[np.uint32]]:
-    """The ids of each document, separator included; tokenized in batches, counted as they are drawn."""
-    for texts in _batches(document.text for document in found):
-        for text, encoding in zip(texts, backend.encode_batch_fast(texts, add_special_tokens=False), strict=True):
+    def size() -> int:
+        return _BATCH_CHARACTERS if wanted is None else min(_BATCH_CHARACTERS, wanted - seen.tokens)
+
+    for batch in _batches(texts, size):
+        for text, encoding in zip(batch, backend.encode_batch_fast(batch, add_special_tokens=False), strict=True):
             seen.documents += 1
             seen.bytes += len(text.encode())
             ids = np.array([*encoding.ids, separator_id], dtype=np.uint32)
@@ -199,13 +227,14 @@ def _ids(found: Iterator[Document], backend: Tokenizer, separator_id: int, seen:
             yield ids
 
 
-def _batches(texts: Iterator[str]) -> Iterator[list[str]]:
+def _batches(texts: Iterator[str], size: Callable[[], int]) -> Iterator[list[str]]:
+    """Texts of `size()` characters together, or a little more; at least one each."""
     batch: list[str] = []
     characters = 0
     for text in texts:
         batch.append(text)
         characters += len(text)
-        if characters >= _BATCH_CHARACTERS:
+        if characters >= size():
             yield batch
             batch, characters = [], 0
     if batch:
@@ -239,18 +268,48 @@ def _first(limit: int | None, blocks: Iterator[NDArray[np.uint32]]) -> Iterator[
                 return
 
 
+def _width(tokenizer: Any) -> int:
+    """Bytes of an id: 2 or 4, by the largest there is, which may be far above their count."""
+    largest = max(len(tokenizer) - 1, *tokenizer.get_vocab().values())
+    return 2 if largest < 2**16 else 4
+
+
+def _narrow(rows_nT: NDArray[np.uint32], width: int) -> NDArray[Any]:
+    """The rows as they are stored. Raises `UserError` rather than store another id."""
+    stored = rows_nT.astype(f"<u{width}")
+    if not np.array_equal(stored, rows_nT):
+        raise UserError(
+            f"the tokenizer gives the id {rows_nT.max()}, which its vocabulary does not have; mend its tokenizer.json"
+        )
+    return stored
+
+
+def _digest(width: int, T: int) -> Any:
+    """The beginning of the digest whose first 16 hex digits are the fingerprint; the rows follow."""
+    return hashlib.sha256(json.dumps([_FORMAT, width, T]).encode())
+
+
 def _open(stem: Path, split: Split) -> Tokens | None:
-    """The cached sequences, or none if they are absent or not whole."""
+    """The cached sequences, or none if they or their description are absent, or not as they were written."""
     path = stem.with_suffix(".bin")
     try:
         about = json.loads(stem.with_suffix(".json").read_text(encoding="utf-8"))
+        if about.pop("sha256") != _hash(json.dumps(about)):
+            return None
         n, T = about["shape"]
         dtype = np.dtype(about["dtype"])
-        if about["format"] != _FORMAT or path.stat().st_size != n * T * dtype.itemsize:
+        if path.stat().st_size != n * T * dtype.itemsize:
+            return None
+        digest = _digest(dtype.itemsize, T)
+        with path.open("rb") as file:
+            while block := file.read(_BLOCK):
+                digest.update(block)
+        if digest.hexdigest()[:16] != about["fingerprint"]:
             return None
         ids_NT = np.memmap(path, dtype=dtype, mode="r", shape=(n, T))
-        return Tokens(ids_NT, split, about["documents"], about["bytes"], about["fingerprint"], about["bos_id"])
-    except (OSError, ValueError, KeyError, TypeError):
+        counts = about["documents"], about["bytes"]
+        return Tokens(ids_NT, split, *counts, about["fingerprint"], about["bos_id"], tuple(about.get("remarks", ())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
 

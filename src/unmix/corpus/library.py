@@ -1,0 +1,27 @@
+"""Python's own standard library, the corpus that is always there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from unmix.corpus.unfit import relative
+
+
+def modules(root: Path) -> list[Path]:
+    """Its modules, sorted."""
+    return [path for path in sorted(root.rglob("*.py")) if not _foreign(relative(path, root))]
+
+
+def texts(root: Path) -> Iterator[tuple[str, str]]:
+    """(`json/decoder.py`, its text); the few modules that are not UTF-8 are left out."""
+    for path in modules(root):
+        try:
+            yield relative(path, root), path.read_text(encoding="utf-8")
+        except (UnicodeDecodeError, OSError):
+            continue
+
+
+def _foreign(key: str) -> bool:
+    """Other people's code; build paths of one machine."""
+    return key.startswith(("site-packages/", "_sysconfigdata", "config-")) or "/_sysconfigdata" in key
