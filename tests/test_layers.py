@@ -11,9 +11,9 @@ import unmix
 ROOT = Path(unmix.__file__).parent
 FLOORS = {
     "unmix": 0, "errors": 0, "disk": 0, "yamltext": 0, "config": 0, "runlog": 0, "tensorfile": 0, "sinks": 0,
-    "precision": 0, "machine": 0, "cache": 0,
+    "machine": 0, "cache": 0, "hooknames": 0,
     "kernels": 1,
-    "sae": 2, "corpus": 2, "lm": 2, "activations": 2,
+    "sae": 2, "corpus": 2, "lm": 2, "activations": 2, "precision": 2,
     "training": 3, "evaluation": 3,
     "report": 4, "verify": 4,
     "progress": 5, "arguments": 5, "bench": 5, "cli": 5,

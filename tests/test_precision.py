@@ -1,9 +1,26 @@
-"""What `auto` comes to, and that a run goes on with what it began with."""
+"""What `auto` comes to: what was timed fastest; and that a run keeps what it began with."""
+
+import json
+import time
 
 import pytest
+import torch
+from tiny_models import LAYERS, VOCABULARY, tiny_model_folder
 
-from unmix import config, precision
+from unmix import cache, config, precision
+from unmix.config import ModelConfig
 from unmix.errors import UserError
+from unmix.kernels import trial
+from unmix.kernels.trial import Shape, Times
+from unmix.lm.model import load_language_model
+
+WIDTHS = {"resid_post.0": 16}
+TIMES = Times({"fp32": 5e-3, "bf16": 4e-3}, {"fp32": 3e-3, "bf16": 1e-3, "int8": 2e-3}, 8e-3, 64)
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
 
 
 def recipe(**overrides):
@@ -11,37 +28,145 @@ def recipe(**overrides):
 
 
 def decided(found):
-    return found.model.matmul, found.training.selection, found.training.dense
+    return found.training.selection, found.training.dense, found.training.border
+
+
+def as_timed(monkeypatch, **changed):
+    """`trial.measure` that answers this, and the shapes that it was asked for."""
+    asked = []
+
+    def measure(shape):
+        asked.append(shape)
+        return TIMES._replace(**changed)
+
+    monkeypatch.setattr(precision, "measure", measure)
+    return asked
+
+
+def test_auto_is_what_was_timed_fastest(monkeypatch):
+    as_timed(monkeypatch)
+    found, figures = precision.decide(recipe(), WIDTHS)
+    assert decided(found) == ("bf16", "bf16", round(0.01 + 3e-3 / 0.1, 4))  # 7 ms for 7 % more active
+    assert figures["dense"] == TIMES.dense
+    assert figures["sparse"] == TIMES.sparse
+    for figure in ("5", "4", "fp32 3", "int8 2", "dense steps are in bf16", "selection in bf16", "below 4.0% active"):
+        assert figure in precision.said(found, figures)
+
+
+def test_no_flag_of_the_processor_decides(monkeypatch):
+    """bf16 timed slower is not taken, whatever instructions there are."""
+    as_timed(monkeypatch, dense={"fp32": 5e-3, "bf16": 9e-3}, sparse={"fp32": 1e-3, "bf16": 3e-3, "int8": 2e-3})
+    assert decided(precision.decide(recipe(), WIDTHS)[0])[:2] == ("fp32", "fp32")
+
+
+def test_what_the_recipe_gives_is_taken_as_it_is(monkeypatch):
+    asked = as_timed(monkeypatch)
+    given = {"training__selection": "int8", "training__dense": "fp32", "training__border": 0.2}
+    found, figures = precision.decide(recipe(**given), WIDTHS)
+    assert decided(found) == ("int8", "fp32", 0.2)
+    assert not figures
+    assert not asked
+    assert decided(precision.decide(recipe(training__dense="fp32"), WIDTHS)[0])[1] == "fp32"
+
+
+def test_the_costliest_member_is_timed_once_a_machine(monkeypatch):
+    asked = as_timed(monkeypatch)
+    several = {"wide": {"sae": {"features": 300}}, "narrow": {"sae": {"features": 30, "nonlinearity": "tanh_relu"}}}
+    noisy = {"training__batch_tokens": 96, "sae__noise": 0.5}
+    for _ in range(2):
+        precision.decide(recipe(variants=several, training__batch_tokens=96), {"a": 8, "b": 24})
+        precision.decide(recipe(**noisy), WIDTHS)
+    assert asked == [Shape(24, 300, 96, ("fp32", "bf16"), False), Shape(16, 8192, 96, ("fp32",), True)]
+
+
+def test_a_damaged_note_of_the_cache_is_measured_anew(tmp_path):
+    assert cache.remembered({"a": 1}, lambda: {"b": 2.5}) == {"b": 2.5}
+    assert cache.remembered({"a": 1}, lambda: pytest.fail("measured again")) == {"b": 2.5}
+    [note] = (tmp_path / "cache" / "measured").glob("*.json")
+    for damaged in ("{", "[]", json.dumps({"what": {"a": 2}, "found": {}})):
+        note.write_text(damaged)
+        assert cache.remembered({"a": 1}, lambda: {"b": 3}) == {"b": 3}
 
 
 @pytest.mark.parametrize(
-    ("instructions", "expected"),
+    ("shape", "dense", "selecting"),
     [
-        (set(), ("fp32", "fp32", "fp32")),
-        ({"avx512bf16"}, ("bf16", "bf16", "bf16")),
-        ({"avx512vnni"}, ("fp32", "int8", "fp32")),
-        ({"amx-bf16", "amx-int8"}, ("bf16", "int8", "bf16")),
+        (Shape(24, 200, 64), {"fp32", "bf16"}, {"fp32", "bf16", "int8"}),
+        (Shape(24, 200, 64, ("fp32",)), {"fp32"}, {"fp32", "bf16", "int8"}),
+        (Shape(24, 200, 64, ("fp32",), noise=True), {"fp32"}, {"fp32"}),
     ],
 )
-def test_auto_is_the_narrowest_that_the_processor_multiplies(instructions, expected, monkeypatch):
-    monkeypatch.setattr(precision, "_instructions", lambda: instructions)
-    assert decided(precision.resolve(recipe())) == expected
-    given = recipe(training__selection="bf16", training__dense="fp32", model__matmul="fp32")
-    assert decided(precision.resolve(given)) == ("fp32", "bf16", "fp32")
-    assert decided(precision.resolve(recipe(model__dtype="bfloat16")))[0] == "fp32"
+def test_only_what_a_step_can_do_is_timed(shape, dense, selecting, monkeypatch):
+    monkeypatch.setattr(trial, "HOPELESS", 1e9)
+    found = trial.measure(shape)
+    assert found.dense.keys() == dense
+    assert found.sparse.keys() == selecting
+    assert all(t > 0 for t in (*found.dense.values(), *found.sparse.values(), found.sparse_busy))
+    assert trial.LEAST <= found.border <= trial.MOST
 
 
-def test_a_run_goes_on_as_it_began_whatever_the_machine(monkeypatch):
-    monkeypatch.setattr(precision, "_instructions", lambda: {"avx512bf16", "avx512vnni"})
-    began = config.dump(precision.resolve(recipe()))
-    monkeypatch.setattr(precision, "_instructions", set)
-    assert decided(precision.resolve(recipe(), began)) == ("bf16", "int8", "bf16")
+def test_a_format_without_instructions_for_it_is_given_up_at_once(monkeypatch):
+    real = torch._int_mm
+
+    def slow(*words, **more):
+        time.sleep(0.05)
+        return real(*words, **more)
+
+    monkeypatch.setattr(torch, "_int_mm", slow)
+    assert "int8" not in trial.measure(Shape(24, 200, 64)).sparse
+    monkeypatch.delattr(torch, "_int_mm")
+    assert "int8" not in trial.measure(Shape(24, 200, 64)).sparse
+
+
+def test_the_border_is_where_both_kinds_take_the_same_time():
+    share = TIMES.border
+    sparse = 1e-3 + (share - trial.SETTLED) * 7e-3 / (trial.BUSY - trial.SETTLED)
+    assert sparse == pytest.approx(4e-3)
+    assert TIMES._replace(sparse_busy=0.5e-3).border == trial.MOST  # no slower when busy
+    assert TIMES._replace(dense={"fp32": 1e-4}).border == trial.LEAST
+
+
+def test_time_beyond_what_was_timed_follows_a_line(monkeypatch):
+    """A step that takes 3 ms and 0.01 ms a token, timed over fewer tokens."""
+    clock = iter(range(10**6))
+    taken = [0.0]
+
+    def step(rows):
+        taken[0] += 3e-3 + 1e-5 * rows
+
+    monkeypatch.setattr(trial.time, "perf_counter", lambda: next(clock) * 0 + taken[0])
+    assert trial._times({"one": step}, 256, 4096)["one"] == pytest.approx(3e-3 + 4096e-5)
+    assert trial._times({"one": step}, 256, 256)["one"] == pytest.approx(3e-3 + 256e-5)
+
+
+def test_a_run_keeps_what_it_began_with_whatever_the_machine():
+    began = recipe(model__matmul="bf16", training__selection="int8", training__dense="bf16", training__border=0.05)
+    kept = precision.keep(recipe(), config.dump(began))
+    assert kept.model.matmul == "bf16"
+    assert decided(kept) == ("int8", "bf16", 0.05)
     before_there_were_any = {"model": {}, "training": {}}
-    assert decided(precision.resolve(recipe(), before_there_were_any)) == ("fp32", "fp32", "fp32")
+    assert decided(precision.keep(recipe(), before_there_were_any)) == ("fp32", "fp32", 0.12)
+    stored = recipe(activations__store="somewhere")
+    assert precision.keep(stored, config.dump(began)).model.matmul == "auto"  # it decided when it was made
 
 
-def test_a_store_decides_for_itself_how_it_was_made():
-    assert precision.resolve(recipe(activations__store="somewhere")).model.matmul == "auto"
+def test_the_faster_passes_of_the_model_are_taken(monkeypatch):
+    lm = load_language_model(ModelConfig(name=str(tiny_model_folder("gpt2"))))
+    ids_NT = torch.randint(0, VOCABULARY, (4, 12), generator=torch.Generator().manual_seed(0))
+    hooks = [f"resid_post.{LAYERS - 1}"]
+    before = lm.activations(ids_NT, hooks)[hooks[0]]
+    for fast in ("fp32", "bf16"):
+        rates = {"fp32": 100.0, "bf16": 100.0} | {fast: 200.0}
+        with monkeypatch.context() as patch:
+            patch.setenv("UNMIX_CACHE", f"{cache.cache_folder()}-{fast}")
+            patch.setattr(precision, "rates", lambda *_: rates)  # noqa: B023
+            assert precision.matmul(recipe(activations__hooks=hooks), lm, ids_NT) == (fast, rates)
+    found = precision.matmul(recipe(activations__hooks=hooks), lm, ids_NT)[1]  # really timed
+    assert found.keys() == {"fp32", "bf16"}
+    assert all(rate > 0 for rate in found.values())
+    assert torch.equal(lm.activations(ids_NT, hooks)[hooks[0]], before), "the model is not as it was"
+    assert precision.matmul(recipe(model__matmul="bf16"), lm, ids_NT) == ("bf16", {})
+    assert precision.matmul(recipe(model__dtype="bfloat16"), lm, ids_NT) == ("fp32", {})
 
 
 def test_a_model_in_bf16_has_no_products_to_narrow():

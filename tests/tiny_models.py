@@ -33,6 +33,77 @@ _OWN = {
     "phi": {},
 }
 FAMILIES = tuple(_OWN)
+"""Those that most tests go through."""
+_MIXTURE = {
+    **_GROUPED, "num_experts": 4, "num_local_experts": 4, "n_routed_experts": 4, "num_experts_per_tok": 2,
+    "moe_intermediate_size": 16,
+}  # fmt: skip
+_GPT = {"n_embd": WIDTH, "n_layer": LAYERS, "n_head": 2, "n_positions": CONTEXT}
+_LATENT = {
+    "n_routed_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16, "num_key_value_heads": 2,
+    "q_lora_rank": 8, "kv_lora_rank": 8, "qk_nope_head_dim": 8, "qk_rope_head_dim": 8, "v_head_dim": 8,
+    "first_k_dense_replace": 1, "n_group": 2, "topk_group": 1,
+}  # fmt: skip
+_ALSO = {
+    "gemma": _GROUPED,
+    "phi3": _GROUPED,
+    "falcon": {},
+    "gptj": {**_GPT, "rotary_dim": 4},
+    "gpt_neo": {"num_layers": LAYERS, "num_heads": 2, "attention_types": [[["global"], LAYERS]]},
+    "codegen": {**_GPT, "num_attention_heads": 4, "n_head": 4, "rotary_dim": 4},
+    "gpt_bigcode": _GPT,
+    "openai-gpt": _GPT,
+    "xglm": {"d_model": WIDTH, "num_layers": LAYERS, "attention_heads": 2, "ffn_dim": 24},
+    "biogpt": {},
+    "bloom": {"n_layer": LAYERS, "n_head": 2},
+    "mpt": {"d_model": WIDTH, "n_heads": 2, "n_layers": LAYERS, "max_seq_len": CONTEXT},
+    "stablelm": {"num_key_value_heads": 2},
+    "starcoder2": {"num_key_value_heads": 2},
+    "persimmon": {},
+    "nemotron": _GROUPED,
+    "smollm3": _GROUPED,
+    "cohere": _GROUPED,
+    "cohere2": _GROUPED,
+    "olmo": {},
+    "olmo2": _GROUPED,
+    "olmo3": _GROUPED,
+    "exaone4": {**_GROUPED, "sliding_window": 4},
+    "glm": _GROUPED,
+    "glm4": _GROUPED,
+    "granite": {**_GROUPED, "residual_multiplier": 0.22},
+    "granitemoe": {**_MIXTURE, "residual_multiplier": 0.22},
+    "mixtral": _MIXTURE,
+    "qwen2_moe": {**_MIXTURE, "shared_expert_intermediate_size": 16},
+    "qwen3_moe": {**_MIXTURE, "mlp_only_layers": [0]},
+    "qwen3_next": {
+        **_MIXTURE, "shared_expert_intermediate_size": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    },
+    "gpt_oss": _MIXTURE,
+    "llama4_text": {**_MIXTURE, "intermediate_size_mlp": 24},
+    "olmoe": _MIXTURE,
+    "phimoe": _MIXTURE,
+    "glm4_moe": {**_MIXTURE, "first_k_dense_replace": 1},
+    "deepseek_v3": _LATENT,
+    "ernie4_5": _GROUPED,
+    "hunyuan_v1_dense": _GROUPED,
+    "apertus": _GROUPED,
+    "helium": _GROUPED,
+    "bitnet": _GROUPED,
+    "lfm2": {
+        **_GROUPED, "layer_types": ["conv", "full_attention", "full_attention"], "block_auto_adjust_ff_dim": False
+    },
+    "gemma4_text": {
+        **_GROUPED, "num_kv_shared_layers": 1, "layer_types": ["sliding_attention", "full_attention", "full_attention"],
+        "sliding_window": 4, "hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": VOCABULARY,
+        "global_head_dim": 8,
+    },
+    "mamba2": {"num_heads": 4, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2},
+    "minimax": {**_MIXTURE, "layer_types": ["full_attention"] * LAYERS},
+}  # fmt: skip
+_OWN |= _ALSO
+MANY = tuple(_OWN)
+"""Every family whose hooks `docs/hooks.md` speaks of."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:

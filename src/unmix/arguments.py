@@ -17,8 +17,13 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of one that ships (demo)")
     parser.add_argument("--name", help="the run's name: its folder is runs/NAME")
     parser.add_argument("--model", help="embedded, smollm2, a model folder, a .gguf file, or a name on the hub")
-    parser.add_argument("--hook", nargs="+", metavar="HOOK", help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …")
-    parser.add_argument("--corpus", help="stdlib, a text file, folder, .jsonl, .parquet, datasets:NAME")
+    parser.add_argument(
+        "--hook",
+        nargs="+",
+        metavar="HOOK",
+        help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …; resid_post.* for every layer",
+    )
+    parser.add_argument("--corpus", help="stdlib, a file of text or records, a folder, datasets:NAME (docs/corpora.md)")
     parser.add_argument("--features", type=int, help="features of each dictionary")
     parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="coefficients, one member each")
     parser.add_argument("--steps", type=int, help="steps of the sweep")
@@ -39,12 +44,30 @@ def read_recipe(args: argparse.Namespace, dotted: dict[str, list[str]]) -> Any:
     given |= _values(dotted)
     if args.recipe is None and set(given) <= {"name"}:
         return config.load(_find_recipe("demo"), given)
-    recipe = config.load(_find_recipe(args.recipe) if args.recipe else None, given)
+    recipe = _every_layer(config.load(_find_recipe(args.recipe) if args.recipe else None, given))
     if "training.l1" in given and recipe.variants and all("l1" in own.training for own in recipe.variants.values()):
         raise UserError(
             "--l1 changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.l1"
         )
     return recipe
+
+
+def _every_layer(recipe: Any) -> Any:
+    """The recipe with `resid_post.*` as the hooks of the model, or of the store, that it names."""
+    from unmix.hooknames import WILD, expand, of_layers
+
+    act = recipe.activations
+    if not any(WILD & set(hook) for hook in act.hooks):
+        return recipe
+    if act.store is not None:
+        from unmix.activations.store import read_manifest
+
+        there = list(read_manifest(act.store)["widths"])
+    else:
+        from unmix.lm.model import count_layers
+
+        there = of_layers(count_layers(recipe.model))
+    return recipe.model_copy(update={"activations": act.model_copy(update={"hooks": expand(act.hooks, there)})})
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:

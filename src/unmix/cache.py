@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from unmix.errors import UserError
 
@@ -34,3 +37,21 @@ def written_whole(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):
             unfinished.unlink()
+
+
+def remembered(what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What `measure` answers, plain data; kept in `measured/`, so that it is measured once for each `what`.
+
+    A file that is damaged is measured anew and replaced.
+    """
+    key = json.dumps(what, sort_keys=True)
+    path = cache_folder() / "measured" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["what"] == json.loads(key):
+            found: dict[str, Any] = kept["found"]
+            return found
+    found = measure()
+    with written_whole(path) as unfinished:
+        unfinished.write_text(json.dumps({"what": what, "found": found}, indent=1) + "\n", encoding="utf-8")
+    return found

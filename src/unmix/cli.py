@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import sys
 import time
@@ -49,6 +50,9 @@ any key of a recipe can be given as --section.key value, for instance:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
     stopped by a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in ASCII shows what it can
     keep_freed_memory()
     words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
@@ -394,11 +398,12 @@ def _fetch(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     recipe = read_recipe(args, dotted)
     from unmix.activations.store import harvest, held
-    from unmix.precision import resolve
+    from unmix.precision import keep
     from unmix.training.inputs import open_model, open_stream, store_facts
 
     say = Progress.say
-    recipe = resolve(recipe, held(args.out).get("recipe"))
+    if before := held(args.out).get("recipe"):
+        recipe = keep(recipe, before)
     model, tokens = open_model(recipe, say)
     wanted = args.tokens if args.tokens is not None else recipe.training.steps * recipe.training.batch_tokens
     if wanted < 1:

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from unmix import yamltext
 from unmix.errors import UserError
+from unmix.hooknames import canonical
 
 
 class Section(BaseModel):
@@ -34,8 +35,8 @@ class ModelConfig(Section):
     """Numbers the language model computes in; activations reach the SAE in float32 either way."""
     matmul: Literal["fp32", "bf16", "auto"] = "auto"
     """Its matrix products while activations are made: `fp32` in the model's own dtype; `bf16` with a float32 residual
-    stream, what that changes being measured and told; `auto`: bf16 where the processor multiplies it fast and the
-    model is float32. An evaluation is made in the model's dtype."""
+    stream, what that changes being measured and told; `auto`: the faster one, which is measured when a run begins
+    (fp32 for a model that is not float32). An evaluation is made in the model's dtype."""
 
     @model_validator(mode="after")
     def _one_narrowing(self) -> ModelConfig:
@@ -48,9 +49,10 @@ class CorpusConfig(Section):
     """Where the documents come from."""
 
     source: str = Field(default="stdlib", min_length=1)
-    """`stdlib`, a text file, a .jsonl or .parquet file, a folder of these, or `datasets:NAME[:CONFIG[:SPLIT]]`."""
+    """`stdlib`, a file of text or records (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder of these or of
+    `save_to_disk`, or `datasets:NAME[:CONFIG[:SPLIT]]` (docs/corpora.md)."""
     field: str = "text"
-    """The field (JSONL, datasets) or column (Parquet) that holds the text."""
+    """The field (JSON, datasets) or column (CSV, Parquet, Arrow) that holds the text."""
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the documents kept out of training, by hash of the document."""
     max_tokens: int | None = Field(default=None, gt=0)
@@ -61,7 +63,8 @@ class ActivationsConfig(Section):
     """Which activations, and in which order."""
 
     hooks: list[str] = Field(default=["resid_post.3"], min_length=1)
-    """`resid_pre.L`, `resid_post.L`, `attn_out.L`, `mlp_out.L`, or a module path; one dictionary per hook and l1."""
+    """`resid_pre.L`, `resid_post.L`, `attn_out.L`, `mlp_out.L` (or TransformerLens' names), or a module path; one
+    dictionary per hook and l1. `*` stands for every layer on the command line."""
     sequence_length: int = Field(default=256, ge=2)
     """Tokens a sequence, the leading BOS included."""
     chunk_sequences: int = Field(default=256, ge=1)
@@ -73,6 +76,7 @@ class ActivationsConfig(Section):
     @field_validator("hooks")
     @classmethod
     def _hooks(cls, values: list[str]) -> list[str]:
+        values = [canonical(hook) for hook in values]
         if len(set(values)) < len(values):
             raise ValueError("a hook stands twice in hooks; name each once")
         return values
@@ -198,12 +202,15 @@ class TrainingConfig(Section):
     """Gradient norm of a member at most this (April 2024: 1)."""
     selection: Literal["fp32", "bf16", "int8", "auto"] = "auto"
     """Once few features are active, how the encoder finds which: a product in bf16 costs half of one in float32, one in
-    int8 a quarter; the values of what they find are computed in float32 (docs/speed.md). `auto`: the cheapest that
-    the processor has instructions for."""
+    int8 a quarter, on machines made for them; the values of what they find are computed in float32 (docs/speed.md).
+    `auto`: the fastest, which is measured when a run begins."""
     dense: Literal["fp32", "bf16", "auto"] = "auto"
-    """While many features are active, the five products of a step: in bf16 it takes half the time, and what goes into
-    and comes out of them is rounded (docs/speed.md); with noise and with tanh they are in float32 all the same. `auto`:
-    bf16 if the processor has instructions for it."""
+    """While many features are active, the five products of a step: in bf16 it may take half the time, and what goes
+    into and comes out of them is rounded (docs/speed.md); with noise and with tanh they are in float32 all the same.
+    `auto`: the faster one, which is measured when a run begins."""
+    border: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """Steps are sparse below this active share of features, dense above. `auto`: where both take the same time, which
+    is measured when a run begins."""
     dead_after_tokens: int = Field(
         default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 5)), ge=1
     )

@@ -1,57 +1,125 @@
-"""Where a recipe says `auto`: the narrowest numbers that the processor has instructions for; decided once a run."""
+"""What a recipe leaves to `auto` is decided by timing it on this machine, at the run's own shapes; once a run.
+
+    model.matmul          forward passes of the model, in float32 and with products in bf16
+    training.dense        dense steps        }
+    training.selection    sparse steps       }  of the member that costs most, see `kernels.trial`
+    training.border       where they meet    }
+
+What was decided stands in run.yaml with its figures, and a resumed run keeps it. What was measured is kept in the cache
+for each machine and shape, so that the same run decides the same twice.
+"""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import platform
+from collections.abc import Iterable
+from typing import Any
 
+import numba
 import torch
 
-from unmix.config import RunConfig, flat
+from unmix.cache import remembered
+from unmix.config import RunConfig, SAEConfig, flat
+from unmix.kernels.dispatch import BORDER, dense_numbers
+from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
+from unmix.lm.model import LanguageModel
+from unmix.lm.products import rates
+from unmix.machine import cpu_name
 
-BF16, INT8 = {"avx512bf16", "amx-bf16"}, {"avx512vnni", "avxvnni", "amx-int8"}
-
-
-def _instructions() -> set[str]:
-    from llvmlite.binding import get_host_cpu_features
-
-    return {name for name, there in get_host_cpu_features().items() if there}
-
-
-def matmul() -> Literal["fp32", "bf16"]:
-    """What this processor multiplies matrices fastest in: those of a language model, and of a dense step."""
-    return "bf16" if "bf16" in precisions() else "fp32"
+OPEN = ("selection", "dense", "border")
+"""Keys of `training` that may be `auto`."""
 
 
-def selection() -> Literal["fp32", "bf16", "int8"]:
-    """What this processor finds active features fastest in."""
-    return "int8" if "int8" in precisions() and hasattr(torch, "_int_mm") else matmul()
+def keep(recipe: RunConfig, earlier: dict[str, Any]) -> RunConfig:
+    """The recipe with what it leaves open as a run began with it (`earlier`: its recipe), whatever the machine.
 
-
-def precisions() -> list[str]:
-    """In which this processor has instructions for products."""
-    found = _instructions()
-    return ["fp32", *(name for name, sets in (("bf16", BF16), ("int8", INT8)) if sets & found)]
-
-
-def resolve(recipe: RunConfig, earlier: dict[str, Any] | None = None) -> RunConfig:
-    """The recipe with `model.matmul`, `training.selection` and `training.dense` decided.
-
-    What a run began with (`earlier`: its recipe) it goes on with, on whatever machine; one from before there was a
-    choice was in fp32. With a store, `model.matmul` stays open: the store was made with what it was made with.
+    A run from before there was a choice was in fp32. With a store, `model.matmul` stays open: the store was made with
+    what it was made with.
     """
-    began = None if earlier is None else flat(earlier)
+    began = flat(earlier)
+    before = {"training.border": 0.07 if began.get("training.dense") == "bf16" else BORDER}
+    training = {
+        key: began.get(f"training.{key}", before.get(f"training.{key}", "fp32"))
+        for key in OPEN
+        if getattr(recipe.training, key) == "auto"
+    }
+    model = {}
+    if recipe.model.matmul == "auto" and recipe.activations.store is None:
+        model["matmul"] = began.get("model.matmul", "fp32")
+    return recipe.model_copy(
+        update={
+            "model": recipe.model.model_copy(update=model),
+            "training": recipe.training.model_copy(update=training),
+        }
+    )
 
-    def decided(section: str, **here: str) -> Any:
-        part = getattr(recipe, section)
-        opened = {key: value for key, value in here.items() if getattr(part, key) == "auto"}
-        if began is not None:
-            opened = {key: began.get(f"{section}.{key}", "fp32") for key in opened}
-        return part.model_copy(update=opened)
 
-    model = decided("model", matmul=matmul())
-    if recipe.activations.store is not None:
-        model = recipe.model
-    elif recipe.model.matmul == "auto" and recipe.model.dtype != "float32":
-        model = recipe.model.model_copy(update={"matmul": "fp32"})
-    training = decided("training", selection=selection(), dense=matmul())
-    return recipe.model_copy(update={"model": model, "training": training})
+def matmul(recipe: RunConfig, lm: LanguageModel, ids_NT: torch.Tensor) -> tuple[str, dict[str, float]]:
+    """(what the model multiplies in, tokens a second in each as far as that was measured).
+
+    A model that is not in float32 multiplies in its own dtype, which is called fp32 here.
+    """
+    asked, hooks = recipe.model.matmul, recipe.activations.hooks
+    if asked != "auto":
+        return asked, {}
+    if recipe.model.dtype != "float32":
+        return "fp32", {}
+    what = {"model": lm.fingerprint, "hooks": hooks, "tokens": list(ids_NT.shape), **_machine()}
+    found = remembered(what, lambda: rates(lm, ids_NT, hooks))
+    return max(found, key=lambda name: found[name]), found
+
+
+def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[str, Any]]:
+    """(the recipe with `training` decided, the figures: seconds of a step), from hook -> D; {} if nothing is open."""
+    training = recipe.training
+    if not any(getattr(training, key) == "auto" for key in OPEN):
+        return recipe, {}
+    saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
+    width, features = max(widths.values()), max(sae.features for sae in saes)
+    shape = Shape(width, features, training.batch_tokens, _dense_formats(saes), all(sae.noise > 0 for sae in saes))
+    what = {"step": shape._asdict(), **_machine()}
+    times = Times(**remembered(what, lambda: measure(shape)._asdict()))
+    found = {
+        "dense": min(times.dense, key=lambda name: times.dense[name]),
+        "selection": min(times.sparse, key=lambda name: times.sparse[name]),
+        "border": round(times.border, 4),
+    }
+    update = {key: found[key] for key in OPEN if getattr(training, key) == "auto"}
+    figures = {"width": width, "features": features, "tokens": training.batch_tokens, **times._asdict()}
+    return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
+
+
+def _dense_formats(saes: Iterable[SAEConfig]) -> tuple[str, ...]:
+    """The formats of a dense step that any of these dictionaries has."""
+    return tuple(dict.fromkeys(("fp32", *(dense_numbers("bf16", s.nonlinearity, s.noise > 0) for s in saes))))
+
+
+def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
+    """What `decide` found, in one line."""
+    t = recipe.training
+
+    def each(times: dict[str, float]) -> str:
+        return ", ".join(f"{name} {1e3 * seconds:,.3g}" for name, seconds in times.items())
+
+    return (
+        f"measured here, ms a step of {figures['tokens']:,} tokens: dense {each(figures['dense'])}; sparse at "
+        f"{SETTLED:.0%} active, selecting in {each(figures['sparse'])}; at {BUSY:.0%}, "
+        f"{1e3 * figures['sparse_busy']:,.3g}. So dense steps are in {t.dense}, selection in {t.selection}, "
+        f"steps sparse below {t.border:.1%} active"
+    )
+
+
+def said_of_model(chosen: str, found: dict[str, float]) -> str:
+    """What `matmul` found, in one line."""
+    each = ", ".join(f"{rate:,.0f} in {name}" for name, rate in found.items())
+    return f"measured here, tokens a second through the model: {each}; so it multiplies in {chosen}"
+
+
+def _machine() -> dict[str, Any]:
+    """What makes another machine of it."""
+    return {
+        "cpu": cpu_name(),
+        "system": platform.platform(),
+        "threads": [torch.get_num_threads(), numba.get_num_threads()],
+        "torch": str(torch.__version__),
+    }

@@ -5,7 +5,7 @@ import torch
 from kernel_cases import nan_like, random_weights
 
 from unmix.kernels import cpu, dense, dense_bf16
-from unmix.kernels.dispatch import BORDERS, Step
+from unmix.kernels.dispatch import HYSTERESIS, Step
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Noise, Objective
 
@@ -36,13 +36,15 @@ def at_density(step, density, objective=PLAIN, dtype=torch.float32):
     return step(torch.randn(B, D, dtype=dtype), weights, nan_like(weights), objective)
 
 
+@pytest.mark.parametrize("border", [0.08, 0.24])
 @pytest.mark.parametrize(
     ("asked", "objective", "numbers"), [("fp32", PLAIN, "fp32"), ("bf16", PLAIN, "bf16"), ("bf16", TANH, "fp32")]
 )
-def test_a_member_is_dense_until_below_one_border_and_sparse_until_above_the_other(asked, objective, numbers, taken):
-    step, border = Step(dense=asked), BORDERS[numbers]
-    between = (border.sparse_below + border.dense_above) / 2
-    for density in (0.5, between, border.sparse_below - 0.01, between, border.dense_above, border.sparse_below, 0.5):
+def test_a_member_is_dense_until_below_the_border_and_sparse_until_well_above(border, asked, objective, numbers, taken):
+    step = Step(dense=asked, border=border)
+    above = HYSTERESIS * border
+    between = (border + above) / 2
+    for density in (0.5, between, border - 0.01, between, above + 0.01, border, 0.5):
         at_density(step, density, objective)
     assert taken == [numbers, numbers, numbers, "sparse", "sparse", numbers, numbers]
 

@@ -36,7 +36,7 @@ from unmix.tensorfile import save_tensors
 FORMAT = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SHARDS, _ROWS = 3, 4  # which permutation a generator is for
-_MEASURED = ("bf16_change", "loss")  # keys of `model` in the manifest
+_MEASURED = ("bf16_change", "loss", "rates")  # keys of `model` in the manifest
 _AHEAD = 2  # shards that are made ready while one is read
 _KEPT_BYTES = 4 * 2**30  # of shards that stay mapped; the system takes their memory back when it needs it
 
@@ -138,6 +138,7 @@ class Store:
             raise UserError(f"{folder} has no activations of {absent[0]}; it has {have}")
         self.widths = {hook: self.manifest["widths"][hook] for hook in hooks}
         self.shard_rows: int = self.manifest["shard_tokens"]
+        self.chunk_tokens = self.shard_rows
         self.rows = self.shard_rows * len(self.manifest["shards"])
         if not self.manifest["shards"]:
             raise UserError(f"{folder} has no shard yet; run `unmix harvest` again to resume it")

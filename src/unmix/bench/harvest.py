@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from unmix import precision
 from unmix.activations.stream import Stream
 from unmix.bench import store as stores
 from unmix.bench.clock import Say, Timers, alternate, share
@@ -68,8 +67,7 @@ def run(
     )
     model, corpus = open_model(exact, say)
     models: dict[str, LanguageModel] = {"fp32" if recipe.model.dtype == "float32" else recipe.model.dtype: model}
-    matmul = recipe.model.matmul
-    if matmul == "bf16" or (matmul == "auto" and precision.matmul() == "bf16" and recipe.model.dtype == "float32"):
+    if recipe.model.matmul != "fp32" and recipe.model.dtype == "float32":
         some_NT = torch.from_numpy(corpus.ids_NT[:MEASURED].astype(np.int64))
         models["bf16"] = multiply_in_bf16(load_language_model(recipe.model), some_NT, hooks)
 
@@ -238,6 +236,7 @@ def table(found: dict[str, Any]) -> str:
             f"{found['linear_layers_a_pass']} linear layers, {found['flops_a_token'] / 1e6:,.1f} MFLOP a token",
             "",
             aligned(rows),
+            f"model.matmul: auto takes {max(precisions, key=lambda name: precisions[name]['tokens_per_s'])}",
             "",
             stores.table(store, found["copy_gb_per_s"]),
             f"peak memory: {found['peak_memory_bytes'] / 1e9:,.2f} GB, with {len(precisions)} copies of the model",

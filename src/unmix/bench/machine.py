@@ -15,7 +15,6 @@ import torch
 import unmix
 from unmix.errors import UserError
 from unmix.machine import cpu_name
-from unmix.precision import precisions
 
 
 def about() -> dict[str, Any]:
@@ -26,7 +25,6 @@ def about() -> dict[str, Any]:
         "machine": {
             "cpu": cpu_name(),
             "cores": cores,
-            "precisions": precisions(),
             "torch_threads": torch.get_num_threads(),
             "numba_threads": numba.get_num_threads(),
         },

@@ -4,8 +4,8 @@ The activations are Gaussian with E||x||² = D, the dictionary is a fresh one, a
 bias brings the mean number of active features to L0. The learning rate is 1e-9, so that it stays there.
 
 A sparse step cannot do less than look at every feature: its bound is one product [B, D] x [D, F] in the precision in
-which it selects. A dense step makes five of them, in fp32 beside a selection in fp32, in bf16 beside the others (beside
-int8 if the processor has instructions for bf16).
+which it selects. A dense step makes five of them, in fp32 beside a selection in fp32, in bf16 beside the others. What a
+run with `auto` would take stands below, from the trial that it makes (`kernels.trial`).
 """
 
 from __future__ import annotations
@@ -25,8 +25,7 @@ from unmix.bench.machine import about, peak_memory, require_memory
 from unmix.bench.table import aligned, machine_line, ms
 from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels import cpu, dense, dense_bf16, select
-from unmix.precision import precisions
+from unmix.kernels import cpu, dense, dense_bf16, select, trial
 from unmix.training import member as members
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, Window, new_member
@@ -79,7 +78,7 @@ def run(
             raise UserError(f"{flag} {value} leaves no step to time; give a number above 0")
     if not 0 < l0 <= features:
         raise UserError(f"--l0 {l0:g} active features of {features:,}; give more than 0 and at most --features")
-    chosen = list(dict.fromkeys(selection or precisions()))
+    chosen = list(dict.fromkeys(selection or trial.selections()))
     weights = 2 * width * features
     require_memory(len(chosen) * 19 * weights + 8 * weights + 4 * tokens * (features + 3 * width), "such a step")
 
@@ -116,6 +115,9 @@ def run(
             "bound_share": PRODUCTS[kinds[name]] * share(bound, seconds[name]),
             "phases": phases[name],
         }
+    say("the trial that a run makes for auto")
+    shape = trial.Shape(width, features, tokens)
+    tried = trial.measure(shape)
     floor = rates(2 * tokens * width * features, {name: seconds[f"product {name}"] for name in floors})
     for name, made in floors.items():
         floor[name]["how"] = made.how
@@ -126,6 +128,7 @@ def run(
         "settings": settings | {"selection": chosen},
         "variants": variants,
         "floor": floor,
+        "auto": {**tried._asdict(), "border": tried.border},
         "copy_gb_per_s": copy_rate(repeats),
         "peak_memory_bytes": peak,
     }
@@ -134,7 +137,7 @@ def run(
 def compile_kernels() -> None:
     """Take tiny steps of both kinds, so that no later one waits for a compiler."""
     batch = _batch(8, 64)
-    for name in precisions():
+    for name in trial.selections():
         one = _member(batch, 128, 2.0, name)
         for _ in range(3):
             _update(one, batch)
@@ -149,8 +152,7 @@ def _member(batch: Batch, features: int, l0: float, selection: str) -> Member:
     """A member as a recipe's defaults make it, its encoder's bias such that L0 features are active."""
     x_BD = batch.activations[HOOK]
     sae = SAEConfig(features=features)
-    in_bf16 = selection == "bf16" or (selection == "int8" and "bf16" in precisions())
-    numbers = {"selection": selection, "dense": "bf16" if in_bf16 else "fp32"}
+    numbers = {"selection": selection, "dense": "fp32" if selection == "fp32" else "bf16"}
     training = TrainingConfig.model_validate({"l1": [L1], "batch_tokens": len(x_BD), **numbers})
     facts, mask = measure(batch, HOOK, sae, training, L1, []), Mask(EVERY_TOKEN, [], 0.0)
     made = new_member(
@@ -209,6 +211,17 @@ def _medians(rounds: list[dict[str, float]]) -> dict[str, float]:
     return {phase: median(taken[phase] for taken in rounds) for phase in rounds[0]}
 
 
+def _auto(tried: dict[str, Any], tokens: int) -> str:
+    """What a run would decide, and from what."""
+    best = {what: min(tried[what], key=tried[what].__getitem__) for what in ("dense", "sparse")}
+    each = {what: ", ".join(f"{name} {ms(t)}" for name, t in tried[what].items()) for what in best}
+    return (
+        f"auto, from {tried['rows']:,} of {tokens:,} tokens: dense {best['dense']} ({each['dense']}), "
+        f"selection {best['sparse']} ({each['sparse']} at {trial.SETTLED:.0%} active), "
+        f"sparse below {tried['border']:.1%} active"
+    )
+
+
 def table(found: dict[str, Any]) -> str:
     """The same for people."""
     s, variants, floor = found["settings"], found["variants"], found["floor"]
@@ -244,6 +257,7 @@ def table(found: dict[str, Any]) -> str:
             "",
             aligned(products),
             "",
+            _auto(found["auto"], s["tokens"]),
             f"copying: {found['copy_gb_per_s']:,.1f} GB/s; peak memory: {found['peak_memory_bytes'] / 1e9:,.2f} GB",
             f"medians of {s['repeats']}, taking turns; {machine_line(found)}",
         )

@@ -20,11 +20,10 @@ from unmix.bench.machine import about, peak_memory
 from unmix.bench.step import compile_kernels
 from unmix.bench.table import aligned, machine_line
 from unmix.config import RunConfig
-from unmix.precision import resolve
 from unmix.training import run as runs
 from unmix.training.inputs import Inputs, open_inputs
 from unmix.training.loop import Row, train
-from unmix.training.manifest import entries
+from unmix.training.manifest import entries, read_run
 from unmix.training.member import Member
 from unmix.training.run import Watch
 
@@ -42,7 +41,7 @@ class TimedSource:
 
     def __init__(self, source: Source, timers: Timers) -> None:
         self.source, self.timers = source, timers
-        self.widths, self.batch_tokens = source.widths, source.batch_tokens
+        self.widths, self.batch_tokens, self.chunk_tokens = source.widths, source.batch_tokens, source.chunk_tokens
 
     def head(self) -> Batch:
         """As `Source.head`."""
@@ -99,7 +98,7 @@ def run(recipe: RunConfig, *, steps: int, scratch: Path | None, force: bool, wat
     if act.store is None:  # the corpus is read as far as it is needed
         most = min(needed, recipe.corpus.max_tokens or needed)
         update["corpus"] = recipe.corpus.model_copy(update={"max_tokens": most})
-    recipe = resolve(recipe.model_copy(update=update))
+    recipe = recipe.model_copy(update=update)
     watch.say("warming up; the first time on a machine compiles the kernels, which takes a while")
     compile_kernels()
 
@@ -114,6 +113,7 @@ def run(recipe: RunConfig, *, steps: int, scratch: Path | None, force: bool, wat
             stack.enter_context(replaced(owner, name, new))
         runs.sweep(recipe, Path(folder) / "run", watch, force=force)
         seconds = time.perf_counter() - clocked.began
+        recipe, manifest = read_run(Path(folder) / "run")
         peak = peak_memory()
 
     counts, kinds = dict(clocked.timers.calls), dict(clocked.steps.calls)
@@ -137,7 +137,9 @@ def run(recipe: RunConfig, *, steps: int, scratch: Path | None, force: bool, wat
             "matmul": recipe.model.matmul,
             "selection": recipe.training.selection,
             "dense": recipe.training.dense,
+            "border": recipe.training.border,
         },
+        "measured": {"model": manifest["model"].get("rates", {}), "step": manifest["measured"]},
         "tokens": steps * B,
         "seconds": seconds,
         "tokens_per_s": steps * B / seconds,

@@ -66,14 +66,16 @@ def evaluate_folder(
     if lm.note:
         say(lm.note)
     say(f"tokenizing the held-out documents of {corpus_config.source}")
-    tokens = load_tokens(corpus_config, lm.tokenizer, T, "held_out")
+    tokens = load_tokens(corpus_config, lm.tokenizer, T, "held_out", say=say)
     results = []
     for hook, saes in by_hook.items():
         if debias:
             say(f"refitting the magnitudes of {len(saes)} dictionaries on {DEBIAS_TOKENS:,} tokens of the train split")
             saes = {
                 **saes,
-                **_debiased(saes, lm, load_tokens(corpus_config, lm.tokenizer, T, "train"), hook, folder, made),
+                **_debiased(
+                    saes, lm, load_tokens(corpus_config, lm.tokenizer, T, "train", say=say), hook, folder, made
+                ),
             }
         say(f"{len(saes)} dictionaries at {hook}")
         result = evaluate(

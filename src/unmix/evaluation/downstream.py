@@ -5,7 +5,8 @@
     KL                mean of KL(untouched || spliced)
     loss recovered    (CE_ablated - CE_spliced) / (CE_ablated - CE_untouched); ablated by zero, and by the mean
 
-A spliced pass begins at the hook: the blocks before it are skipped, their output is known from the untouched pass.
+A spliced pass begins at the hook: the blocks before it are skipped, their output is known from the untouched pass. The
+first sequence is passed both ways; where that differs, nothing is skipped.
 """
 
 from __future__ import annotations
@@ -22,7 +23,8 @@ from torch import Tensor
 
 from unmix.activations.mask import Mask
 from unmix.evaluation.splice import Replacement, splice
-from unmix.lm.hooks import KINDS, find_blocks
+from unmix.hooknames import KINDS, canonical
+from unmix.lm.hooks import find_blocks
 from unmix.lm.model import LanguageModel
 
 EVERYWHERE = 16  # sequences on which dictionaries are also put in the place of masked tokens
@@ -73,6 +75,8 @@ class Downstream:
         self.model, self.hook, self.replacements, self.skip, self.leaves = model, hook, replacements, skip, leaves
         self.everywhere = everywhere
         """Replacements that are also put in the place of masked tokens, on the first EVERYWHERE sequences."""
+        self.skipped: int | None = None
+        """Blocks that a spliced pass leaves out; found out with the first sequence."""
         self.base_ce = 0.0
         self.tokens = self.sequences = 0
         self.effects = {name: Effect() for name in replacements}
@@ -87,8 +91,10 @@ class Downstream:
 
         Tokens that the mask leaves out keep x (in `effects`; not in `unmasked`).
         """
-        skipped = _skippable(self.hook)
         with torch.no_grad():
+            if self.skipped is None:
+                self.skipped = self._skippable(ids_NT[:1])
+            skipped = self.skipped
             output, logits = _with_capture(self.model, ids_NT, skipped)
             base = self._log_probabilities(logits)
             target = ids_NT[:, self.skip + 1 :, None]
@@ -110,6 +116,23 @@ class Downstream:
                 if among_first and name in self.everywhere:
                     self.beside[name].add(*masked)
                     self.unmasked[name].add(*effect(_plain(replacement)))
+
+    def _skippable(self, ids_NT: Tensor) -> int:
+        """How many blocks a spliced pass can leave out: all before the hook, where it then gives the same logits.
+
+        It does not where a block hands more to the next than its output (Gemma 4 shares keys and values).
+        """
+        kind, _, layer = canonical(self.hook).partition(".")
+        count = int(layer) + (kind == "resid_post") if kind in KINDS else 0
+        if not count:
+            return 0
+        output, logits = _with_capture(self.model, ids_NT, count)
+        try:
+            with _skip_blocks(self.model, count, output):
+                again = self.model.logits(ids_NT)
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError):
+            return 0
+        return count if torch.allclose(again, logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()) else 0
 
     def _kept(self, ids_NT: Tensor, replacement: Replacement) -> Replacement:
         """The replacement, timed, of what the mask keeps."""
@@ -147,12 +170,6 @@ def ablations(mean_D: Tensor) -> dict[str, Replacement]:
     return {"zero": torch.zeros_like, "mean": lambda x: mean.expand_as(x)}
 
 
-def _skippable(hook: str) -> int:
-    """How many blocks need not run again when only the hook's activation changes."""
-    kind, _, layer = hook.partition(".")
-    return int(layer) + (kind == "resid_post") if kind in KINDS else 0
-
-
 def _with_capture(model: LanguageModel, ids_NT: Tensor, skipped: int) -> tuple[Any, Tensor]:
     """The logits, and the output of the last block that can be skipped (a tensor, or a tuple that begins with it)."""
     kept: list[Any] = []
@@ -171,7 +188,7 @@ def _skip_blocks(model: LanguageModel, count: int, output: Any) -> Iterator[None
 
     def pass_on(*args: Any, **kwargs: Any) -> Any:
         x = args[0] if args else kwargs["hidden_states"]
-        return (x,) if isinstance(output, tuple) else x
+        return type(output)([x]) if isinstance(output, (tuple, list)) else x
 
     for block in blocks:
         block.forward = pass_on

@@ -63,6 +63,7 @@ def evaluate(
     began, in_dictionaries = time.perf_counter(), 0.0
     with torch.no_grad():
         head_ids_NT = _ids(tokens, order_N[: min(HEAD_SEQUENCES, sequences)])
+        model.check_contributions(head_ids_NT[:1], [hook])
         head_BD = model.activations(head_ids_NT, [hook])[hook].flatten(0, 1)
         median = head_BD.double().norm(dim=1).median().item()
         leaves = Mask(mask, special_ids(model.tokenizer, tokens), median)

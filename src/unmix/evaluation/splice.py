@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from unmix.lm.hooks import find_place
+from unmix.lm.places import Running, attach
 from unmix.sae.model import SAE
 
 Replacement = Callable[[Tensor], Tensor]
@@ -22,35 +22,21 @@ Replacement = Callable[[Tensor], Tensor]
 
 @contextmanager
 def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[None]:
-    """While inside, the activation x (…, D) at the hook is replaced by `replacement(x)`, in x's dtype.
+    """While inside, the activation x (N, T, D) at the hook is replaced by `replacement(x)`, in x's dtype.
 
     Tokens that a dictionary was not trained on (`sae.longest`) stay unchanged; so they do with the replacements below.
     `model` is a causal LM of `transformers`; hooks are named as in a recipe. Raises `UserError` for a hook that the
     model lacks. The model is as it was afterwards, also after an exception.
     """
-    module, side = find_place(model, hook)
+    place, running = find_place(model, hook), Running(model)
     if isinstance(replacement, SAE):
         replacement = _where_trained(replacement, replacement)
-
-    def new(x: Tensor) -> Tensor:
-        return replacement(x).to(x.dtype)
-
-    def on_input(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        if args:
-            return (new(args[0]), *args[1:]), kwargs
-        return args, {**kwargs, "hidden_states": new(kwargs["hidden_states"])}
-
-    def on_output(_: nn.Module, __: Any, output: Any) -> Any:
-        return (new(output[0]), *output[1:]) if isinstance(output, tuple) else new(output)
-
-    if side == "input":
-        handle = module.register_forward_pre_hook(on_input, with_kwargs=True)
-    else:
-        handle = module.register_forward_hook(on_output)
+    handle = attach(place, hook, running, replacement)
     try:
         yield
     finally:
         handle.remove()
+        running.remove()
 
 
 def error_of(sae: SAE) -> Replacement:

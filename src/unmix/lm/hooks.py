@@ -2,39 +2,45 @@
 
     resid_pre.L    the input of block L
     resid_post.L   the output of block L; the last one is before the final norm
-    attn_out.L     the output of block L's attention module
-    mlp_out.L      the output of block L's MLP
+    attn_out.L     what block L's attention adds to the residual stream
+    mlp_out.L      what block L's MLP adds to it
     a.b.c          the output of any module, by its path
 
-Where a block normalises a branch before it adds it (Gemma 2 and 3), `attn_out` and `mlp_out` are what the
-module gives, before that norm.
+    resid_pre + attn_out + mlp_out = resid_post                          (`LanguageModel.check_contributions`)
+
+What is added is the module's output in most families. Where a norm stands behind the branch (Gemma 2 and 3, OLMo 2 and
+3, EXAONE 4, GLM-4), it is the norm's output; where the block multiplies it (Granite), the product; where the module
+adds the residual stream itself (BLOOM, MPT), its output without that. TransformerLens' names (`blocks.3.hook_mlp_out`)
+mean the same places.
 """
 
 from __future__ import annotations
 
 import difflib
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 from torch import nn
 
 from unmix.errors import UserError
+from unmix.hooknames import KINDS, canonical, of_layers, ranges
+from unmix.lm.places import Place, takes
 
-KINDS = ("resid_pre", "resid_post", "attn_out", "mlp_out")
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
 _MLP = ("mlp", "fc2", "feed_forward", "ffn", "block_sparse_moe")  # fc2: OPT has no module around its MLP
+_NORM_BEHIND = {
+    # a norm of the second name is behind attention only in blocks that have one behind the MLP too: elsewhere it is
+    # the norm before the MLP
+    "attn_out": ("post_self_attn_layernorm", "post_attention_layernorm"),
+    "mlp_out": ("post_mlp_layernorm", "post_feedforward_layernorm"),
+}
+_ADDED_INSIDE = "residual"
+"""What BLOOM and MPT call the argument that a module adds to its output."""
 _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech")
-
-
-class Place(NamedTuple):
-    """Where a hook reads."""
-
-    module: nn.Module
-    side: Literal["input", "output"]
 
 
 def find_place(model: nn.Module, hook: str) -> Place:
     """The place that `hook` names. Raises `UserError` if there is none, with what the model has."""
-    kind, _, layer = hook.partition(".")
+    kind, _, layer = canonical(hook).partition(".")
     if kind in KINDS:
         blocks = find_blocks(model)
         if not (layer.isascii() and layer.isdigit() and int(layer) < len(blocks)):
@@ -44,20 +50,38 @@ def find_place(model: nn.Module, hook: str) -> Place:
             return Place(block, "input")
         if kind == "resid_post":
             return Place(block, "output")
-        children = dict(block.named_children())
-        for name in _ATTENTION if kind == "attn_out" else _MLP:
-            if name in children:
-                return Place(children[name], "output")
-        raise UserError(f"hook {hook}: block {layer} has no such module; name one of {', '.join(children)} by its path")
+        return _contribution(block, kind, hook)
     modules = dict(model.named_modules())
     if hook and hook in modules:
         return Place(modules[hook], "output")
-    last = len(find_blocks(model)) - 1
-    known = [f"{kind}.{layer}" for kind in KINDS for layer in range(last + 1)] + [path for path in modules if path]
-    close = difflib.get_close_matches(hook, known, 1, 0.6)
-    meant = f"did you mean {close[0]}? " if close else ""
-    ranges = ", ".join(f"{kind}.0 … {kind}.{last}" for kind in KINDS)
-    raise UserError(f"unknown hook {hook!r}; {meant}the model has {ranges}, or a module path such as {known[-1]}")
+    layers = len(find_blocks(model))
+    raise UserError(
+        f"unknown hook {hook!r}; {_meant(hook, list(modules), layers)}the model has {ranges(layers)}, "
+        f"or a module path such as {list(modules)[-1]}"
+    )
+
+
+def _contribution(block: nn.Module, kind: str, hook: str) -> Place:
+    """What one branch of a block adds to the residual stream."""
+    children = dict(block.named_children())
+    found = next((name for name in (_ATTENTION if kind == "attn_out" else _MLP) if name in children), None)
+    if found is None:
+        there = ", ".join(children)
+        raise UserError(f"hook {hook}: its block has no such module; name one of {there} by its path")
+    behind = [name for name in _NORM_BEHIND[kind] if name in children]
+    if behind and (behind[0] != "post_attention_layernorm" or "post_feedforward_layernorm" in children):
+        return Place(children[behind[0]], "output")
+    module = children[found]
+    factor = float(getattr(block, "residual_multiplier", 1.0))
+    return Place(module, "output", factor, _ADDED_INSIDE if takes(module, _ADDED_INSIDE) else "")
+
+
+def _meant(hook: str, paths: list[str], layers: int) -> str:
+    """A guess, as a question: the paths that end in what was given, else a name that is spelled like it."""
+    ending = [path for path in paths if hook and path.endswith(f".{hook}")]
+    known = of_layers(layers) + [path for path in paths if path]
+    close = ending[:1] or difflib.get_close_matches(hook, known, 1, 0.6)
+    return f"did you mean {close[0]}? " if close else ""
 
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:

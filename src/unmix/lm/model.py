@@ -18,10 +18,15 @@ from torch import Tensor, nn
 
 from unmix.config import ModelConfig
 from unmix.errors import UserError
+from unmix.hooknames import KINDS, canonical
 from unmix.lm import fetch, gguf
 from unmix.lm.hooks import find_blocks, find_place, text_config
+from unmix.lm.places import attach
 
 EMBEDDED = Path(__file__).parent / "embedded"
+ADDED_UP, ADDED_UP_ROUNDED = 1e-3, 0.1
+"""By how much a block's parts may miss what it adds: in float32, and in a narrower dtype. Wrong places miss by 0.6 and
+more."""
 
 
 class _Done(Exception):
@@ -41,6 +46,8 @@ class LanguageModel:
     """16 hex digits of SHA-256 over config.json and the weights."""
     bf16_change: dict[str, float] = field(default_factory=dict)
     """hook -> median over tokens of ||x' - x|| / ||x|| by products in bf16 (`lm.products`); empty if they are not."""
+    rates: dict[str, float] = field(default_factory=dict)
+    """Tokens a second that were measured, in float32 and with products in bf16; empty if they were not."""
     loss: dict[str, float] = field(default_factory=dict)
     """What it pays on the text that is read, see `lm.loss`; empty if that was not measured."""
     note: str = ""
@@ -87,16 +94,18 @@ class LanguageModel:
         if not wanted:
             return captured
 
-        def capture(hook: str, value: Any) -> None:
+        def capture(hook: str, x_NTD: Tensor) -> None:
             if hook in captured:  # a module that runs twice counts the first time
                 return
-            captured[hook] = _vectors(value, ids_NT.shape, hook)
+            with torch.inference_mode(False):  # a copy that later blocks cannot change and autograd may use
+                captured[hook] = x_NTD.to(torch.float32, copy=True)
             if len(captured) == len(wanted):
                 raise _Done
 
         with ExitStack() as stack:
-            for hook, (module, side) in wanted.items():
-                handle = _on_input(module, hook, capture) if side == "input" else _on_output(module, hook, capture)
+            for hook, place in wanted.items():
+                shape = (ids_NT.shape[0], ids_NT.shape[1])
+                handle = attach(place, hook, lambda: shape, partial(capture, hook))  # noqa: B023
                 stack.callback(handle.remove)
             try:
                 with torch.inference_mode(), _quiet():
@@ -107,9 +116,32 @@ class LanguageModel:
         raise UserError(f"hook {silent}: that module does not run in a forward pass on text; choose another")
 
     def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]:
-        """hook -> D, from a pass over two tokens. Raises as `activations` does."""
-        two = torch.zeros(1, 2, dtype=torch.int64)
-        return {hook: x_NTD.shape[-1] for hook, x_NTD in self.activations(two, hooks).items()}
+        """hook -> D, from a pass over a few tokens. Raises as `activations` does."""
+        few = torch.zeros(1, min(11, self.context or 11), dtype=torch.int64)  # 11: as many heads are rare
+        return {hook: x_NTD.shape[-1] for hook, x_NTD in self.activations(few, hooks).items()}
+
+    def check_contributions(self, ids_NT: Tensor, hooks: Sequence[str]) -> None:
+        """Raises `UserError` where an `attn_out.L` or `mlp_out.L` among the hooks is not what its block adds:
+        where resid_pre + attn_out + mlp_out - resid_post is more than `ADDED_UP` of what the block adds."""
+        for hook in hooks:
+            kind, _, layer = canonical(hook).partition(".")
+            if kind not in ("attn_out", "mlp_out"):
+                continue
+            remedy = f"name a module of block {layer} by its path, or take resid_post.{layer}"
+            names = [f"{kind}.{layer}" for kind in KINDS]
+            try:
+                found = self.activations(ids_NT, names)
+            except UserError as error:
+                raise UserError(
+                    f"hook {hook} cannot be checked against what block {layer} adds ({error}); {remedy}"
+                ) from None
+            before, after, *branches = (found[name].double() for name in names)
+            off = ((before + sum(branches) - after).norm() / (after - before).norm()).item()
+            if not off <= (ADDED_UP if self.model.dtype == torch.float32 else ADDED_UP_ROUNDED):
+                raise UserError(
+                    f"hook {hook}: in {type(self.model).__name__}, resid_pre + attn_out + mlp_out is not resid_post "
+                    f"(off by {off:.2g} of what block {layer} adds), so it is not what the block adds; {remedy}"
+                )
 
     def logits(self, ids_NT: Tensor) -> Tensor:
         """logits_NTV, float32. Raises `UserError` for a sequence too long or an id outside the vocabulary."""
@@ -160,6 +192,21 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     if path is not None and path.is_file():
         note = f"{path.name} holds {gguf.quantisation(path)}: dequantised to {config.dtype}"
     return LanguageModel(model, tokenizer, config.name, _fingerprint(model, path), note=note)
+
+
+def count_layers(config: ModelConfig) -> int:
+    """Blocks of the model that `config.name` names, from its configuration alone. Raises as `load_language_model`."""
+    from transformers import AutoConfig
+
+    path = _local(config.name)
+    place, how = _pretrained(config.name, path)
+    how.pop("use_safetensors", None)
+    try:
+        with _quiet():
+            found = AutoConfig.from_pretrained(place, trust_remote_code=False, **how)
+    except Exception as error:  # as above
+        raise UserError(f"cannot read the configuration of model.name = {config.name}: {_line(error)}") from None
+    return int(found.get_text_config().num_hidden_layers)
 
 
 def _pretrained(name: str, path: Path | None) -> tuple[str, dict[str, Any]]:
@@ -237,33 +284,6 @@ def _quiet() -> Iterator[None]:
         settings.set_verbosity(level)
         if bars:
             settings.enable_progress_bar()
-
-
-def _on_input(module: nn.Module, hook: str, capture: Any) -> Any:
-    def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        capture(hook, args[0] if args else kwargs["hidden_states"])
-
-    return module.register_forward_pre_hook(before, with_kwargs=True)
-
-
-def _on_output(module: nn.Module, hook: str, capture: Any) -> Any:
-    def after(_: nn.Module, __: Any, output: Any) -> None:
-        capture(hook, output)
-
-    return module.register_forward_hook(after)
-
-
-def _vectors(value: Any, shape: torch.Size, hook: str) -> Tensor:
-    """x_NTD as a float32 copy that later blocks cannot change and autograd may use."""
-    N, T = shape
-    x = value[0] if isinstance(value, (tuple, list)) else value
-    if isinstance(x, Tensor) and x.is_floating_point():
-        flat = x.ndim == 2 and x.shape[0] == N * T  # OPT's MLP, in some versions
-        if flat or (x.ndim >= 3 and x.shape[:2] == (N, T)):
-            with torch.inference_mode(False):
-                return x.reshape(N, T, -1).to(torch.float32, copy=True)
-    given = f"shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"a {type(x).__name__}"
-    raise UserError(f"hook {hook} gives {given}, not one vector for each of {N} × {T} tokens; choose another module")
 
 
 def _line(error: Exception) -> str:

@@ -2,14 +2,16 @@
 
 The weights of its linear layers are kept in bf16, and the forward pass runs under torch's autocast: what goes into a
 linear layer or into attention is rounded to bf16, what comes out is added to a residual stream in float32, norms are
-in float32. This moves the activations by a part of a percent (measured, and kept beside the model) and halves the time
-where the processor has instructions for it.
+in float32. This moves the activations by a part of a percent (measured, and kept beside the model). Whether it saves
+time depends on the machine: from half as fast to several times as fast. So it is timed (`rates`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from types import MethodType
 from typing import Any
 
@@ -21,26 +23,109 @@ from unmix.lm.model import LanguageModel
 
 
 def multiply_in_bf16(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) -> LanguageModel:
-    """The model with its linear layers in bf16, for good; `bf16_change` is measured on these tokens.
-
-    The output head is left as it is: its weights may be those of the embedding.
-    """
-    from transformers.pytorch_utils import Conv1D
-
+    """The model with its linear layers in bf16, for good; `bf16_change` is measured on these tokens."""
     before = lm.activations(ids_NT, hooks)
-    head = lm.model.get_output_embeddings()
-    for module in lm.model.modules():
-        if module is not head and isinstance(module, (nn.Linear, Conv1D)):
-            weight_OI = module.weight if isinstance(module, nn.Linear) else module.weight.T
-            module.weight = nn.Parameter(weight_OI.to(torch.bfloat16).contiguous(), requires_grad=False)
-            if module.bias is not None:
-                module.bias = nn.Parameter(module.bias.to(torch.bfloat16), requires_grad=False)
-            vars(module)["forward"] = MethodType(_forward, module)
-    vars(lm.model)["forward"] = torch.autocast(lm.model.device.type, dtype=torch.bfloat16)(lm.model.forward)
+    _narrow(lm)
     after = lm.activations(ids_NT, hooks)
     # the median token: over all, a few attention sinks of a hundred times its length would be all that is seen
     change = {hook: _relative(after[hook], x_NTD).median().item() for hook, x_NTD in before.items()}
     return replace(lm, bf16_change=change)
+
+
+def rates(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, float]:
+    """Tokens a second of passes to the last of the hooks, in float32 and with products in bf16.
+
+    The best of two passes over these tokens each, after one that is not timed. The model is as it was afterwards.
+    """
+    found = {"fp32": _rate(lm, ids_NT, hooks)}
+    undo = _narrow(lm)
+    try:
+        found["bf16"] = _rate(lm, ids_NT, hooks)
+    finally:
+        undo()
+    return {name: round(rate, 1) for name, rate in found.items()}
+
+
+def _rate(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) -> float:
+    lm.activations(ids_NT[:1], hooks)
+    times = []
+    for _ in range(2):
+        began = time.perf_counter()
+        lm.activations(ids_NT, hooks)
+        times.append(time.perf_counter() - began)
+    return ids_NT.numel() / min(times)
+
+
+def _narrow(lm: LanguageModel) -> Callable[[], None]:
+    """Put the linear layers into bf16; answers what puts them back.
+
+    Only modules that are exactly `nn.Linear` or `Conv1D`: a subclass may have a forward pass of its own. The output
+    head is left as it is: its weights may be those of the embedding. So are the routers of a mixture of experts:
+    rounded, they send tokens to other experts.
+    """
+    from transformers.pytorch_utils import Conv1D
+
+    head, undo = lm.model.get_output_embeddings(), []
+
+    def attribute(module: Any, **new: Any) -> None:
+        for name, value in new.items():
+            own = vars(module)
+            undo.append(partial(own.__setitem__, name, own[name]) if name in own else partial(own.pop, name))
+            own[name] = value
+
+    def weights(module: Any, weight: Tensor, bias: Tensor | None) -> None:
+        undo.append(partial(_set_weights, module, module.weight, module.bias))
+        _set_weights(module, weight, bias)
+
+    for path, module in lm.model.named_modules():
+        if module is head:
+            continue
+        if _is_router(path, module):
+            attribute(module, forward=_unrounded(module.forward))
+        elif type(module) in (nn.Linear, Conv1D):
+            weight_OI = module.weight if type(module) is nn.Linear else module.weight.T
+            bias = module.bias if module.bias is None else _frozen(module.bias)
+            weights(module, _frozen(weight_OI), bias)
+            attribute(module, forward=MethodType(_forward, module))
+    autocast = torch.autocast(lm.model.device.type, dtype=torch.bfloat16)
+    attribute(lm.model, forward=autocast(lm.model.forward))
+
+    def back() -> None:
+        for step in reversed(undo):
+            step()
+
+    return back
+
+
+def _frozen(weight: Tensor) -> nn.Parameter:
+    return nn.Parameter(weight.to(torch.bfloat16).contiguous(), requires_grad=False)
+
+
+def _set_weights(module: Any, weight: Any, bias: Any) -> None:
+    module.weight = weight
+    module.bias = bias
+
+
+def _is_router(path: str, module: nn.Module) -> bool:
+    """Whether the module says which experts a token goes to: by its class, or a linear layer of that name."""
+    name = path.rpartition(".")[2]
+    return "Router" in type(module).__name__ or (name in ("router", "gate") and _few(getattr(module, "weight", None)))
+
+
+def _few(weight: Any) -> bool:
+    """Fewer outputs than inputs by far: a gate over experts, and not that of a gated MLP."""
+    return isinstance(weight, Tensor) and weight.ndim == 2 and 4 * weight.shape[0] <= weight.shape[1]
+
+
+def _unrounded(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """The same outside autocast, in float32."""
+
+    def exact(*args: Any, **kwargs: Any) -> Any:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            wide = (a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
+            return forward(*wide, **kwargs)
+
+    return exact
 
 
 def _relative(after_NTD: Tensor, before_NTD: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ import numpy as np
 from unmix.disk import require_room
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Scratch
-from unmix.precision import resolve
+from unmix.precision import keep
 from unmix.runlog import append_metrics, keep_metrics, read_json, read_metrics, write_json
 from unmix.training import checkpoint
 from unmix.training.choice import choose
@@ -53,7 +53,7 @@ def extend(
 def _extend(folder: Path, member_name: str, steps: int, decay_fraction: float, watch: Watch, force: bool) -> None:
     recipe, manifest = read_run(folder)
     check_format(manifest, folder)
-    recipe = resolve(recipe, manifest["recipe"])
+    recipe = keep(recipe, manifest["recipe"])
     swept = sweep_schedule(recipe)
     entry = next((e for e in entries(recipe) if e.name == member_name), None)
     if entry is None:

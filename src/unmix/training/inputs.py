@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from unmix import config as recipes
+from unmix import precision
 from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
@@ -18,7 +19,6 @@ from unmix.errors import UserError
 from unmix.lm.loss import TextLoss, text_loss
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.lm.products import multiply_in_bf16
-from unmix.precision import resolve
 
 Say = Callable[[str], None]
 MEASURED = 4  # sequences on which the change by products in bf16 is measured
@@ -89,16 +89,20 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     if model.note:
         say(model.note)
     say(f"tokenizing {recipe.corpus.source}")
-    tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train")
+    tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train", say=say)
     bos = model.tokenizer.decode([tokens.bos_id])
     say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training; every row begins with {bos!r}")
     loss = text_loss(model, tokens.ids_NT)
     say(str(loss))
     model = replace(model, loss=loss._asdict())
-    if resolve(recipe).model.matmul == "bf16":
-        model = multiply_in_bf16(
-            model, torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64)), recipe.activations.hooks
-        )
+    some_NT = torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64))
+    model.check_contributions(some_NT[:1], recipe.activations.hooks)
+    matmul, rates = precision.matmul(recipe, model, some_NT)
+    if rates:
+        say(precision.said_of_model(matmul, rates))
+        model = replace(model, rates=rates)
+    if matmul == "bf16":
+        model = multiply_in_bf16(model, some_NT, recipe.activations.hooks)
         changes = ", ".join(f"{hook} by {change:.2%}" for hook, change in model.bf16_change.items())
         say(
             f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x||, median of the first "
@@ -130,8 +134,13 @@ def store_facts(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> dict
         "sequence_length": recipe.activations.sequence_length,
         "chunk_sequences": recipe.activations.chunk_sequences,
         "special_ids": special_ids(model.tokenizer, tokens),
-        "recipe": store_recipe(resolve(recipe)),
+        "recipe": store_recipe(with_matmul(recipe, model_facts["matmul"])),
     }
+
+
+def with_matmul(recipe: RunConfig, matmul: str) -> RunConfig:
+    """The recipe with `model.matmul` as it was decided."""
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"matmul": matmul})})
 
 
 def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -142,6 +151,7 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "dtype": recipe.model.dtype,
             "parameters": sum(p.numel() for p in model.model.parameters()),
             "matmul": "bf16" if model.bf16_change else "fp32",
+            "rates": model.rates,
             "bf16_change": model.bf16_change,
             "loss": model.loss,
             "layers": model.layers,

@@ -22,7 +22,7 @@ from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, RunConfig
 from unmix.errors import UserError
 from unmix.machine import cpu_name
-from unmix.precision import resolve
+from unmix.precision import keep
 from unmix.runlog import read_manifest, write_manifest
 from unmix.training.inputs import Inputs
 from unmix.training.measure import kept_rows, measure, norms
@@ -70,20 +70,20 @@ def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
 
 
 def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] | None]:
-    """The recipe with nothing left open, and the manifest of the folder if there is one.
+    """The recipe, and the manifest of the folder if there is one.
 
-    Its recipe must be this one, but for the choice.
+    Then it must be the recipe of that run, but for the choice, and what it leaves to `auto` is as the run began.
     """
     if not (folder / "run.yaml").exists():
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder} is a file, and a run is a folder; move it away, or give another --name")
         if folder.exists() and any(path.name not in _HARMLESS for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run; give another --name")
-        return resolve(recipe), None
+        return recipe, None
     manifest = read_manifest(folder / "run.yaml")
     check_format(manifest, folder)
-    began = resolve(recipes.load_resolved(manifest["recipe"], folder / "run.yaml"), manifest["recipe"])
-    recipe = resolve(recipe, manifest["recipe"])
+    began = keep(recipes.load_resolved(manifest["recipe"], folder / "run.yaml"), manifest["recipe"])
+    recipe = keep(recipe, manifest["recipe"])
     mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
     keys = [key for key in sorted(mine.keys() | theirs.keys()) if not key.startswith(_MAY_CHANGE)]
     if different := [key for key in keys if mine.get(key) != theirs.get(key)]:
@@ -117,8 +117,8 @@ def check_format(manifest: dict[str, Any], folder: Path) -> None:
         )
 
 
-def new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
-    """What run.yaml of a run that begins now holds."""
+def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) -> dict[str, Any]:
+    """What run.yaml of a run that begins now holds; `measured` is what `precision.decide` found."""
     import transformers
 
     head = inputs.source.head()
@@ -134,6 +134,7 @@ def new_manifest(recipe: RunConfig, inputs: Inputs) -> dict[str, Any]:
             "numpy": np.__version__,
         },
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "measured": measured,
         "model": inputs.model,
         "corpus": inputs.corpus,
         "hooks": {hook: _of_hook(x_RD) for hook, x_RD in head.activations.items()},

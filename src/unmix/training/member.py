@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix import precision
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels.dispatch import Scratch, Step, adam
+from unmix.kernels.dispatch import BORDER, Scratch, Step, adam
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
 from unmix.kernels.rows import moments
@@ -103,9 +102,10 @@ class Member:
         self.first, self.second = (Weights(*(torch.zeros_like(w) for w in self.weights)) for _ in range(2))
         """Adam's running means of the gradient and of its square."""
         self.updates = 0
-        select = precision.selection() if training.selection == "auto" else training.selection
-        dense = precision.matmul() if training.dense == "auto" else training.dense
-        self.step = Step(select, dense, scratch)
+        # a run has decided these before it makes members (`precision.decide`)
+        select = "fp32" if training.selection == "auto" else training.selection
+        dense = "fp32" if training.dense == "auto" else training.dense
+        self.step = Step(select, dense, scratch, BORDER if training.border == "auto" else training.border)
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64)
         """Tokens since each feature was last active."""
         self.tokens = 0

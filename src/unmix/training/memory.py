@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
 from unmix.kernels import cpu, dense, dense_bf16
-from unmix.kernels.dispatch import BORDERS, dense_numbers
+from unmix.kernels.dispatch import BORDER, HYSTERESIS, dense_numbers
 from unmix.training.member import Entry
 
 
@@ -43,7 +43,8 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
         else:
             dense_of[numbers, F, 0] = 2 * max(dense.TILE_BYTES, 256 * F)
-        active = int(BORDERS[numbers].dense_above * B * F)
+        border = BORDER if training.border == "auto" else training.border
+        active = int(min(1, HYSTERESIS * border) * B * F)
         sparse = max(sparse, 3 * cpu.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
     return sum(dense_of.values()) + sparse
 

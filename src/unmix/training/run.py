@@ -22,6 +22,7 @@ from unmix.disk import require_room, size
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Scratch
 from unmix.machine import resident
+from unmix.precision import decide, said
 from unmix.runlog import (
     append_metrics,
     flush_metrics,
@@ -34,7 +35,7 @@ from unmix.runlog import (
 )
 from unmix.sinks import open_sinks
 from unmix.training import checkpoint, memory
-from unmix.training.inputs import Inputs, Say, open_inputs, store_recipe
+from unmix.training.inputs import Inputs, Say, open_inputs, store_recipe, with_matmul
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
 from unmix.training.manifest import (
@@ -76,15 +77,17 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
         watch.say(f"{folder} has its {schedule.steps:,} steps")
         return
     inputs = open_inputs(recipe, watch.say)
+    held = resident()  # before the trials, whose memory is freed and used again
+    recipe, measured = settle(recipe, inputs, watch.say)
     if not force:
         require_room(folder, room(recipe, inputs, schedule, folders), f"the checkpoints of {len(whole)} members")
     rows = recipe.activations.chunk_sequences * inputs.context
-    peak = resident() + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
+    peak = held + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
     watch.say(f"about {size(peak)} of memory at the peak")
     with locked(folder):
         first = _first_step(folders, watch.say) if manifest is not None else 0
         if manifest is None:
-            manifest = new_manifest(recipe, inputs)
+            manifest = new_manifest(recipe, inputs, measured)
             write_manifest(folder / "run.yaml", manifest)
         check_inputs(manifest, inputs, folder)
         for line in said_of_outliers(manifest):
@@ -99,6 +102,16 @@ def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool
             for member in members:
                 checkpoint.load(member, checkpoint.step_folder(folders[member.entry.name], first))
         train_members(recipe, members, inputs, schedule, 0, first, folder / "metrics.jsonl", "sweep", folders, watch)
+
+
+def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict[str, Any]]:
+    """(the recipe with nothing left to `auto`, what was measured for that)."""
+    if recipe.activations.store is None:
+        recipe = with_matmul(recipe, inputs.model["matmul"])
+    recipe, measured = decide(recipe, inputs.source.widths)
+    if measured:
+        say(said(recipe, measured))
+    return recipe, measured
 
 
 def _first_step(folders: dict[str, Path], say: Say) -> int:
