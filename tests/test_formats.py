@@ -11,7 +11,7 @@ from tiny_run import make
 
 from unmix.activations.store import harvest
 from unmix.runlog import read_metrics
-from unmix.training import chosen, run
+from unmix.training import chosen, extension, run
 from unmix.training.inputs import open_model, open_stream, store_facts
 
 PAGE = (Path(__file__).parents[1] / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -27,7 +27,7 @@ def folder(overrides, tmp_path):
     recipe = make(overrides, training__l1=[3.0], training__steps=20)
     run.sweep(recipe, tmp_path / "run")
     chosen.make_choice(tmp_path / "run", 40)
-    chosen.extend(tmp_path / "run", "l1-3", 30)
+    extension.extend(tmp_path / "run", "l1-3", 30)
     chosen.note_what_came_true(tmp_path / "run")
     model, tokens = open_model(recipe, lambda text: None)
     stream, facts = open_stream(recipe, model, tokens), store_facts(recipe, model, tokens)
@@ -51,7 +51,7 @@ def test_every_key_is_on_the_page(folder):
     for words in (
         manifest, manifest["model"], manifest["corpus"], *manifest["hooks"].values(), *manifest["members"].values(),
         *read_metrics(folder / "run/metrics.jsonl"), config, config["metadata"], load(one / "checksums.json"),
-        choice, choice["came_true"], *choice["candidates"], load(folder / "run/extension.json"),
+        choice, choice["came_true"], *choice["candidates"], load(folder / "run/extension.json")["l1-3"],
         norms, *norms["hooks"].values(), store, *store["shards"], load(cached), state, state["window"],
         {name for name in tensors if not name.startswith("exp_avg")},
     ):  # fmt: skip

@@ -7,7 +7,7 @@ from tiny_run import make
 
 from unmix.activations.store import harvest
 from unmix.cli import main
-from unmix.training import chosen, run
+from unmix.training import chosen, extension, run
 from unmix.training.inputs import open_model, open_stream, store_facts
 from unmix.verify import verify
 
@@ -17,7 +17,7 @@ def finished(overrides, tmp_path):
     folder = tmp_path / "run"
     run.sweep(make(overrides, training__l1=[1.0, 3.0], training__steps=30, training__checkpoint_every=10), folder)
     chosen.make_choice(folder, 40)
-    chosen.extend(folder, "l1-3", 40)
+    extension.extend(folder, "l1-3", 40)
     return folder
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
 
-from unmix.errors import UserError
+from unmix.disk import replacing
 
 
 def cache_folder() -> Path:
@@ -19,24 +19,9 @@ def cache_folder() -> Path:
     return Path(named).expanduser() if named else Path.home() / ".cache" / "unmix"
 
 
-@contextmanager
-def written_whole(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to; renamed to it at the end, removed if anything is raised on the way.
-
-    Raises `UserError` if the folder cannot be written to, or the disk is full.
-    """
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield unfinished
-        unfinished.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path} ({error.strerror or error}); set UNMIX_CACHE to a folder with room"
-        ) from None
-    finally:
-        with suppress(OSError):
-            unfinished.unlink()
+def written_whole(path: Path) -> AbstractContextManager[Path]:
+    """A path beside `path` to write to, see `disk.replacing`. Raises `UserError` if it cannot be written."""
+    return replacing(path, shared=True, remedy="set UNMIX_CACHE to a folder with room")
 
 
 def remembered(what: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:

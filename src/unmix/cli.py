@@ -94,7 +94,15 @@ def _parser() -> argparse.ArgumentParser:
         allow_abbrev=False,
     )
     recipe_arguments(sweep)
-    sweep.add_argument("--train-only", action="store_true", help="stop after the sweep: no choice, extension, report")
+    sweep.add_argument(
+        "--train-only", action="store_true", help="stop after the sweep: no choice, extension, evaluation, report"
+    )
+    sweep.add_argument(
+        "--no-evaluate",
+        action="store_true",
+        help="no evaluation at the end (100,000 held-out tokens, cross-entropy on 20,000): no held-out numbers in the "
+        "report",
+    )
     force_argument(sweep)
     sweep.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)")
     sweep.set_defaults(run=_sweep)
@@ -105,6 +113,11 @@ def _parser() -> argparse.ArgumentParser:
     extend.add_argument("--steps", type=int, required=True, help="train it to this step")
     extend.add_argument(
         "--decay", type=float, default=0.0, metavar="SHARE", help="last share of the steps over which lr falls to 0"
+    )
+    extend.add_argument(
+        "--anew",
+        action="store_true",
+        help="put an earlier extension of the member aside as far as the new one begins before it (nothing is deleted)",
     )
     force_argument(extend)
     extend.set_defaults(run=_extend)
@@ -128,7 +141,9 @@ def _parser() -> argparse.ArgumentParser:
         "evaluate",
         help="held-out metrics of a run's members, or of any SAE folder",
         description="Explained variance, cosine, cross-entropy with the SAE spliced in, sparsity, dead features …\n"
-        "over documents that were held out of training, with baselines beside them. Writes evaluation.json.",
+        "over documents that were held out of training, with baselines beside them. Writes evaluation.json.\n\n"
+        "An SAE of SAELens that unmix did not train:\n"
+        "  unmix evaluate FOLDER --model gpt2 --corpus texts/   [--hook resid_pre.8, if its cfg.json names none]",
         formatter_class=raw,
         allow_abbrev=False,
     )
@@ -154,6 +169,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     evaluate.add_argument("--model", help="the language model, if not the one that the folder names")
     evaluate.add_argument("--corpus", help="the corpus, if not the one that the folder names")
+    evaluate.add_argument("--hook", help="where an SAE is judged, if not at the hook that its folder names")
+    evaluate.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="sequences that go through the model at once; if not given, as many as need about 1 GB, at most 16",
+    )
     evaluate.add_argument("--json", action="store_true", help="print evaluation.json")
     evaluate.set_defaults(run=_evaluate)
 
@@ -248,9 +270,13 @@ def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         print(choice["reason"])
         if recipe.choice.extend_to and choice["member"]:
             steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
-            code = _run_extension(progress, folder, choice["member"], steps, decay, args.force)
+            code = _run_extension(progress, folder, choice["member"], steps, decay, force=args.force)
             if code:
                 return code
+    if not args.no_evaluate:
+        from unmix.evaluation.command import evaluate_run
+
+        evaluate_run(folder, Progress.say)
     return _write_report(folder)
 
 
@@ -267,14 +293,17 @@ def _extend(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     if not 0 <= args.decay < 1:
         raise UserError(f"--decay {args.decay} is no share of the steps; give a number from 0 up to 1")
     with Progress() as progress:
-        code = _run_extension(progress, args.folder, member, args.steps, args.decay, args.force)
+        code = _run_extension(progress, args.folder, member, args.steps, args.decay, anew=args.anew, force=args.force)
     return code or _write_report(args.folder)
 
 
-def _run_extension(progress: Progress, folder: Path, member: str, steps: int, decay: float, force: bool) -> int:
-    from unmix.training.chosen import extend, note_what_came_true
+def _run_extension(
+    progress: Progress, folder: Path, member: str, steps: int, decay: float, *, anew: bool = False, force: bool
+) -> int:
+    from unmix.training.chosen import note_what_came_true
+    from unmix.training.extension import extend
 
-    code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch(), force=force))
+    code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch(), anew=anew, force=force))
     if not code and (folder / "choice.json").exists():
         note_what_came_true(folder)
     return code
@@ -342,23 +371,29 @@ def _evaluate(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     for flag, value in (("--tokens", args.tokens), ("--ce-tokens", args.ce_tokens)):
         if value < 1:
             raise UserError(f"{flag} {value} leaves nothing to evaluate on; give a number above 0")
+    if args.batch is not None and args.batch < 1:
+        raise UserError(f"--batch {args.batch} is no sequence at all; give a number above 0, or leave it out")
     if args.mask_norm_above is not None and not args.mask_norm_above > 0:
         raise UserError(f"--mask-norm-above {args.mask_norm_above:g} leaves nothing; give a number above 0")
-    from unmix.evaluation.command import evaluate_folder, table
+    from unmix.evaluation.command import FILE, evaluate_folder, require_ours
+    from unmix.evaluation.table import table
     from unmix.runlog import write_json
 
+    require_ours(args.folder)
     found = evaluate_folder(
         args.folder,
         fidelity_tokens=args.tokens,
         ce_tokens=args.ce_tokens,
         model=args.model,
         corpus=args.corpus,
+        hook=args.hook,
+        batch=args.batch,
         debias=args.debias,
         mask=_evaluation_mask(args),
         say=Progress.say,
     )
-    write_json(args.folder / "evaluation.json", found)
     print(json.dumps(found, indent=1) if args.json else table(found))
+    write_json(args.folder / FILE, found)
     return 0
 
 

@@ -220,8 +220,8 @@ class TrainingConfig(Section):
     """What becomes of a member with a batch on which its loss or gradient is not a number: `halt` leaves it at its last
     good weights while the others go on, `skip` leaves the batch out (ten in a row halt it), `stop` ends the run."""
     on_spike: Literal["say", "act"] = "say"
-    """A batch whose squared error is over ten times the mean since the last line of metrics: `say` names it and trains
-    on it; `act` treats it as `on_nonfinite` says."""
+    """A batch whose squared error is over ten times the mean of the 16 batches before it: `say` names it and trains on
+    it; `act` treats it as `on_nonfinite` says."""
     log_every: int = Field(default=50, ge=1)
     checkpoint_every: int = Field(default=1000, ge=1)
     keep_last: int = Field(default=2, ge=1)

@@ -31,26 +31,28 @@ REFUSALS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errn
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Says in one line which path could not be written, and what to do. Raises `UserError` for any `OSError`."""
+def writing(path: Path, remedy: str = "") -> Iterator[None]:
+    """Says in one line which path could not be written, and what to do: `remedy`, if it is one for every cause.
+
+    Raises `UserError` for any `OSError`.
+    """
     try:
         yield
     except OSError as error:
-        remedy = _REMEDIES.get(error.errno or 0, "see to it")
-        why = error.strerror or str(error)
-        raise UserError(
-            f"cannot write {path} ({why}); {remedy} and give the same command again: what was saved before is whole"
-        ) from None
+        cause = _REMEDIES.get(error.errno or 0, "see to it")
+        whole = f"{cause} and give the same command again: what was saved before is whole"
+        raise UserError(f"cannot write {path} ({error.strerror or error}); {remedy or whole}") from None
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, shared: bool = False, remedy: str = "") -> Iterator[Path]:
     """A path to write to; flushed and renamed to `path` at the end, so that a reader sees the old file or the new one.
 
-    Nothing is left of it if anything is raised on the way. Raises `UserError` if it cannot be written.
+    Nothing is left of it if anything is raised on the way. `shared`: other processes may be writing the same file, so
+    the name is this one's own. Raises `UserError` if it cannot be written.
     """
-    new = path.with_name(path.name + ".new")
-    with writing(path):
+    new = path.with_name(f".{path.name}.{os.getpid()}" if shared else f"{path.name}.new")
+    with writing(path, remedy):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             yield new

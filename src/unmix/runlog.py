@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -39,16 +39,29 @@ def read_json(path: Path) -> dict[str, Any] | None:
     return value
 
 
+def read_extensions(folder: Path) -> dict[str, Any]:
+    """Member -> the plan of its extension, from `extension.json`; empty if there is none.
+
+    A file of before there could be several holds one plan, with the member in it.
+    """
+    found = read_json(folder / "extension.json") or {}
+    if isinstance(member := found.get("member"), str):
+        return {member: {key: value for key, value in found.items() if key != "member"}}
+    return found
+
+
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """`run.yaml`: the resolved recipe with what it ran on."""
     write_whole(path, yaml.safe_dump(manifest, sort_keys=False, width=110, allow_unicode=True))
 
 
 def read_manifest(path: Path) -> dict[str, Any]:
-    """The manifest as plain data. Raises `UserError` if it is damaged."""
+    """The manifest as plain data; nothing else reads it. Raises `UserError` if there is none, or it is damaged."""
     try:
         loaded = yamltext.parse(path.read_text(encoding="utf-8"))
-    except ValueError as error:  # UnicodeDecodeError is one
+    except (FileNotFoundError, NotADirectoryError):
+        raise UserError(f"{path.parent} is no run folder: it has no {path.name}; give one such as runs/demo") from None
+    except (OSError, ValueError) as error:  # UnicodeDecodeError is one
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("recipe"), dict):
         raise UserError(f"{path} is damaged: it holds no recipe")
@@ -77,9 +90,17 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int], bool]:
     return rows, damaged, bool(rest)
 
 
-def logged_steps(after: int, upto: int, every: int, end: int) -> list[int]:
-    """The steps in (after, upto] that a run logs: every `every`, and the end."""
-    return [step for step in range(after + 1, upto + 1) if step % every == 0 or step == end]
+Logged = Sequence[Sequence[int]]
+"""[step, every], …: after the step, in multiples of `every`. It begins with step 0."""
+
+
+def logged_steps(after: int, upto: int, logged: Logged, end: int) -> list[int]:
+    """The steps in (after, upto] that a run logs: by `logged`, and the end."""
+    found = set()
+    for n, (first, every) in enumerate(logged):
+        last = logged[n + 1][0] if n + 1 < len(logged) else upto
+        found |= {step for step in range(max(after, first) + 1, min(last, upto) + 1) if step % every == 0}
+    return sorted(found | ({end} if after < end <= upto else set()))
 
 
 def gaps(rows: Iterable[dict[str, Any]], members: Iterable[str], steps: list[int]) -> list[str]:
@@ -102,6 +123,15 @@ def keep_metrics(path: Path, keep: Callable[[dict[str, Any]], bool]) -> None:
     if path.exists():
         kept = [row for row in read_metrics(path) if keep(row)]
         write_whole(path, "".join(json.dumps(row) + "\n" for row in kept))
+
+
+def order_metrics(path: Path, members: Sequence[str]) -> None:
+    """Rewrite the file with the rows of the sweep by step, and by member as they are here; other rows behind them."""
+
+    def place(row: dict[str, Any]) -> tuple[int, int, int]:
+        return (0, row["step"], members.index(row["member"])) if row["phase"] == "sweep" else (1, 0, 0)
+
+    write_whole(path, "".join(json.dumps(row) + "\n" for row in sorted(read_metrics(path), key=place)))
 
 
 def append_metrics(path: Path, rows: Iterable[dict[str, Any]]) -> None:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from unmix.activations.store import read_manifest as read_store
 from unmix.config import RunConfig
 from unmix.disk import sha256
 from unmix.errors import UserError
-from unmix.runlog import gaps, logged_steps, parse_metrics, read_json
+from unmix.runlog import gaps, logged_steps, parse_metrics, read_extensions, read_json
 from unmix.sae.files import CONFIG, load_sae
 from unmix.training import checkpoint
-from unmix.training.manifest import FORMAT, entries, read_run, sweep_schedule
+from unmix.training.manifest import FORMAT, entries, logged_in, read_run, sweep_schedule
 
 
 class Found(NamedTuple):
@@ -49,14 +46,14 @@ def _run(folder: Path) -> Found:
     try:
         recipe, manifest = read_run(folder)
         problems += [] if manifest.get("format") == FORMAT else [f"{folder / 'run.yaml'} has no format {FORMAT}"]
-        rows, wrong = _metrics(folder, recipe)
+        rows, wrong = _metrics(folder, recipe, manifest)
         problems += wrong
     except UserError as error:
         problems.append(str(error))
     return Found("run", f"{len(checkpoints)} checkpoints, {rows:,} lines of metrics", problems)
 
 
-def _metrics(folder: Path, recipe: RunConfig) -> tuple[int, list[str]]:
+def _metrics(folder: Path, recipe: RunConfig, manifest: dict[str, Any]) -> tuple[int, list[str]]:
     """(lines, problems): every member has one line for each logged step up to its phase's newest step."""
     path = folder / "metrics.jsonl"
     rows, damaged, torn = parse_metrics(path)
@@ -65,20 +62,24 @@ def _metrics(folder: Path, recipe: RunConfig) -> tuple[int, list[str]]:
         problems.append(f"{path}: the last line is cut short; the command that was stopped makes it again")
     swept, names = sweep_schedule(recipe), [entry.name for entry in entries(recipe)]
     phases = [("sweep", names, names, 0, swept.steps)]
-    plan = _read(folder / "extension.json")
-    if plan is not None and {"member", "from_step", "to_step"} <= plan.keys():
-        extended = plan["member"]
-        if extended not in names:
-            problems.append(f"{folder / 'extension.json'} names {extended}, which the recipe does not have")
-        phases.append(("extend", [extended], [f"{extended}-extended"], plan["from_step"], plan["to_step"]))
+    with suppress(UserError):  # _json says so
+        for extended, plan in read_extensions(folder).items():
+            if extended not in names:
+                problems.append(f"{folder / 'extension.json'} names {extended}, which the recipe does not have")
+            elif isinstance(plan, dict) and {"from_step", "to_step"} <= plan.keys():
+                phases.append(("extend", [extended], [f"{extended}-extended"], plan["from_step"], plan["to_step"]))
+    planned = {name for phase, members, *_ in phases if phase == "extend" for name in members}
     for phase, members, folders, after, end in phases:
-        of_phase = [row for row in rows if row["phase"] == phase]
+        of_phase = [row for row in rows if row["phase"] == phase and (phase == "sweep" or row["member"] in members)]
         saved = [step for name in folders for step in checkpoint.steps_on_disk(folder / "members" / name)]
         newest = max([row["step"] for row in of_phase] + saved, default=after)
-        steps = logged_steps(after, newest, recipe.training.log_every, end)
+        logged = [[0, recipe.training.log_every]] if phase == "extend" else logged_in(manifest, recipe)
+        steps = logged_steps(after, newest, logged, end)
         problems += [f"{path}, {phase}: {gap}" for gap in gaps(of_phase, members, steps)]
         if strangers := sorted({row["member"] for row in of_phase} - set(members)):
             problems.append(f"{path}, {phase}: {', '.join(strangers)} is no member")
+    if strangers := sorted({row["member"] for row in rows if row["phase"] == "extend"} - planned):
+        problems.append(f"{path}, extend: {', '.join(strangers)} has no extension in extension.json")
     choice = _read(folder / "choice.json")
     if choice is not None and choice.get("member") not in (None, *names):
         problems.append(f"{folder / 'choice.json'} names {choice['member']}, which the recipe does not have")
@@ -91,16 +92,10 @@ def _sae(folder: Path) -> list[str]:
     if is_checkpoint and (wrong := checkpoint.damage(folder)):
         return [wrong]
     try:
-        sae = load_sae(folder)
+        load_sae(folder)
     except UserError as error:
         return [str(error)]
-    config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    problems = []
-    if (said := (config.get("d_in"), config.get("d_sae"))) != (sae.width, sae.features):
-        problems.append(f"{folder / CONFIG} says d_in, d_sae = {said}, the weights are {(sae.width, sae.features)}")
-    if not all(torch.isfinite(weight).all() for weight in sae.parameters()):
-        problems.append(f"{folder}: a weight is not finite")
-    return problems
+    return []
 
 
 def _store(folder: Path) -> Found:

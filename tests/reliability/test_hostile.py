@@ -25,7 +25,7 @@ from unmix.errors import UserError
 from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest
 from unmix.sae.files import load_sae
-from unmix.training import chosen, run
+from unmix.training import chosen, extension, run
 from unmix.training.inputs import open_model, open_stream, store_facts
 
 
@@ -77,7 +77,7 @@ def test_no_pickle_is_read_wherever_it_lies(overrides, tmp_path):
     sums["sha256"] = {name: sha256(newest / name) for name in sums["sha256"]}
     (newest / "checksums.json").write_text(json.dumps(sums))  # the checksums agree: the format alone must hold
     with pytest.raises(UserError, match=r"training_state\.safetensors is damaged"):
-        chosen.extend(tmp_path / "run", "l1-3", 20)
+        extension.extend(tmp_path / "run", "l1-3", 20)
     with pytest.raises(UserError, match="is damaged"):
         load_sae(newest)
     assert not mark.exists()
@@ -128,8 +128,8 @@ def test_an_extension_or_choice_that_names_a_path_moves_nothing(overrides, tmp_p
     victim.mkdir(parents=True)
     plan = {"member": "../../../victim", "from_step": 10, "to_step": 12, "decay_fraction": 0.0}
     (folder / "extension.json").write_text(json.dumps(plan))
-    with pytest.raises(UserError, match=r"extension\.json is damaged: it plans for no member"):
-        chosen.extend(folder, "l1-3", 20)
+    with pytest.raises(UserError, match=r"extension\.json is damaged: it plans for .*, no member of this run"):
+        extension.extend(folder, "l1-3", 20)
     (folder / "choice.json").write_text(json.dumps({"member": "../../../victim"}))
     assert main(["extend", str(folder), "--steps", "20"]) == 2
     assert "has no member '../../../victim'" in capsys.readouterr().err

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from unmix.errors import UserError
-from unmix.sae.files import load_sae, save_sae, transformer_lens_hook
+from unmix.hooknames import transformer_lens
+from unmix.sae.files import load_sae, save_sae
 from unmix.sae.model import new_sae
 
 
@@ -60,8 +61,8 @@ def test_a_folder_that_is_no_sae_is_named(tmp_path, harm):
 
 
 def test_hooks_have_the_names_that_others_use():
-    assert transformer_lens_hook("resid_pre.0") == "blocks.0.hook_resid_pre"
-    assert transformer_lens_hook("transformer.h.1.ln_1") == "transformer.h.1.ln_1"
+    assert transformer_lens("resid_pre.0") == "blocks.0.hook_resid_pre"
+    assert transformer_lens("transformer.h.1.ln_1") == "transformer.h.1.ln_1"
 
 
 def test_what_was_left_out_of_training_is_known_after_reading(tmp_path):

@@ -9,7 +9,7 @@ from tiny_run import make
 
 from unmix.errors import UserError
 from unmix.runlog import read_metrics
-from unmix.training import checkpoint, chosen, manifest, run
+from unmix.training import checkpoint, chosen, extension, manifest, run
 from unmix.training.run import Watch
 
 FILES = ("cfg.json", "sae_weights.safetensors", "training_state.safetensors", "checksums.json")
@@ -71,32 +71,32 @@ def test_two_damaged_checkpoints_leave_the_start(recipe, tmp_path):
         flip(newest(folder, "l1-1", step) / name)
     run.sweep(recipe, folder, Watch(say=said.append))
     assert sum(line.startswith("warning") for line in said) == 2
-    assert "no whole checkpoint: beginning at step 0" in said
+    assert "l1-1 has no whole checkpoint: beginning at step 0" in said
     assert bits(folder, 30) == whole
 
 
-def test_a_checkpoint_that_one_member_lacks_is_not_gone_on_from(recipe, tmp_path):
+def test_a_member_that_lacks_a_checkpoint_catches_up(recipe, tmp_path):
     folder, said = tmp_path / "run", []
     run.sweep(recipe, folder)
     whole = bits(folder, 30)
     newest(folder, "l1-1", 30).rename(tmp_path / "away")
     run.sweep(recipe, folder, Watch(say=said.append))
-    assert "step 30 is there of l1-3 alone, not of every member" in said
+    assert "step 30 is there of the others: l1-1 from step 20" in said
     assert bits(folder, 30) == whole
 
 
 def test_an_extension_falls_back_too_and_needs_its_beginning(recipe, tmp_path):
     folder, said = tmp_path / "run", []
     run.sweep(recipe, folder)
-    chosen.extend(folder, "l1-3", 60)
+    extension.extend(folder, "l1-3", 60)
     whole = bits(folder, 60)
     flip(folder / "members/l1-3-extended/step-000000060/cfg.json")
-    chosen.extend(folder, "l1-3", 60, watch=Watch(say=said.append))
+    extension.extend(folder, "l1-3", 60, watch=Watch(say=said.append))
     assert "training l1-3 on from step 50" in said
     assert bits(folder, 60) == whole
     truncate(newest(folder, "l1-3", 30) / "training_state.safetensors")
     with pytest.raises(UserError, match=r"l1-3/step-000000030/training_state\.safetensors is damaged"):
-        chosen.extend(folder, "l1-3", 90)
+        extension.extend(folder, "l1-3", 90)
 
 
 def test_metrics_that_were_lost_behind_a_checkpoint_are_named(recipe, tmp_path):
@@ -116,7 +116,7 @@ def test_a_damaged_line_of_metrics_is_named(recipe, tmp_path):
     lines = path.read_bytes().splitlines(keepends=True)
     path.write_bytes(b"".join([lines[0], b"\xff\x00{\n", *lines[2:]]))
     with pytest.raises(UserError, match=r"metrics\.jsonl, line 2 is damaged; bring the file back"):
-        chosen.extend(folder, "l1-3", 40)
+        extension.extend(folder, "l1-3", 40)
 
 
 def test_retention_keeps_the_last_ones_every_kth_and_the_one_before_the_decay(overrides, tmp_path):
@@ -168,7 +168,7 @@ def test_a_run_of_another_format_is_read_but_not_gone_on_with(recipe, tmp_path, 
     manifest = yaml.safe_load(path.read_text())
     assert manifest.pop("format") == 1
     path.write_text(yaml.safe_dump(said | manifest))
-    for go_on in (lambda: run.sweep(recipe, folder), lambda: chosen.extend(folder, "l1-3", 40)):
+    for go_on in (lambda: run.sweep(recipe, folder), lambda: extension.extend(folder, "l1-3", 40)):
         with pytest.raises(UserError, match=r"resumes 1: finish it with the unmix that made it"):
             go_on()
     assert read(folder).members

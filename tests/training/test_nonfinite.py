@@ -14,7 +14,7 @@ from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
 from unmix.errors import UserError
 from unmix.runlog import read_metrics
 from unmix.sae.files import load_sae
-from unmix.training import chosen, run
+from unmix.training import chosen, extension, run
 from unmix.training.inputs import open_inputs
 from unmix.training.loop import Stopped
 from unmix.training.measure import Facts
@@ -31,6 +31,7 @@ class Poisoned:
     def __init__(self, source, steps, value=math.nan):
         self.source, self.steps, self.value = source, steps, value
         self.widths, self.batch_tokens, self.head = source.widths, source.batch_tokens, source.head
+        self.chunk_tokens = source.chunk_tokens
 
     def batches(self, first, last):
         for step, batch in enumerate(self.source.batches(first, last), start=first):
@@ -94,7 +95,7 @@ def test_a_member_is_halted_at_its_last_good_weights_and_the_other_goes_on(two_h
     assert choice["member"] == good
     assert {c["member"]: c["why"] for c in choice["candidates"]}[bad] == "halted by batch 20"
     with pytest.raises(UserError, match=f"{bad} was halted by batch 20 of the sweep; extend another --member"):
-        chosen.extend(tmp_path / "hurt", bad, 90)
+        extension.extend(tmp_path / "hurt", bad, 90)
 
 
 def test_a_member_halted_near_the_end_is_not_chosen_for_the_good_numbers_it_had(two_hooks, tmp_path, poison):
@@ -227,12 +228,13 @@ def test_too_many_in_a_row_halt():
     assert hurt.halted_at == SKIPS_IN_A_ROW
 
 
+@pytest.mark.parametrize("log_every", [1, 30])
 @pytest.mark.parametrize("policy", ["say", "act"])
-def test_a_spike_is_named_and_left_out_if_asked(overrides, tmp_path, poison, policy):
+def test_a_spike_is_named_and_left_out_if_asked(overrides, tmp_path, poison, policy, log_every):
     recipe = make(
         overrides,
         training__l1=[3.0],
-        training__log_every=30,
+        training__log_every=log_every,
         training__on_spike=policy,
         training__on_nonfinite="skip",
         training__mask="none",  # a batch of outliers would be left out otherwise

@@ -21,7 +21,7 @@ class Mixture:
     """x = Σ a_i d_i over 96 unit directions in 48 dimensions, each on 4 % of the tokens, a in [0.5, 1.5]."""
 
     widths = {"h": 48}  # noqa: RUF012
-    batch_tokens = 1024
+    batch_tokens = chunk_tokens = 1024
 
     def __init__(self, true_features: int = 96) -> None:
         directions = torch.randn(true_features, 48, generator=torch.Generator().manual_seed(0))
@@ -60,7 +60,7 @@ def test_the_default_recipe_finds_the_features_of_a_mixture(decoder):
         source,
         sweep_schedule(recipe),
         first=0,
-        log_every=500,
+        logged=range(0, 100_000, 500),
         checkpoint_every=10**9,
         dead_after_tokens=10**6,
         log=lambda rows: None,

@@ -1,6 +1,7 @@
 """Whole small runs: members do not see each other, a stopped run resumes to the same bits, extension has no seam."""
 
 import json
+import weakref
 
 import pytest
 import safetensors.torch
@@ -9,12 +10,13 @@ from tiny_run import make
 
 from unmix.activations.store import harvest
 from unmix.errors import UserError
-from unmix.runlog import read_manifest, read_metrics, write_manifest
+from unmix.runlog import read_extensions, read_json, read_manifest, read_metrics, write_json, write_manifest
 from unmix.sae.files import load_sae
-from unmix.training import chosen, manifest, run
+from unmix.training import chosen, extension, manifest, run
 from unmix.training.inputs import open_inputs, open_model, open_stream, store_facts
 from unmix.training.loop import Stopped
 from unmix.training.run import Watch
+from unmix.verify import verify
 
 CLOCK = ("tokens_per_s", "seconds")
 
@@ -26,6 +28,10 @@ def state(folder, member, step):
 
 def same(a, b):
     return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
+
+
+def same_weights(a, b):
+    return all(torch.equal(a[name], b[name]) for name in a if not name.endswith("sum_x_D"))
 
 
 def metrics(folder):
@@ -93,7 +99,7 @@ def test_an_extension_has_no_seam(overrides, tmp_path):
     short = make(overrides, training__steps=28, training__l1=[3.0], training__l1_warmup_fraction=0.25)
     long = make(overrides, training__steps=56, training__l1=[3.0], training__l1_warmup_fraction=0.125)
     run.sweep(short, tmp_path / "short")
-    chosen.extend(tmp_path / "short", "l1-3", 56)
+    extension.extend(tmp_path / "short", "l1-3", 56)
     run.sweep(long, tmp_path / "long")
     assert same(state(tmp_path / "short", "l1-3-extended", 56), state(tmp_path / "long", "l1-3", 56))
     drop = ("phase",)
@@ -104,45 +110,79 @@ def test_an_extension_has_no_seam(overrides, tmp_path):
 def test_an_extension_begins_before_the_decay_and_can_be_extended_again(overrides, tmp_path):
     recipe = make(overrides, training__steps=40, training__decay_fraction=0.25, training__l1=[3.0])
     run.sweep(recipe, tmp_path / "run")
-    chosen.extend(tmp_path / "run", "l1-3", 50, 0.2)
+    extension.extend(tmp_path / "run", "l1-3", 50, 0.2)
     rows = [r for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
     assert rows[0]["step"] == 35  # the sweep was stable until 30
     assert rows[-1]["lr"] < rows[0]["lr"]
-    chosen.extend(tmp_path / "run", "l1-3", 80)
+    with pytest.raises(UserError, match=r"extended to 50 steps, and it decays from step 40.*--anew"):
+        extension.extend(tmp_path / "run", "l1-3", 80)
+    assert metrics(tmp_path / "run")[-1]["step"] == 50, "something was moved without being asked for"
+    extension.extend(tmp_path / "run", "l1-3", 80, anew=True)
     rows = [r for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
     assert rows[-1]["step"] == 80
     assert rows[-1]["lr"] == rows[0]["lr"]
     assert read_metrics(tmp_path / "run" / "metrics.superseded.jsonl")
-    assert (tmp_path / "run/members/l1-3-extended/superseded/step-000000050/cfg.json").exists()  # the first end is kept
+    assert (
+        tmp_path / "run/members/l1-3-extended/superseded/1/step-000000050/cfg.json"
+    ).exists()  # the first end is kept
+    extension.extend(tmp_path / "run", "l1-3", 60, 0.4, anew=True)
+    aside = tmp_path / "run/members/l1-3-extended/superseded"
+    assert (aside / "1/step-000000050/cfg.json").exists()
+    assert (aside / "2/step-000000080/cfg.json").exists()
+
+
+def test_a_longer_extension_continues_one_without_a_decay(overrides, tmp_path):
+    recipe = make(overrides, training__steps=30, training__l1=[3.0])
+    for name in ("twice", "once"):
+        run.sweep(recipe, tmp_path / name)
+    extension.extend(tmp_path / "twice", "l1-3", 50)
+    extension.extend(tmp_path / "twice", "l1-3", 80, 0.25)
+    extension.extend(tmp_path / "once", "l1-3", 80, 0.25)
+    assert same(state(tmp_path / "twice", "l1-3-extended", 80), state(tmp_path / "once", "l1-3-extended", 80))
+    assert not (tmp_path / "twice/members/l1-3-extended/superseded").exists()
+    with pytest.raises(UserError, match="extended to 80 steps already; --steps 60 is less"):
+        extension.extend(tmp_path / "twice", "l1-3", 60)
 
 
 def test_an_extension_planned_anew_and_stopped_goes_on_from_its_own_checkpoint(overrides, tmp_path):
     recipe = make(overrides, training__steps=30, training__l1=[3.0])
     for name in ("cut", "whole"):
         run.sweep(recipe, tmp_path / name)
-    chosen.extend(tmp_path / "cut", "l1-3", 60, 0.5)  # ends decayed
+    extension.extend(tmp_path / "cut", "l1-3", 60, 0.5)  # ends decayed
     calls = iter([False] * 9 + [True])
     with pytest.raises(Stopped):
-        chosen.extend(tmp_path / "cut", "l1-3", 80, watch=Watch(stop=lambda: next(calls, False)))
-    chosen.extend(tmp_path / "cut", "l1-3", 80)
-    chosen.extend(tmp_path / "whole", "l1-3", 80)
+        extension.extend(tmp_path / "cut", "l1-3", 80, watch=Watch(stop=lambda: next(calls, False)), anew=True)
+    extension.extend(tmp_path / "cut", "l1-3", 80)
+    extension.extend(tmp_path / "whole", "l1-3", 80)
     assert same(state(tmp_path / "cut", "l1-3-extended", 80), state(tmp_path / "whole", "l1-3-extended", 80))
     assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
 
 
-def test_another_member_can_be_extended_after_the_first(overrides, tmp_path):
+def test_any_number_of_members_is_extended_each_on_its_own(overrides, tmp_path):
     run.sweep(make(overrides, training__steps=30, training__l1=[1.0, 3.0]), tmp_path / "run")
-    chosen.extend(tmp_path / "run", "l1-3", 40)
-    chosen.extend(tmp_path / "run", "l1-1", 40)
-    assert {r["member"] for r in metrics(tmp_path / "run") if r["phase"] == "extend"} == {"l1-1"}
-    chosen.extend(tmp_path / "run", "l1-3", 40)
-    assert [r["step"] for r in metrics(tmp_path / "run") if r["phase"] == "extend"] == [35, 40]
+    extension.extend(tmp_path / "run", "l1-3", 40)
+    before = state(tmp_path / "run", "l1-3-extended", 40)
+    extension.extend(tmp_path / "run", "l1-1", 50)
+    extended = [(r["member"], r["step"]) for r in metrics(tmp_path / "run") if r["phase"] == "extend"]
+    assert extended == [("l1-3", 35), ("l1-3", 40), ("l1-1", 35), ("l1-1", 42), ("l1-1", 49), ("l1-1", 50)]
+    assert same(before, state(tmp_path / "run", "l1-3-extended", 40))
+    assert read_extensions(tmp_path / "run").keys() == {"l1-3", "l1-1"}
+    assert verify(tmp_path / "run").problems == []
+
+
+def test_an_extension_of_before_there_could_be_several_is_read(overrides, tmp_path):
+    run.sweep(make(overrides, training__steps=30, training__l1=[1.0, 3.0]), tmp_path / "run")
+    extension.extend(tmp_path / "run", "l1-3", 40)
+    plan = read_json(tmp_path / "run" / "extension.json")["l1-3"]
+    write_json(tmp_path / "run" / "extension.json", {"member": "l1-3", **plan})
+    extension.extend(tmp_path / "run", "l1-1", 40)
+    assert read_extensions(tmp_path / "run") == {"l1-3": plan, "l1-1": plan}
 
 
 def test_a_decay_that_would_begin_before_the_extension_is_refused(overrides, tmp_path):
     run.sweep(make(overrides, training__steps=30, training__l1=[3.0]), tmp_path / "run")
     with pytest.raises(UserError, match=r"begin before step 30.*give at most 0\.25"):
-        chosen.extend(tmp_path / "run", "l1-3", 40, 0.5)
+        extension.extend(tmp_path / "run", "l1-3", 40, 0.5)
 
 
 def test_a_store_that_grew_or_differs_is_noticed(overrides, tmp_path):
@@ -190,6 +230,106 @@ def test_dead_features_are_not_known_before_enough_tokens(overrides, tmp_path):
     assert all((fraction is None) == (tokens < 500) for tokens, fraction in dead)
 
 
+def test_members_may_be_added(overrides, tmp_path):
+    """They see the batches that the others saw."""
+    run.sweep(make(overrides, training__l1=[1.0, 30.0]), tmp_path / "grown")
+    before = state(tmp_path / "grown", "l1-1", 60)
+    said = []
+    run.sweep(make(overrides, training__l1=[1.0, 3.0, 30.0]), tmp_path / "grown", Watch(say=said.append))
+    assert "new members: l1-3" in said
+    run.sweep(make(overrides, training__l1=[1.0, 3.0, 30.0]), tmp_path / "whole")
+    assert same(before, state(tmp_path / "grown", "l1-1", 60))
+    assert same(state(tmp_path / "grown", "l1-3", 60), state(tmp_path / "whole", "l1-3", 60))
+    assert (
+        read_manifest(tmp_path / "grown/run.yaml")["members"] == read_manifest(tmp_path / "whole/run.yaml")["members"]
+    )
+    key = lambda r: (r["step"], r["member"])  # noqa: E731
+    assert sorted(metrics(tmp_path / "grown"), key=key) == sorted(metrics(tmp_path / "whole"), key=key)
+    assert verify(tmp_path / "grown").problems == []
+    with pytest.raises(UserError, match=r"training\.l1 = \[1\.0, 3\.0, 30\.0\], the recipe says \[1\.0\]"):
+        run.sweep(make(overrides, training__l1=[1.0]), tmp_path / "grown")
+
+
+def test_a_member_is_added_to_a_run_that_was_stopped(overrides, tmp_path):
+    stopping(make(overrides, training__l1=[1.0]), tmp_path / "cut", 30)
+    run.sweep(make(overrides, training__l1=[1.0, 3.0]), tmp_path / "cut")
+    run.sweep(make(overrides, training__l1=[1.0, 3.0]), tmp_path / "whole")
+    for member in ("l1-1", "l1-3"):
+        assert same(state(tmp_path / "cut", member, 60), state(tmp_path / "whole", member, 60))
+
+
+def test_more_steps_before_the_decay_are_the_run_that_was_longer_from_the_start(overrides, tmp_path):
+    schedule = {"training__decay_fraction": 0.25, "training__l1": [3.0]}
+    stopping(make(overrides, training__steps=60, **schedule), tmp_path / "cut", 30)
+    del (
+        overrides["training.lr"],
+        overrides["training.dead_after_tokens"],
+    )  # as the run began: they follow from the steps
+    run.sweep(make(overrides, training__steps=80, **schedule), tmp_path / "cut")
+    found = read_manifest(tmp_path / "cut" / "run.yaml")["recipe"]["training"]
+    assert (found["steps"], found["lr"], found["dead_after_tokens"]) == (80, 3e-3, 500)
+    long = {"training__lr": 3e-3, "training__l1_warmup_fraction": 3 / 80, "training__dead_after_tokens": 500}
+    run.sweep(make(overrides, training__steps=80, **long, **schedule), tmp_path / "long")
+    assert same(state(tmp_path / "cut", "l1-3", 80), state(tmp_path / "long", "l1-3", 80))
+
+
+def test_more_steps_after_the_decay_are_an_extension(overrides, tmp_path):
+    schedule = {"training__decay_fraction": 0.25, "training__l1": [3.0]}
+    run.sweep(make(overrides, training__steps=40, **schedule), tmp_path / "run")
+    written = (tmp_path / "run" / "run.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"unmix extend .*run --steps 80; or give --training\.steps 40 to resume"):
+        run.sweep(make(overrides, training__steps=80, **schedule), tmp_path / "run")
+    assert (tmp_path / "run" / "run.yaml").read_bytes() == written
+
+
+def test_intervals_may_change(overrides, tmp_path):
+    stopping(make(overrides, training__l1=[3.0]), tmp_path / "cut", 30)
+    run.sweep(
+        make(overrides, training__l1=[3.0], training__log_every=4, training__checkpoint_every=20), tmp_path / "cut"
+    )
+    assert [r["step"] for r in metrics(tmp_path / "cut")] == [7, 14, 21, 28, *range(32, 61, 4)]
+    run.sweep(make(overrides, training__l1=[3.0]), tmp_path / "whole")
+    assert same_weights(state(tmp_path / "cut", "l1-3", 60), state(tmp_path / "whole", "l1-3", 60))
+    assert verify(tmp_path / "cut").problems == []
+
+
+def test_a_second_process_changes_nothing(overrides, tmp_path):
+    recipe = make(overrides, training__steps=14, training__l1=[3.0])
+    seen = []
+
+    def second(rows, steps):
+        before = {path: path.read_bytes() for path in (tmp_path / "run").glob("*.*") if path.is_file()}
+        with pytest.raises(UserError, match="another process is training"):
+            run.sweep(make(overrides, training__steps=14, training__l1=[3.0], training__log_every=1), tmp_path / "run")
+        seen.append(before == {path: path.read_bytes() for path in before})
+
+    run.sweep(recipe, tmp_path / "run", Watch(rows=second))
+    assert seen == [True, True]
+
+
+def test_the_first_chunk_is_let_go(overrides, tmp_path):
+    """A run holds one chunk, as its estimate of memory says, not the first and the one being read."""
+    recipe = make(overrides, training__l1=[3.0], training__log_every=1)
+    kept = []
+    real = run.train
+
+    def train(members, source, *words, **more):
+        kept.append(weakref.ref(source.head().activations["resid_post.0"]))
+        log = more["log"]
+
+        def logged(rows):
+            kept.append(kept[0]() is not None)
+            log(rows)
+
+        real(members, source, *words, **{**more, "log": logged})
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "train", train)
+        run.sweep(recipe, tmp_path / "run")
+    assert kept[1]
+    assert not any(kept[5:])  # 128 tokens a chunk, 48 a step
+
+
 def test_another_recipe_in_the_same_folder_is_refused(overrides, tmp_path):
     run.sweep(make(overrides, training__steps=5), tmp_path / "run")
     before = (tmp_path / "run" / "run.yaml").read_bytes()
@@ -225,7 +365,7 @@ def test_a_damaged_section_of_the_manifest_is_one_line(overrides, tmp_path):
         with pytest.raises(UserError, match=r"the recipe in .*run\.yaml cannot be read"):
             run.sweep(recipe, folder)
         with pytest.raises(UserError, match=r"the recipe in .*run\.yaml cannot be read"):
-            chosen.extend(folder, "l1-0", 10)
+            extension.extend(folder, "l1-0", 10)
 
 
 def test_another_corpus_under_the_same_name_is_refused(overrides, tmp_path):
@@ -242,7 +382,7 @@ def test_the_choice_is_written_with_its_numbers_and_later_with_what_came_true(ov
     choice = chosen.make_choice(tmp_path / "run", max_active=40)
     assert choice["predict_step"] == 90
     assert choice["member"] in {"l1-0", "l1-1", "l1-3", "l1-30"}
-    chosen.extend(tmp_path / "run", choice["member"], 90)
+    extension.extend(tmp_path / "run", choice["member"], 90)
     chosen.note_what_came_true(tmp_path / "run")
     assert json.loads((tmp_path / "run/choice.json").read_text())["came_true"]["step"] == 90
 

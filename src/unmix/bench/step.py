@@ -28,7 +28,8 @@ from unmix.errors import UserError
 from unmix.kernels import cpu, dense, dense_bf16, select, trial
 from unmix.training import member as members
 from unmix.training.measure import measure
-from unmix.training.member import Entry, Member, Window, new_member
+from unmix.training.member import Entry, Member, new_member
+from unmix.training.window import Window
 
 HOOK, L1, LR = "bench", 5.0, 1e-9
 PRODUCTS = {"sparse": 1, "dense": 5}  # [B, D] x [D, F] in a step

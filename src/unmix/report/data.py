@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import yaml
 
 from unmix.errors import UserError
+from unmix.runlog import read_extensions, read_manifest, read_metrics
 
 Floats = npt.NDArray[np.float64]
 
@@ -175,11 +175,11 @@ class RunData:
 
 def read(folder: Path) -> RunData:
     """Raises `UserError` if the folder is no run, has no metrics yet, or holds a file that is damaged."""
-    about = _run_yaml(folder)
-    rows = _metrics(folder / "metrics.jsonl")
+    about = read_manifest(folder / "run.yaml")
+    rows = read_metrics(folder / "metrics.jsonl")
     if not rows:
         raise UserError(f"no metrics yet in {folder}; the first come after training.log_every steps")
-    members = _members(rows, _json(folder / "extension.json"))
+    members = _members(rows, read_extensions(folder))
     steps = [set(member.sweep["step"].tolist()) for member in members if len(member.sweep)]
     common = set.intersection(*steps) if steps else set()
     step = max(common) if common else min((max(s) for s in steps), default=float("nan"))
@@ -189,42 +189,7 @@ def read(folder: Path) -> RunData:
     return RunData(folder, about, members, choice, step, features, max_active)
 
 
-def _run_yaml(folder: Path) -> dict[str, Any]:
-    path = folder / "run.yaml"
-    try:
-        about = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"no run.yaml in {folder}; give a run folder such as runs/demo") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise UserError(f"cannot read {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(about, dict):
-        raise UserError(f"{path} holds no description of a run; give a run folder such as runs/demo")
-    return about
-
-
-def _metrics(path: Path) -> list[dict[str, Any]]:
-    try:
-        lines = path.read_bytes().split(b"\n")
-    except FileNotFoundError:
-        return []
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    while lines and not lines[-1].strip():
-        lines.pop()
-    rows = []
-    for number, line in enumerate(lines, 1):
-        try:
-            row = json.loads(line)
-            row = {**row, "member": str(row["member"]), "step": int(row["step"]), "l1": float(row["l1"])}
-        except (ValueError, TypeError, KeyError):
-            if number < len(lines):
-                raise UserError(f"{path}, line {number} is damaged; remove that line and try again") from None
-            break  # torn: the writer was killed, or is writing now
-        rows.append(row)
-    return rows
-
-
-def _members(rows: list[dict[str, Any]], extension: dict[str, Any] | None) -> tuple[Member, ...]:
+def _members(rows: list[dict[str, Any]], extensions: dict[str, Any]) -> tuple[Member, ...]:
     of: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         of.setdefault(row["member"], []).append(row)
@@ -235,8 +200,7 @@ def _members(rows: list[dict[str, Any]], extension: dict[str, Any] | None) -> tu
         began = float("inf")
         if len(later):
             began = float(later["step"][0]) - 1
-            if extension is not None and extension.get("member") == name:
-                began = min(began, _number(extension.get("from_step"), began))
+            began = min(began, _number(_section(extensions, name).get("from_step"), began))
         sweep = _rows(row for row in own if row.get("phase") != "extend")
         hook, variant = (str(own[0].get(key, "")) for key in ("hook", "variant"))
         members.append(Member(name, hook, variant, own[0]["l1"], sweep, later, began))

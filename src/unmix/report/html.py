@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
@@ -19,10 +18,10 @@ import yaml
 from markupsafe import Markup
 
 from unmix.activations.outliers import from_facts
-from unmix.errors import UserError
 from unmix.report import by_norm, facts, hook_norms, plots, words
 from unmix.report.data import RunData, read
 from unmix.report.heldout import draw_evaluation, read_evaluation
+from unmix.runlog import write_whole
 
 
 def write_report(run: Path) -> Path:
@@ -34,13 +33,10 @@ def write_report(run: Path) -> Path:
     hooks = hook_norms.section(norms, data.hooks()) if norms else None
     page = render(data, pictures, evaluation, held_out, lengths, hooks)
     drawn = [*pictures, *held_out, *(picture for part in lengths for picture in part.pictures)]
-    try:
-        (run / "plots").mkdir(exist_ok=True)
-        for picture in [*drawn, *([hooks.picture] if hooks else [])]:
-            _write_whole(run / "plots" / f"{picture.name}.png", picture.png)
-        return _write_whole(run / "report.html", page.encode("utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot write the report into {run}: {error.strerror or error}") from None
+    for picture in [*drawn, *([hooks.picture] if hooks else [])]:
+        write_whole(run / "plots" / f"{picture.name}.png", picture.png)
+    write_whole(run / "report.html", page)
+    return run / "report.html"
 
 
 def render(
@@ -101,12 +97,3 @@ def _packaged(name: str) -> str:
 
 def _data_uri(png: bytes) -> str:
     return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
-
-
-def _write_whole(path: Path, content: bytes) -> Path:
-    beside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        beside.write_bytes(content)
-        return beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)

@@ -26,10 +26,13 @@ from unmix.kernels.reference import Weights
 from unmix.runlog import write_json
 from unmix.sae.files import CONFIG, WEIGHTS, save_sae
 from unmix.tensorfile import save_tensors
-from unmix.training.member import Member, Window
+from unmix.training.member import Member
+from unmix.training.window import Window
 
 STATE, CHECKSUMS = "training_state.safetensors", "checksums.json"
 _FILES = (CONFIG, WEIGHTS, STATE)
+WINDOWS = ("window", "noiseless")
+"""Attributes of a member that are sums since the last line of metrics."""
 
 
 def step_folder(folder: Path, step: int) -> Path:
@@ -168,19 +171,25 @@ def load(member: Member, folder: Path) -> None:
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
-    window = scalars["window"]
-    if "raw_error" not in window:  # an older checkpoint: what it summed was not raw where each token has its own scale
-        window["raw_error"] = math.nan if member.start.per_token_scaling else window["squared_error"]
-    member.window = Window(**window, sum_x_D=tensors["window.sum_x_D"].clone())
+    for name in WINDOWS:
+        if name not in scalars:  # none, or an older checkpoint
+            continue
+        window = scalars[name]
+        if "raw_error" not in window:  # an older one: what it summed was not raw where each token has its own scale
+            window["raw_error"] = math.nan if member.start.per_token_scaling else window["squared_error"]
+        setattr(member, name, Window(**window, sum_x_D=tensors[f"{name}.sum_x_D"].clone()))
+    member.recent.extend(scalars.get("recent", []))
 
 
 def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    tensors = {"silent_F": member.silent_F, "window.sum_x_D": member.window.sum_x_D}
+    tensors, windows = {"silent_F": member.silent_F}, {}
+    for name in WINDOWS:
+        if (window := getattr(member, name)) is not None:
+            windows[name] = dataclasses.asdict(window)
+            tensors[f"{name}.sum_x_D"] = windows[name].pop("sum_x_D")
     kept = {"": member.weights, "exp_avg.": member.first, "exp_avg_sq.": member.second}
     for prefix, weights in kept.items():
         tensors |= {f"{prefix}{field}": weight for field, weight in zip(Weights._fields, weights, strict=True)}
-    window = dataclasses.asdict(member.window)
-    del window["sum_x_D"]
     scalars = {
         "adam_step": member.updates,
         "tokens": member.tokens,
@@ -188,6 +197,7 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         "halted_at": member.halted_at,
         "skipped": member.skipped,
         "in_a_row": member.in_a_row,
-        "window": window,
+        "recent": list(member.recent),
+        **windows,
     }
     return tensors, {"state": json.dumps(scalars)}

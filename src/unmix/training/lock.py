@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import TextIO
 
 from unmix.disk import writing
 from unmix.errors import UserError
@@ -17,16 +19,37 @@ except ImportError:  # not on this operating system: two processes are then the 
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Hold `folder/.lock` while inside. Raises `UserError` if another process holds it."""
-    with writing(folder / ".lock"):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    with file:
-        if fcntl is not None:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise UserError(
-                    f"another process is training in {folder}; wait for it, or give another --name"
-                ) from None
+    """Hold `folder/.lock` while inside. Raises `UserError` if another process holds it.
+
+    Everything that decides what a command does to a run is read inside. If nothing came of it, no folder is left.
+    """
+    file = _hold(folder)
+    try:
         yield
+    finally:
+        with suppress(OSError):  # something was written: the folder stays, and so does its lock
+            if [path.name for path in folder.iterdir()] == [".lock"]:
+                (folder / ".lock").unlink()
+                folder.rmdir()
+        file.close()
+
+
+def _hold(folder: Path) -> TextIO:
+    path = folder / ".lock"
+    while True:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder} is a file, and a run is a folder; move it away, or give another --name")
+        with writing(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = path.open("w")
+        if fcntl is None:
+            return file
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise UserError(f"another process is training in {folder}; wait for it, or give another --name") from None
+        with suppress(FileNotFoundError):  # one that held it before may have taken the file away
+            if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
+                return file
+        file.close()

@@ -10,15 +10,23 @@ for each batch of activations:
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 from unmix.activations.stream import Source
 from unmix.errors import UserError
 from unmix.training.member import Member
+from unmix.training.pace import Pace
 from unmix.training.schedule import Schedule
 
 Row = dict[str, Any]
+
+
+class Rows(list[Row]):
+    """A row per member at one step. How long training still takes comes along for whoever watches; it is no metric."""
+
+    seconds_left: float | None = None
+    """None while it is not known."""
 
 
 class Stopped(Exception):
@@ -35,7 +43,8 @@ def train(
     schedule: Schedule,
     *,
     first: int,
-    log_every: int,
+    upto: int | None = None,
+    logged: Container[int],
     checkpoint_every: int,
     dead_after_tokens: int,
     log: Callable[[list[Row]], None],
@@ -44,14 +53,16 @@ def train(
     stop: Callable[[], bool] = lambda: False,
     seconds: float = 0.0,
 ) -> None:
-    """Make updates number first … schedule.steps - 1 on every member.
+    """Make updates number first … schedule.steps - 1 on every member, or … upto - 1.
 
-    `log` gets a row per member every `log_every` steps and at the end; `save` is called with the number of updates
-    made. Raises `Stopped`, after saving, once `stop()` answers true. `say` hears of numbers that are not finite;
-    if every member is halted by them, raises `UserError`. `seconds` were spent before `first`.
+    `log` gets a row per member (as `Rows`) at the steps `logged` and at the end; `save` is called with the number of
+    updates made. Raises `Stopped`, after saving, once `stop()` answers true. `say` hears of numbers that are not
+    finite; if every member is halted by them, raises `UserError`. `seconds` were spent before `first`.
     """
-    began, mark, mark_step = time.perf_counter() - seconds, time.perf_counter(), first
-    for step, batch in enumerate(source.batches(first, schedule.steps), start=first):
+    began = time.perf_counter() - seconds
+    last = schedule.steps if upto is None else upto
+    pace = Pace(first, last, batch_tokens=source.batch_tokens, chunk_tokens=source.chunk_tokens)
+    for step, batch in enumerate(source.batches(first, last), start=first):
         for member in members:
             lr, l1 = schedule.lr_at(step, member.training.lr), schedule.l1_at(step, member.facts.coefficient)
             if wrong := member.update(batch, step, lr, l1):
@@ -59,12 +70,12 @@ def train(
         if all(member.halted_at is not None for member in members):
             raise UserError(_all_halted(members))
 
-        done = step + 1
-        if done % log_every == 0 or done == schedule.steps:
-            now = time.perf_counter()
-            rate = (done - mark_step) * source.batch_tokens / (now - mark)
-            shared = {"tokens_per_s": round(rate, 1), "seconds": round(now - began, 3)}
-            log(
+        done, now = step + 1, time.perf_counter()
+        pace.ended(now)
+        if done in logged or done == schedule.steps:
+            rate = pace.tokens_per_s()
+            shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(now - began, 3)}
+            rows = Rows(
                 [
                     {"step": done, "tokens": member.tokens, **_who(member)}
                     | member.metrics(dead_after_tokens)
@@ -73,9 +84,10 @@ def train(
                     for member in members
                 ]
             )
-            mark, mark_step = now, done
+            rows.seconds_left = pace.seconds_left()
+            log(rows)
         stopping = stop()
-        if done % checkpoint_every == 0 or done in (schedule.stable_until, schedule.steps) or stopping:
+        if done % checkpoint_every == 0 or done in (schedule.stable_until, last) or stopping:
             save(done)
         if stopping and done < schedule.steps:
             raise Stopped(done)

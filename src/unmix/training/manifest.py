@@ -23,7 +23,7 @@ from unmix.config import OUTLIER, RunConfig
 from unmix.errors import UserError
 from unmix.machine import cpu_name
 from unmix.precision import keep
-from unmix.runlog import read_manifest, write_manifest
+from unmix.runlog import read_manifest
 from unmix.training.inputs import Inputs
 from unmix.training.measure import kept_rows, measure, norms
 from unmix.training.member import Entry
@@ -31,7 +31,15 @@ from unmix.training.schedule import Schedule
 
 FORMAT = 1
 """Of run.yaml and what lies beside it (docs/formats.md)."""
-_MAY_CHANGE = ("name", "sinks", "choice.", "training.keep_", "training.on_")
+_MAY_CHANGE = (
+    "name", "sinks", "choice.", "training.keep_", "training.on_", "training.log_every", "training.checkpoint_every",
+    "training.dead_after_tokens",
+)  # fmt: skip
+"""Keys in which a resumed run may differ from what it began with: no weight depends on them."""
+_SCHEDULE = (
+    "training.steps", "training.lr_warmup_steps", "training.decay_fraction", "training.l1_warmup_fraction",
+)  # fmt: skip
+"""Keys that may differ as far as no step that was made would have been another one."""
 _HARMLESS = (".lock", "norms.json", "norms.json.new", "run.yaml.new")  # what a run that was killed at once may leave
 
 
@@ -63,41 +71,87 @@ def sweep_schedule(recipe: RunConfig) -> Schedule:
 def read_run(folder: Path) -> tuple[RunConfig, dict[str, Any]]:
     """The recipe and the manifest of a run folder. Raises `UserError` if it is none."""
     path = folder / "run.yaml"
-    if not path.exists():
-        raise UserError(f"{folder} is no run folder: it has no run.yaml")
     manifest = read_manifest(path)
     return recipes.load_resolved(manifest["recipe"], path), manifest
 
 
 def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] | None]:
-    """The recipe, and the manifest of the folder if there is one.
+    """The recipe, and the manifest of the folder if there is one; to be called with the folder locked.
 
-    Then it must be the recipe of that run, but for the choice, and what it leaves to `auto` is as the run began.
+    Then what the recipe leaves open is as the run began, and it must be the recipe of that run but for what may change:
+    what no weight depends on, further members, and the schedule (which `check_schedule` looks at).
     """
     if not (folder / "run.yaml").exists():
-        if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file, and a run is a folder; move it away, or give another --name")
         if folder.exists() and any(path.name not in _HARMLESS for path in folder.iterdir()):
             raise UserError(f"{folder} is not empty and holds no run; give another --name")
         return recipe, None
     manifest = read_manifest(folder / "run.yaml")
     check_format(manifest, folder)
     began = keep(recipes.load_resolved(manifest["recipe"], folder / "run.yaml"), manifest["recipe"])
-    recipe = keep(recipe, manifest["recipe"])
+    recipe = _as_it_began(keep(recipe, manifest["recipe"]), began)
     mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
-    keys = [key for key in sorted(mine.keys() | theirs.keys()) if not key.startswith(_MAY_CHANGE)]
-    if different := [key for key in keys if mine.get(key) != theirs.get(key)]:
+    further = {"training.l1"} if set(began.training.l1) <= set(recipe.training.l1) else set()
+    if began.variants:
+        new = recipe.variants.keys() - began.variants.keys()
+        further |= {key for key in mine if key.startswith(tuple(f"variants.{name}." for name in new))}
+    keys = [key for key in sorted(mine.keys() | theirs.keys()) if not key.startswith((*_MAY_CHANGE, *_SCHEDULE))]
+    if different := [key for key in keys if mine.get(key) != theirs.get(key) and key not in further]:
         key, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""
         old = " ".join(f"--{key} {_as_word(theirs.get(key))}" for key in different)
         raise UserError(
             f"{folder} was made with {key} = {theirs.get(key)}, the recipe says {mine.get(key)}{more}; "
             f"give another --name, or, to resume it, {old}"
         )
-    now = recipes.dump(recipe) | {key: manifest["recipe"].get(key) for key in ("name", "sinks")}
-    if now != manifest["recipe"]:
-        manifest["recipe"] = now
-        write_manifest(folder / "run.yaml", manifest)
     return recipe, manifest
+
+
+def _as_it_began(recipe: RunConfig, began: RunConfig) -> RunConfig:
+    """The recipe with what follows from `training.steps`, if it was not given, as it was for a run of fewer steps."""
+    given, was = recipe.training, began.training
+    if given.steps == was.steps:
+        return recipe
+    update: dict[str, Any] = {
+        key: getattr(was, key) for key in ("lr", "dead_after_tokens") if key not in given.model_fields_set
+    }
+    if "l1_warmup_fraction" not in given.model_fields_set:
+        update["l1_warmup_fraction"] = round(was.l1_warmup_fraction * was.steps) / given.steps
+    return recipe.model_copy(update={"training": given.model_copy(update=update)})
+
+
+def check_schedule(recipe: RunConfig, manifest: dict[str, Any], folder: Path, made: int) -> None:
+    """Raises `UserError` if one of the `made` steps would have been another one with this recipe's schedule."""
+    began = recipes.load_resolved(manifest["recipe"], folder / "run.yaml")
+    then, now = sweep_schedule(began), sweep_schedule(recipe)
+    if then == now:
+        return
+    for step in range(made):
+        if (then.lr_at(step, 1.0), then.l1_at(step, 1.0)) != (now.lr_at(step, 1.0), now.l1_at(step, 1.0)):
+            mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
+            same = {"training.l1_warmup_fraction"} if then.l1_warmup_steps == now.l1_warmup_steps else set()
+            old = " ".join(f"--{k} {_as_word(theirs[k])}" for k in _SCHEDULE if mine[k] != theirs[k] and k not in same)
+            remedy = f"give {old} to resume it as it began"
+            if step >= then.stable_until:
+                longer = f"unmix extend {folder} --steps {now.steps}"
+                remedy = f"to train a member on from before its decay: {longer}; or {remedy}"
+            raise UserError(
+                f"{folder} has {made:,} steps, and from step {step:,} on their learning rate or l1 would have been "
+                f"another one with this schedule; {remedy}"
+            )
+
+
+def renewed(manifest: dict[str, Any], recipe: RunConfig, made: int) -> dict[str, Any]:
+    """The manifest of a run that goes on with this recipe after so many steps; its name and sinks stay."""
+    before = manifest["recipe"]
+    now = recipes.dump(recipe) | {key: before.get(key) for key in ("name", "sinks")}
+    logged = logged_in(manifest, recipes.load_resolved(before, Path("run.yaml")))
+    if logged[-1][1] != recipe.training.log_every:
+        logged = [*(pair for pair in logged if pair[0] < made), [made, recipe.training.log_every]]
+    return manifest | {"recipe": now, "logged": logged}
+
+
+def logged_in(manifest: dict[str, Any], recipe: RunConfig) -> list[list[int]]:
+    """[step, every]: after the step, the sweep logs in multiples of `every`."""
+    return manifest.get("logged") or [[0, recipe.training.log_every]]
 
 
 def _as_word(value: Any) -> str:
@@ -138,14 +192,17 @@ def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) ->
         "model": inputs.model,
         "corpus": inputs.corpus,
         "hooks": {hook: _of_hook(x_RD) for hook, x_RD in head.activations.items()},
-        "members": {
-            entry.name: {
-                "hook": entry.hook,
-                **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1, inputs.special_ids)._asdict(),
-                "outliers_share": _outliers_share(head, entry, recipe, inputs.special_ids),
-            }
-            for entry in entries(recipe)
-        },
+        "members": {entry.name: of_member(recipe, inputs, entry) for entry in entries(recipe)},
+    }
+
+
+def of_member(recipe: RunConfig, inputs: Inputs, entry: Entry) -> dict[str, Any]:
+    """What is measured on the first chunk for a member's whole life."""
+    head = inputs.source.head()
+    return {
+        "hook": entry.hook,
+        **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1, inputs.special_ids)._asdict(),
+        "outliers_share": _outliers_share(head, entry, recipe, inputs.special_ids),
     }
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections import deque
+from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -14,56 +16,18 @@ from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.errors import UserError
 from unmix.kernels.dispatch import BORDER, Scratch, Step, adam
+from unmix.kernels.forward import forward
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
-from unmix.kernels.rows import moments
 from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows, starting_rows
+from unmix.training.window import Window
 
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
-SPIKE = 10.0  # times the mean squared error of the batches since the last line
-SPIKE_AFTER = 4  # such batches at least
-
-
-@dataclass
-class Window:
-    """Sums since the last line of metrics, in float64."""
-
-    tokens: int = 0
-    squared_error: float = 0.0
-    penalty: float = 0.0
-    active: float = 0.0
-    loss: float = 0.0
-    raw_error: float = 0.0
-    """Σ||x̂ - x||², raw where each token has a scale of its own; else as the SAE sees them, as are the next two."""
-    square_x: float = 0.0
-    sum_x_D: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
-
-    def add(self, x_BD: Tensor, sums: Sums, l1: float, raw_error: float) -> None:
-        """Count one batch; x_BD and `raw_error` are in the same units, see there."""
-        self.tokens += len(x_BD)
-        self.squared_error += sums.squared_error
-        self.penalty += sums.penalty
-        self.loss += sums.reconstruction + l1 * sums.penalty
-        self.active += sums.active_F.sum(dtype=torch.float64).item()
-        self.raw_error += raw_error
-        square_D, sum_x_D = moments(x_BD)
-        self.square_x += square_D.sum().item()
-        self.sum_x_D = self.sum_x_D + sum_x_D if len(self.sum_x_D) else sum_x_D
-
-    def metrics(self, features: int) -> dict[str, float | int]:
-        """Means per token; explained variance 1 - Σ||e||² / Σ||x - μ||² of raw activations, μ the window's mean."""
-        n = self.tokens or math.nan  # a window whose every token was masked has no means
-        variance = self.square_x - self.sum_x_D.square().sum().item() / n
-        return {
-            "loss": self.loss / n,
-            "l2_reconstruction_loss": self.squared_error / n,
-            "l1_penalty": self.penalty / n,
-            "nonzero_proportion": self.active / n / features,
-            "l0": self.active / n,
-            "explained_variance": 1 - self.raw_error / variance if variance > 0 else math.nan,
-            "over_tokens": self.tokens,
-        }
+SPIKE = 10.0  # times the mean squared error of the batches before it
+SPIKE_AMONG = 16  # so many of them; at least a quarter has to be there
+NOISY = ("loss", "l2_reconstruction_loss", "l1_penalty", "l0", "over_tokens")  # metrics that are also given with noise
+NOISELESS_EVERY = 16  # of the tokens of a member with noise, one in so many is also passed without it
 
 
 @dataclass(frozen=True)
@@ -110,6 +74,10 @@ class Member:
         """Tokens since each feature was last active."""
         self.tokens = 0
         self.window = Window()
+        self.noiseless = Window() if config.noise else None
+        """Of a member with noise: a sample of the tokens without it, as the saved dictionary takes them."""
+        self.recent: deque[float] = deque(maxlen=SPIKE_AMONG)
+        """The squared error a token of the newest batches."""
         self.halted_at: int | None = None
         """The batch that halted it: its weights are those from before."""
         self.skipped = 0
@@ -126,8 +94,8 @@ class Member:
         if not len(raw_BD) or self.halted_at is not None:
             return ""
         x_BD = self.sees(raw_BD)
-        sparse = self.step.sparse
-        sums = self.step(x_BD, self.weights, self.gradients, self._objective(step, l1))
+        sparse, objective = self.step.sparse, self._objective(step, l1)
+        sums = self.step(x_BD, self.weights, self.gradients, objective)
         spike = self._spike(len(x_BD), sums)
         wrong = _not_finite(x_BD, sums)
         if wrong or (spike and self.training.on_spike == "act"):
@@ -135,15 +103,27 @@ class Member:
             return self._leave_out(step, wrong or spike)
         self.in_a_row = 0
         self.updates += 1
-        adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, sums))
         self.tokens += len(x_BD)
-        self.silent_F.add_(len(x_BD)).masked_fill_(sums.active_F > 0, 0)
-        if self.start.per_token_scaling:  # explained variance is of tokens at their own lengths
-            square_scale_B = self.start.token_scale(raw_BD).squeeze(1).double().square()
-            self.window.add(raw_BD, sums, l1, (sums.square_B @ square_scale_B).item())
+        self.recent.append(sums.squared_error / len(x_BD))
+        self._count(self.window, raw_BD, x_BD, sums, l1)
+        if self.noiseless is None:
+            active_F = sums.active_F
         else:
-            self.window.add(x_BD, sums, l1, sums.squared_error)
+            some_BD = x_BD[::NOISELESS_EVERY]
+            plain = forward(some_BD, self.weights, objective)
+            self._count(self.noiseless, raw_BD[::NOISELESS_EVERY], some_BD, plain, l1)
+            active_F = plain.active_F
+        self.silent_F.add_(len(x_BD)).masked_fill_(active_F > 0, 0)
+        adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, sums))
         return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
+
+    def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, l1: float) -> None:
+        """Add a batch to a window; explained variance is of tokens at their own lengths."""
+        if self.start.per_token_scaling:
+            square_scale_B = self.start.token_scale(raw_BD).squeeze(1).double().square()
+            window.add(raw_BD, sums, l1, (sums.square_B @ square_scale_B).item())
+        else:
+            window.add(x_BD, sums, l1, sums.squared_error)
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
@@ -170,10 +150,10 @@ class Member:
         return Adam(lr, self.updates, self.training.betas, shrink, self.config.decoder == "unit_norm")
 
     def _spike(self, tokens: int, sums: Sums) -> str:
-        """Whether the batch's squared error stands out; the window, which says from what, is in the checkpoint."""
-        if self.window.tokens < SPIKE_AFTER * tokens:
+        """Whether the batch's squared error stands out; the batches that say from what are in the checkpoint."""
+        if len(self.recent) < SPIKE_AMONG // 4:
             return ""
-        times = (sums.squared_error / tokens) / (self.window.squared_error / self.window.tokens or math.inf)
+        times = (sums.squared_error / tokens) / (fmean(self.recent) or math.inf)
         return f"a squared error {times:.3g} times the mean of the batches before it" if times > SPIKE else ""
 
     def _leave_out(self, step: int, wrong: str) -> str:
@@ -194,10 +174,17 @@ class Member:
         return f"{found}; {name} is halted{after} at its last good weights, the other members go on"
 
     def metrics(self, dead_after_tokens: int) -> dict[str, Any]:
-        """The means since the last call, which starts a new window."""
+        """The means since the last call, which starts a new window: of the dictionary as it would be saved.
+
+        With noise they are over the sample without it, and those of training are called `noisy_…`.
+        """
         known = self.tokens >= dead_after_tokens
         dead = (self.silent_F >= dead_after_tokens).double().mean().item() if known else None
         row = {**self.window.metrics(len(self.silent_F)), "dead_fraction": dead}
+        if self.noiseless is not None:
+            noisy = {f"noisy_{key}": row[key] for key in NOISY}
+            row |= self.noiseless.metrics(len(self.silent_F)) | noisy
+            self.noiseless = Window()
         if self.skipped:
             row["skipped_batches"] = self.skipped
         if self.halted_at is not None:

@@ -24,11 +24,13 @@ from unmix.kernels.dispatch import Scratch
 from unmix.machine import resident
 from unmix.precision import decide, said
 from unmix.runlog import (
+    Logged,
     append_metrics,
     flush_metrics,
     gaps,
     keep_metrics,
     logged_steps,
+    order_metrics,
     read_metrics,
     write_json,
     write_manifest,
@@ -41,9 +43,13 @@ from unmix.training.loop import Row, train
 from unmix.training.manifest import (
     agreed,
     check_inputs,
+    check_schedule,
     entries,
     first_norms,
+    logged_in,
     new_manifest,
+    of_member,
+    renewed,
     said_of_outliers,
     sweep_schedule,
 )
@@ -66,42 +72,98 @@ SILENT = Watch()
 
 
 def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool = False) -> None:
-    """Train every member to the end; goes on where the run folder stops. Raises `Stopped` if asked to stop.
+    """Train every member to the end; a run that was stopped is resumed. Raises `Stopped` if asked to stop.
 
-    Raises `UserError` if the disk has no room for its checkpoints, unless `force`.
+    A run that exists may be given further members, more steps before its decay, and other intervals of logging and
+    checkpoints. Raises `UserError` if the disk has no room for its checkpoints, unless `force`.
     """
+    with locked(folder):
+        _sweep(recipe, folder, watch, force)
+
+
+def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
     recipe, manifest = agreed(recipe, folder)
     schedule, whole = sweep_schedule(recipe), entries(recipe)
     folders = {entry.name: folder / "members" / entry.name for entry in whole}
-    if checkpoint.is_whole(list(folders.values()), schedule.steps):
-        watch.say(f"{folder} has its {schedule.steps:,} steps")
-        return
+    reached = {name: _reached(path, watch.say) for name, path in folders.items()}
+    if manifest is not None:
+        made = max(reached.values())
+        check_schedule(recipe, manifest, folder, made)
+        manifest = renewed(manifest, recipe, made)
+        if min(reached.values()) >= schedule.steps:
+            write_manifest(folder / "run.yaml", manifest)
+            watch.say(f"{folder} has its {schedule.steps:,} steps")
+            return
     inputs = open_inputs(recipe, watch.say)
     held = resident()  # before the trials, whose memory is freed and used again
-    recipe, measured = settle(recipe, inputs, watch.say)
+    if manifest is None:
+        recipe, measured = settle(recipe, inputs, watch.say)
     if not force:
         require_room(folder, room(recipe, inputs, schedule, folders), f"the checkpoints of {len(whole)} members")
     rows = recipe.activations.chunk_sequences * inputs.context
     peak = held + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
     watch.say(f"about {size(peak)} of memory at the peak")
-    with locked(folder):
-        first = _first_step(folders, watch.say) if manifest is not None else 0
-        if manifest is None:
-            manifest = new_manifest(recipe, inputs, measured)
-            write_manifest(folder / "run.yaml", manifest)
+    if manifest is None:
+        manifest = new_manifest(recipe, inputs, measured)
+    else:
         check_inputs(manifest, inputs, folder)
-        for line in said_of_outliers(manifest):
-            watch.say(line)
-        if not (folder / "norms.json").exists():
-            write_json(folder / "norms.json", first_norms(inputs))
-        head = None if first else inputs.source.head()
-        scratch = Scratch()
-        members = [start_member(recipe, manifest, inputs, entry, folder, head, scratch) for entry in whole]
-        if first:
-            watch.say(f"resuming at step {first:,}")
-            for member in members:
-                checkpoint.load(member, checkpoint.step_folder(folders[member.entry.name], first))
-        train_members(recipe, members, inputs, schedule, 0, first, folder / "metrics.jsonl", "sweep", folders, watch)
+        if new := [entry for entry in whole if entry.name not in manifest["members"]]:
+            watch.say(f"new members: {', '.join(entry.name for entry in new)}")
+            manifest["members"] |= {entry.name: of_member(recipe, inputs, entry) for entry in new}
+    write_manifest(folder / "run.yaml", manifest)
+    for line in said_of_outliers(manifest):
+        watch.say(line)
+    if not (folder / "norms.json").exists():
+        write_json(folder / "norms.json", first_norms(inputs))
+    if any(reached.values()):
+        watch.say(f"resuming at step {min(reached.values()):,}")
+    metrics, logged = folder / "metrics.jsonl", logged_in(manifest, recipe)
+    name_gaps(metrics, "sweep", reached, 0, logged, schedule.steps, watch.say)
+    scratch = Scratch()
+    members = [_resumed(recipe, manifest, inputs, entry, folder, reached[entry.name], scratch) for entry in whole]
+    # members that are behind catch up: they see the batches that the others saw
+    at = dict(reached)
+    while (first := min(at.values())) < schedule.steps:
+        behind = [member for member in members if at[member.entry.name] == first]
+        upto = min((step for step in at.values() if step > first), default=schedule.steps)
+        if len(behind) < len(members):
+            names = ", ".join(member.entry.name for member in behind)
+            watch.say(f"step {upto:,} is there of the others: {names} from step {first:,}")
+        of_behind = {member.entry.name: folders[member.entry.name] for member in behind}
+        train_members(
+            recipe, behind, inputs, schedule, 0, first, metrics, "sweep", of_behind, watch, logged=logged, upto=upto
+        )
+        if len(behind) < len(members):
+            order_metrics(metrics, list(folders))
+        at |= dict.fromkeys(of_behind, upto)
+
+
+def _reached(folder: Path, say: Say) -> int:
+    """The newest step of which a member has a whole checkpoint; 0 if there is none."""
+    if not folder.exists():
+        return 0
+    checkpoint.tidy(folder)
+    reached = checkpoint.newest_whole([folder], say)
+    if not reached:
+        say(f"{folder.name} has no whole checkpoint: beginning at step 0")
+    return reached
+
+
+def _resumed(
+    recipe: RunConfig,
+    manifest: dict[str, Any],
+    inputs: Inputs,
+    entry: Entry,
+    folder: Path,
+    step: int,
+    scratch: Scratch,
+) -> Member:
+    """The member as it was at a step; at its start for 0."""
+    head = None if step else inputs.source.head()
+    member = start_member(recipe, manifest, inputs, entry, folder, head, scratch)
+    if step:
+        checkpoint.load(member, checkpoint.step_folder(folder / "members" / entry.name, step))
+    return member
 
 
 def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict[str, Any]]:
@@ -112,19 +174,6 @@ def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict
     if measured:
         say(said(recipe, measured))
     return recipe, measured
-
-
-def _first_step(folders: dict[str, Path], say: Say) -> int:
-    """Where a run goes on: the newest step of which every member has a whole checkpoint."""
-    for member in folders.values():
-        checkpoint.tidy(member)
-    first = checkpoint.newest_whole(list(folders.values()), say)
-    ahead = {name: s for name, f in folders.items() if (s := max(checkpoint.steps_on_disk(f), default=0)) > first}
-    if ahead:
-        say(f"step {max(ahead.values()):,} is there of {', '.join(ahead)} alone, not of every member")
-    if not first:
-        say("no whole checkpoint: beginning at step 0")
-    return first
 
 
 def train_members(
@@ -138,14 +187,18 @@ def train_members(
     phase: str,
     folders: dict[str, Path],
     watch: Watch,
+    *,
+    logged: Logged | None = None,
+    upto: int | None = None,
 ) -> None:
-    """Train from `first` on; the phase `began` at an earlier step if it goes on. Rows behind `first` are made again."""
+    """Train from `first` up to the end, or `upto`; the phase `began` at an earlier step if it is resumed.
+
+    Rows of these members behind `first` are made again. `logged`: which steps were, if not by the recipe's interval.
+    """
     t = recipe.training
-    keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != phase)
-    rows_before = [row for row in read_metrics(metrics) if row["phase"] == phase]
-    spent = [row["seconds"] for row in rows_before]
-    for lost in gaps(rows_before, list(folders), logged_steps(began, first, t.log_every, schedule.steps)):
-        watch.say(f"warning: {metrics}: {lost}")
+    keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != phase or row["member"] not in folders)
+    every = logged or [[0, t.log_every]]
+    spent = [row["seconds"] for row in read_metrics(metrics) if row["phase"] == phase and row["member"] in folders]
     facts = {
         "model": inputs.model["name"],
         "context": inputs.context,
@@ -177,7 +230,8 @@ def train_members(
             inputs.source,
             schedule,
             first=first,
-            log_every=t.log_every,
+            upto=upto,
+            logged=set(logged_steps(first, schedule.steps, every, schedule.steps)),
             checkpoint_every=t.checkpoint_every,
             dead_after_tokens=t.dead_after_tokens,
             log=log,
@@ -189,6 +243,17 @@ def train_members(
     finally:
         for _, close in sinks:
             close()
+
+
+def name_gaps(
+    metrics: Path, phase: str, reached: dict[str, int], began: int, logged: Logged, end: int, say: Say
+) -> None:
+    """Say which rows of a phase are missing, doubled or strange, up to the step that each member has reached."""
+    rows = [row for row in read_metrics(metrics) if row["phase"] == phase]
+    for member, step in reached.items():
+        own = [row for row in rows if row["member"] == member and row["step"] <= step]
+        for lost in gaps(own, [member], logged_steps(began, step, logged, end)):
+            say(f"warning: {metrics}: {lost}")
 
 
 def room(recipe: RunConfig, inputs: Inputs, schedule: Schedule, folders: dict[str, Path]) -> int:

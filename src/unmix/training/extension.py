@@ -1,0 +1,140 @@
+"""Members trained on beyond the sweep, each from its state before any decay: one extension a member.
+
+RUN/extension.json            member -> from_step, to_step, decay_fraction
+RUN/members/NAME-extended/    its checkpoints; superseded/1, 2 …: what an extension planned anew put aside
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+from unmix.disk import require_room
+from unmix.errors import UserError
+from unmix.kernels.dispatch import Scratch
+from unmix.precision import keep
+from unmix.runlog import append_metrics, keep_metrics, read_extensions, read_metrics, write_json
+from unmix.training import checkpoint
+from unmix.training.inputs import open_inputs
+from unmix.training.lock import locked
+from unmix.training.loop import Row
+from unmix.training.manifest import check_format, check_inputs, entries, read_run, sweep_schedule
+from unmix.training.run import SILENT, Watch, name_gaps, room, start_member, train_members
+from unmix.training.schedule import Schedule
+
+
+def extend(
+    folder: Path,
+    member_name: str,
+    steps: int,
+    decay_fraction: float = 0.0,
+    watch: Watch = SILENT,
+    *,
+    anew: bool = False,
+    force: bool = False,
+) -> None:
+    """Train one member on to `steps`, from its state before any decay; resumes an extension that was stopped.
+
+    A longer one continues a shorter one if that had no decay yet. Otherwise it would have to begin before what is
+    there: raises `UserError`, unless `anew`, which puts aside what is beyond.
+    """
+    read_run(folder)
+    with locked(folder):
+        _extend(folder, member_name, steps, decay_fraction, watch, anew, force)
+
+
+def _extend(
+    folder: Path, member_name: str, steps: int, decay_fraction: float, watch: Watch, anew: bool, force: bool
+) -> None:
+    recipe, manifest = read_run(folder)
+    check_format(manifest, folder)
+    recipe = keep(recipe, manifest["recipe"])
+    swept = sweep_schedule(recipe)
+    entry = next((e for e in entries(recipe) if e.name == member_name), None)
+    if entry is None:
+        raise UserError(f"{folder} has no member {member_name!r}; it has {', '.join(e.name for e in entries(recipe))}")
+    if steps < swept.stable_until:
+        raise UserError(f"--steps {steps} is less than the {swept.stable_until:,} steps that {member_name} has")
+    start = checkpoint.step_folder(folder / "members" / member_name, swept.stable_until)
+    if not start.exists():
+        raise UserError(f"{member_name} has not come to step {swept.stable_until:,} yet; finish `unmix sweep` first")
+    if wrong := checkpoint.damage(start):
+        raise UserError(f"{wrong}; the extension begins there: bring it back from a copy, or sweep anew")
+    schedule = Schedule(steps, swept.lr_warmup_steps, swept.l1_warmup_steps, round(decay_fraction * steps))
+    if schedule.stable_until < swept.stable_until:
+        most = 1 - swept.stable_until / steps
+        raise UserError(
+            f"a decay over the last {decay_fraction:g} of {steps:,} steps would begin before step "
+            f"{swept.stable_until:,}, where the extension begins; give at most {math.floor(most * 1000) / 1000:g}"
+        )
+    plans = read_extensions(folder)
+    if strangers := plans.keys() - {e.name for e in entries(recipe)}:
+        raise UserError(
+            f"{folder / 'extension.json'} is damaged: it plans for {min(strangers)!r}, no member of this run; remove it"
+        )
+    plan = {"from_step": swept.stable_until, "to_step": steps, "decay_fraction": decay_fraction}
+    target = folder / "members" / f"{member_name}-extended"
+    checkpoint.tidy(target)
+    if (old := plans.get(member_name)) not in (None, plan):
+        _continue(folder, member_name, old, schedule, anew)
+    write_json(folder / "extension.json", plans | {member_name: plan})
+    have = checkpoint.newest_whole([target], watch.say)
+    first = have or swept.stable_until
+    if first >= steps:
+        watch.say(f"{member_name} has its {steps:,} steps")
+        return
+    inputs = open_inputs(recipe, watch.say)
+    check_inputs(manifest, inputs, folder)
+    member = start_member(recipe, manifest, inputs, entry, folder, None, Scratch())
+    checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)
+    if member.halted_at is not None and not have:
+        raise UserError(f"{member_name} was halted by batch {member.halted_at:,} of the sweep; extend another --member")
+    if not force:
+        require_room(folder, room(recipe, inputs, schedule, {member_name: target}), "the checkpoints of the extension")
+    watch.say(f"training {member_name} on from step {first:,}")
+    began, metrics = swept.stable_until, folder / "metrics.jsonl"
+    every = [[0, recipe.training.log_every]]
+    name_gaps(metrics, "extend", {member_name: first}, began, every, steps, watch.say)
+    train_members(recipe, [member], inputs, schedule, began, first, metrics, "extend", {member_name: target}, watch)
+
+
+def _continue(folder: Path, member: str, old: Any, schedule: Schedule, anew: bool) -> None:
+    """See that what an earlier plan made is the beginning of the new one; else put aside what is not, if asked."""
+    target = folder / "members" / f"{member}-extended"
+    try:
+        stable = old["to_step"] - round(old["decay_fraction"] * old["to_step"])
+    except (KeyError, TypeError):
+        raise UserError(f"{folder / 'extension.json'} is damaged at {member}; remove it, and {target}") from None
+    steps = checkpoint.steps_on_disk(target)
+    done = max(steps, default=0)
+    if schedule.steps < done and not anew:
+        raise UserError(f"{member} is extended to {done:,} steps already; --steps {schedule.steps:,} is less")
+    usable = min(stable, schedule.stable_until)
+    beyond = [step for step in steps if step > usable]
+    if not beyond:
+        return
+    if not anew:
+        why = f"it decays from step {stable:,}" if stable < done else "the new decay begins before that"
+        raise UserError(
+            f"{member} is extended to {done:,} steps, and {why}, so the new extension begins earlier; give --anew to "
+            f"put {len(beyond)} checkpoints aside, into {target / 'superseded'}, or other --steps and --decay"
+        )
+    _put_aside(folder, member, max((step for step in steps if step <= usable), default=0), beyond)
+
+
+def _put_aside(folder: Path, member: str, after: int, steps: list[int]) -> None:
+    """Keep these checkpoints and the rows after a step, though no longer as part of the run."""
+
+    def gone(row: Row) -> bool:
+        return bool(row["phase"] == "extend" and row["member"] == member and row["step"] > after)
+
+    metrics = folder / "metrics.jsonl"
+    append_metrics(folder / "metrics.superseded.jsonl", [row for row in read_metrics(metrics) if gone(row)])
+    keep_metrics(metrics, lambda row: not gone(row))
+    target = folder / "members" / f"{member}-extended"
+    number = 1 + max((int(p.name) for p in target.glob("superseded/*") if p.name.isdigit()), default=0)
+    for step in steps:
+        aside = checkpoint.step_folder(target / "superseded" / str(number), step)
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.step_folder(target, step).rename(aside)
