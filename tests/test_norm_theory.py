@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from unmix.kernels.reference import Objective, Weights, step
+from unmix.kernels import cpu, dense
+from unmix.kernels.forward import forward
+from unmix.kernels.reference import Objective, Sums, Weights, step
+from unmix.sae.model import NONLINEARITIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "norms.md"
 D, F = 6, 14
@@ -32,8 +36,7 @@ def dictionary(g: torch.Generator, bias: float = 1.0) -> Weights:
     return Weights(randn(g, D, F), bias * randn(g, F), randn(g, F, D), bias * randn(g, D))
 
 
-def tanh_relu(z: Tensor) -> Tensor:
-    return torch.tanh(torch.relu(z))
+tanh_relu = NONLINEARITIES["tanh_relu"]
 
 
 def pre(x_BD: Tensor, w: Weights) -> Tensor:
@@ -85,18 +88,29 @@ def close(a: Tensor | float, b: Tensor | float, rtol: float = 1e-9, atol: float 
     torch.testing.assert_close(a, b, rtol=rtol, atol=atol)
 
 
-# The loss is the reference's
+# The loss is that of the steps that train
 
 
+def kernel(name: str, phi: str) -> Callable[..., Sums]:
+    if name == "dense":
+        workspace = dense.Workspace(F, torch.empty(0, dtype=torch.float64))
+        return lambda x, w, g, objective: dense.step(x, w, g, objective, workspace)
+    if name == "sparse":
+        return lambda x, w, g, objective: cpu.step(x, w, g, objective, cpu.Workspace("fp32"))
+    return step if name == "reference" else lambda x, w, g, objective: forward(x, w, objective)
+
+
+@pytest.mark.parametrize("name", ["reference", "dense", "sparse", "forward"])
 @pytest.mark.parametrize("phi", ["relu", "tanh_relu"])
 @pytest.mark.parametrize("k", [0, 1, 2])
 @pytest.mark.parametrize("weigh", [True, False])
-def test_the_loss_is_that_of_the_reference(phi: str, k: int, weigh: bool) -> None:
+def test_the_loss_is_that_of_the_kernels(name: str, phi: str, k: int, weigh: bool) -> None:
     g = generator(0)
     w, x_BD = dictionary(g), randn(g, 9, D)
     gradients = Weights(*(torch.empty_like(t) for t in w))
-    sums = step(x_BD, w, gradients, Objective(0.3, phi, weigh, k, None))  # type: ignore[arg-type]
+    sums = kernel(name, phi)(x_BD, w, gradients, Objective(0.3, phi, weigh, k, None))  # type: ignore[arg-type]
     own = torch.relu if phi == "relu" else tanh_relu
+    close(squares(x_BD, w, own), sums.square_B)
     close(losses(x_BD, w, 0.3, k, own, weigh=weigh).sum(), sums.reconstruction + 0.3 * sums.penalty)
 
 

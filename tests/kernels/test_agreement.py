@@ -17,12 +17,12 @@ D, F, B, STEPS, LR, L1 = 32, 256, 256, 200, 3e-3, 4.0
 
 
 def batch(step: int, dtype: torch.dtype) -> torch.Tensor:
-    """Sparse sums of fixed directions, with a mean and a wide dimension, as activations have them."""
+    """Sparse sums of fixed directions, with a mean and a dimension that varies more than the rest."""
     fixed = torch.randn(3 * D, D, generator=torch.Generator().manual_seed(0))
     g = torch.Generator().manual_seed(1 + step)
     amounts = torch.rand(B, 3 * D, generator=g) * (torch.rand(B, 3 * D, generator=g) < 0.04)
     x_BD = amounts @ fixed + 0.3
-    x_BD[:, 5] += 20
+    x_BD[:, 5] = 20 + 5 * x_BD[:, 5]
     return x_BD.to(dtype)
 
 

@@ -136,7 +136,7 @@ class Slow:
     """A source whose every fourth batch takes 10 seconds of a clock that the test turns."""
 
     widths = {"h": 2}  # noqa: RUF012
-    batch_tokens, chunk_tokens = 100, 400
+    batch_tokens, chunk_tokens, size = 100, 400, 10**9
 
     def __init__(self):
         self.now = 0.0

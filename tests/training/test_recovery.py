@@ -22,6 +22,7 @@ class Mixture:
 
     widths = {"h": 48}  # noqa: RUF012
     batch_tokens = chunk_tokens = 1024
+    size = 10**9
 
     def __init__(self, true_features: int = 96) -> None:
         directions = torch.randn(true_features, 48, generator=torch.Generator().manual_seed(0))

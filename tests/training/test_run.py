@@ -198,6 +198,21 @@ def test_a_store_that_grew_or_differs_is_noticed(overrides, tmp_path):
         run.sweep(other, tmp_path / "other")
 
 
+def test_what_is_read_again_is_said_before_training(overrides, tmp_path):
+    recipe = make(overrides, training__l1=[3.0])
+    store = write_store(recipe, tmp_path / "store")
+    for more, there in (({}, None), ({"activations__store": str(store)}, 1500)):
+        said = []
+        run.sweep(make(overrides, training__l1=[3.0], **more), tmp_path / f"run{there}", Watch(say=said.append))
+        lines = [line for line in said if "times over" in line]
+        if there:  # 60 steps of 48
+            assert lines[0].startswith(
+                "2,880 activations are read, and there are 1,500: 1.9 times over, anew from step 31"
+            )
+        else:
+            assert not lines  # the corpus has enough
+
+
 def test_the_decoder_rows_of_unit_norm_members_stay_at_one(overrides, tmp_path):
     recipe = make(overrides, sae__decoder="unit_norm", sae__scaling="none", training__l1=[1.0])
     run.sweep(recipe, tmp_path / "run")

@@ -138,8 +138,8 @@ class Store:
             raise UserError(f"{folder} has no activations of {absent[0]}; it has {have}")
         self.widths = {hook: self.manifest["widths"][hook] for hook in hooks}
         self.shard_rows: int = self.manifest["shard_tokens"]
+        self.rows = self.size = self.shard_rows * len(self.manifest["shards"])
         self.chunk_tokens = self.shard_rows
-        self.rows = self.shard_rows * len(self.manifest["shards"])
         if not self.manifest["shards"]:
             raise UserError(f"{folder} has no shard yet; run `unmix harvest` again to resume it")
         for shard in self.manifest["shards"]:

@@ -34,6 +34,8 @@ class Source(Protocol):
 
     widths: dict[str, int]
     batch_tokens: int
+    size: int
+    """Activations that there are; a run that reads more of them reads them again, in another order."""
     chunk_tokens: int
     """Tokens that are made ready at once: the batch that first needs one of them is slow, the others are not."""
 
@@ -67,6 +69,7 @@ class Stream:
         self.model, self.ids_NT, self.hooks = model, ids_NT, list(hooks)
         self.batch_tokens, self.chunk_sequences, self.seed = batch_tokens, chunk_sequences, seed
         self.chunk_tokens = chunk_sequences * ids_NT.shape[1]
+        self.size = int(ids_NT.size)
         self.widths = model.hook_widths(hooks)
         self._chunk: tuple[int, Batch] | None = None
         self._epoch: tuple[int, np.ndarray] | None = None

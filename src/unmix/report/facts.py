@@ -64,8 +64,8 @@ def tiles(run: RunData) -> list[tuple[str, str]]:
 def verdict(run: RunData) -> str:
     """Whether the prediction came true, in one sentence; empty where nothing was predicted."""
     choice = run.choice
-    chosen = choice.chosen() if choice else None
-    if choice is None or chosen is None or not (choice.predicts() and math.isfinite(chosen.predicted_l0)):
+    chosen = choice.forecast() if choice else None
+    if choice is None or chosen is None:
         return ""
     band = f"{words.number(chosen.low)} to {words.number(chosen.high)}"
     said = (
@@ -97,7 +97,7 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
         ("Activations", _activations(run)),
         ("Arithmetic", _arithmetic(run)),
         ("Tokens seen", _seen(run)),
-        ("Epochs", _epochs(tokens, _float(corpus.get("train_tokens")))),
+        ("Epochs", _epochs(run)),
         ("Time", _phases(run)),
         ("Machine", _joined(machine.get("cpu"), _count(machine, "cores"))),
         ("Versions", _joined(*(f"{name} {version}" for name, version in run.section("versions").items()))),
@@ -255,10 +255,16 @@ def _seen(run: RunData) -> str:
     return f"{said}, {words.whole(furthest)} by the extended one" if _tokens(run, "extension") else said
 
 
-def _epochs(tokens: float, corpus: float) -> str:
-    if not (math.isfinite(tokens) and corpus > 0):
+def _epochs(run: RunData) -> str:
+    """How often what is read was read, masked tokens counted: the store, or the corpus."""
+    read = _furthest(run)["step"] * _float(run.section("recipe", "training").get("batch_tokens"))
+    corpus, what, unit = run.section("corpus"), "store", "activations"
+    there = _float(corpus.get("store_rows"))
+    if not math.isfinite(there):
+        there, what, unit = _float(corpus.get("train_tokens")), "corpus", "training tokens"
+    if not (math.isfinite(read) and there > 0):
         return ""
-    return f"{tokens / corpus:.2f} times over the corpus ({words.whole(corpus)} training tokens)"
+    return f"{read / there:.2f} times over the {what} ({words.whole(there)} {unit})"
 
 
 def _hook(run: RunData, hook: str) -> str:

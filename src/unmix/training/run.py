@@ -16,7 +16,7 @@ from typing import Any
 
 from unmix import config as recipes
 from unmix.activations.mask import Mask
-from unmix.activations.stream import Batch
+from unmix.activations.stream import Batch, Source
 from unmix.config import RunConfig
 from unmix.disk import require_room, size
 from unmix.errors import UserError
@@ -196,6 +196,8 @@ def train_members(
     Rows of these members behind `first` are made again. `logged`: which steps were, if not by the recipe's interval.
     """
     t = recipe.training
+    if said := repeats(inputs.source, schedule.steps):
+        watch.say(said)
     keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != phase or row["member"] not in folders)
     every = logged or [[0, t.log_every]]
     spent = [row["seconds"] for row in read_metrics(metrics) if row["phase"] == phase and row["member"] in folders]
@@ -243,6 +245,18 @@ def train_members(
     finally:
         for _, close in sinks:
             close()
+
+
+def repeats(source: Source, steps: int) -> str:
+    """A line, if so many steps read more than there is."""
+    asked = steps * source.batch_tokens
+    if asked <= source.size:
+        return ""
+    first = source.size // source.batch_tokens
+    return (
+        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over, anew from "
+        f"step {first:,} on; give a larger corpus or store, or fewer steps, if that is not meant"
+    )
 
 
 def name_gaps(
