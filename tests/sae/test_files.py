@@ -24,6 +24,7 @@ def test_what_is_saved_is_what_is_loaded(tmp_path):
     assert config["metadata"]["l1"] == 5.0
 
 
+@pytest.mark.peers
 def test_it_opens_in_sae_lens(tmp_path):
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
     sae = save(tmp_path)

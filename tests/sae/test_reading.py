@@ -315,6 +315,7 @@ def test_no_key_is_both_read_and_passed_over():
     assert not _IGNORED & _READ.keys()
 
 
+@pytest.mark.peers
 @pytest.mark.parametrize("config", [V1, V2, V5, V6, V6 | {"apply_b_dec_to_input": False}])
 def test_sae_lens_computes_the_same(tmp_path, config):
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
@@ -324,6 +325,7 @@ def test_sae_lens_computes_the_same(tmp_path, config):
     torch.testing.assert_close(ours(inputs()), theirs(inputs()), rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.peers
 def test_the_keys_that_sae_lens_trains_with_are_known():
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
     known = _IGNORED | _READ.keys()
