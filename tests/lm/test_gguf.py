@@ -107,3 +107,22 @@ def test_mistakes_are_one_line(tmp_path, path, monkeypatch):
     monkeypatch.setattr("unmix.lm.gguf.find_spec", lambda name: None)
     refused(path, r"reading tiny.gguf needs gguf and accelerate: pip install 'unmix\[gguf\]'")
     assert "gguf" in sys.modules
+
+
+def test_what_is_no_whole_model_is_called_what_it_is(tmp_path):
+    def refused(words, **fields):
+        path = tmp_path / "other.gguf"
+        writer = gguf.GGUFWriter(path, "llama")
+        for key, value in fields.items():
+            getattr(writer, key)(*value)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(UserError, match=words) as error:
+            load_language_model(ModelConfig(name=str(path)))
+        assert "\n" not in str(error.value)
+
+    refused("is an adapter, not a model; merge it with `llama-export-lora", add_type=["adapter"])
+    refused("is no language model, but of the type mmproj", add_type=["mmproj"])
+    refused("is one of 3 parts of a model; join them with `llama-gguf-split", add_uint16=["split.count", 3])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from tiny_models import CONTEXT, FAMILIES, LAYERS, VOCABULARY, WIDTH, tiny_model_folder
-from transformers.utils import logging
+from tiny_models import CONTEXT, FAMILIES, LAYERS, VOCABULARY, WIDTH, tiny_model_folder, tiny_tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM
 
-import unmix.lm.model
+from unmix.cli import main
 from unmix.config import ModelConfig
 from unmix.errors import UserError
 from unmix.lm.hooks import find_blocks
@@ -167,63 +166,53 @@ def test_an_id_outside_the_vocabulary() -> None:
         load().activations(torch.tensor([[0, VOCABULARY]]), ["resid_pre.0"])
 
 
-def copy_of(tmp_path: Path) -> Path:
-    return Path(shutil.copytree(tiny_model_folder("gpt2"), tmp_path / "copy"))
-
-
-def refuses(name: Path | str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as error:
-        load_language_model(ModelConfig(name=str(name)))
+def test_a_sequence_longer_than_the_positions_that_are_left_is_one_line_with_both_numbers(tmp_path: Path) -> None:
+    # RoBERTa numbers positions from behind its padding index: of 64, 62 are left
+    lm = load_language_model(ModelConfig(name=str(made(tmp_path, "roberta", is_decoder=True, pad_token_id=1))))
+    lm.check_reading(CONTEXT - 2, ["resid_post.1"])
+    with pytest.raises(
+        UserError, match=r"64 tokens exceed what .*, 62, though .* 64 .*sequence_length to 62$"
+    ) as error:
+        lm.check_reading(CONTEXT, ["resid_post.1"])
     assert "\n" not in str(error.value)
 
 
-def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
-    copy = copy_of(tmp_path)
-    mine = load().fingerprint
-    assert len(mine) == 16
-    assert load_language_model(ModelConfig(name=str(copy))).fingerprint == mine
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"layer_norm_epsilon": 1e-4}))
-    assert load_language_model(ModelConfig(name=str(copy))).fingerprint != mine
+def test_the_length_is_checked_before_the_corpus_is_read(
+    overrides: dict[str, Any], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = made(tmp_path, "roberta", is_decoder=True, pad_token_id=1)
+    overrides |= {"model.name": str(model), "activations.sequence_length": CONTEXT, "corpus.source": "/no/such/corpus"}
+    words = [w for key, value in overrides.items() if "." in key for w in (f"--{key}", *listed(value))]
+    assert main(["sweep", "--name", "long", "--runs", str(tmp_path / "runs"), *words]) == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("lower activations.sequence_length to 62")
+    assert not (tmp_path / "runs" / "long").exists()
 
 
-def test_folders_that_hold_no_model(tmp_path: Path) -> None:
-    refuses(tmp_path / "none", "no such folder")
-    refuses(tmp_path, r"is no model folder: no config.json")
-    copy = copy_of(tmp_path)
-    (copy / "tokenizer.json").unlink()
-    (copy / "tokenizer_config.json").unlink()
-    refuses(copy, "has no tokenizer; put its tokenizer.json beside the weights")
-    weights = copy / "model.safetensors"
-    weights.write_bytes(weights.read_bytes()[:500])
-    refuses(copy, "cannot load")
-    weights.rename(copy / "pytorch_model.bin")
-    refuses(copy, r"only pickled weights \(pytorch_model.bin\), which are not read")
-    (copy / "pytorch_model.bin").unlink()
-    refuses(copy, "no weights; give it")
+@pytest.mark.parametrize("family", ["bert", "electra"])
+def test_a_model_that_reads_later_tokens_is_refused(tmp_path: Path, family: str) -> None:
+    lm = load_language_model(ModelConfig(name=str(made(tmp_path / "both", family))))
+    lm.check_reading(16, ["resid_pre.0"])  # before any attention there is nothing to leak
+    with pytest.raises(UserError, match=r"is not causal \(\w+\): at resid_post.2, later tokens change"):
+        lm.check_reading(16, ["resid_post.2"])
+    causal = load_language_model(ModelConfig(name=str(made(tmp_path / "causal", family, is_decoder=True))))
+    causal.check_reading(16, ["resid_post.2"])
 
 
-def test_weights_that_are_not_there_are_not_made_up(tmp_path: Path) -> None:
-    copy = copy_of(tmp_path)
-    config = json.loads((copy / "config.json").read_text())
-    (copy / "config.json").write_text(json.dumps(config | {"n_layer": LAYERS + 1, "num_hidden_layers": LAYERS + 1}))
-    refuses(copy, r"lacks 12 weights of its architecture, such as transformer.h.3")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_causal_models_are_not_taken_for_others(lm: LanguageModel, dtype: str) -> None:
+    again = load_language_model(ModelConfig(name=lm.name, dtype=dtype))
+    again.check_reading(CONTEXT, [*every("resid_post"), "resid_pre.0"])
 
 
-def test_a_hub_name_that_cannot_be_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    refuses("nobody/nothing-of-this-name", "cannot load model.name = nobody/nothing-of-this-name; check the name")
+def made(folder: Path, family: str, **more: Any) -> Path:
+    """A model of a family that `tiny_models` does not have, saved with a tokenizer."""
+    size = {"num_hidden_layers": LAYERS, "num_attention_heads": 2, "hidden_size": WIDTH, "embedding_size": WIDTH}
+    known = {"vocab_size": VOCABULARY, "intermediate_size": 24, "max_position_embeddings": CONTEXT}
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **size, **known, **more)).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return folder
 
 
-def test_without_the_embedded_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(unmix.lm.model, "EMBEDDED", tmp_path / "embedded")
-    refuses("embedded", "no embedded model")
-    monkeypatch.setattr(unmix.lm.model, "EMBEDDED", tiny_model_folder("gpt2"))
-    assert load_language_model(ModelConfig()).name == "embedded"
-
-
-def test_loading_is_silent_and_leaves_the_settings(capfd: pytest.CaptureFixture[str]) -> None:
-    before = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    load()
-    assert (logging.get_verbosity(), logging.is_progress_bar_enabled()) == before
-    assert capfd.readouterr() == ("", "")
+def listed(value: Any) -> list[str]:
+    return [str(v) for v in value] if isinstance(value, list) else [str(value)]

@@ -35,9 +35,37 @@ def without_bar() -> Iterator[None]:
 
 
 def quantisation(path: Path) -> str:
-    """`211 tensors Q4_1, 61 F32`: how the weights are stored."""
+    """`211 tensors Q4_1, 61 F32`: how the weights are stored.
+
+    Raises `UserError` if the file is cut, or is not a whole model: an adapter, one of several parts, the projector of
+    a vision model.
+    """
     from gguf import GGUFReader
 
-    counts = Counter(tensor.tensor_type.name for tensor in GGUFReader(path).tensors)
+    try:
+        reader = GGUFReader(path)
+        kind = _value(reader.fields, "general.type", "model")
+        parts = int(_value(reader.fields, "split.count", 1))
+    except Exception as error:  # a reader of bytes fails in as many ways as bytes can be wrong
+        raise UserError(f"cannot load model.name = {path}: it is cut or damaged ({error}); copy it again") from None
+    if parts > 1:
+        raise UserError(
+            f"model.name = {path} is one of {parts} parts of a model; join them with "
+            "`llama-gguf-split --merge FIRST_PART WHOLE.gguf`, and give WHOLE.gguf"
+        )
+    if kind == "adapter":
+        raise UserError(
+            f"model.name = {path} is an adapter, not a model; merge it with `llama-export-lora -m BASE.gguf "
+            "--lora ADAPTER.gguf -o MERGED.gguf`, and give MERGED.gguf"
+        )
+    if kind != "model":
+        raise UserError(f"model.name = {path} is no language model, but of the type {kind}; give the model's own file")
+    counts = Counter(tensor.tensor_type.name for tensor in reader.tensors)
+    if not counts:
+        raise UserError(f"model.name = {path} holds no weights; give a model")
     (first, many), *others = counts.most_common()
     return ", ".join([f"{many} tensors {first}", *(f"{n} {kind}" for kind, n in others)])
+
+
+def _value(fields: dict[str, Any], key: str, default: Any) -> Any:
+    return fields[key].contents() if key in fields else default

@@ -1,32 +1,34 @@
-"""A causal language model that is only read from: activations at hooks, and logits.
-
-Weights come from safetensors or GGUF only, and no code that came with a model is run.
-"""
+"""A causal language model that is only read from: activations at hooks, and logits."""
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmix.config import ModelConfig
 from unmix.errors import UserError
 from unmix.hooknames import KINDS, canonical
-from unmix.lm import fetch, gguf
+from unmix.lm.folder import EMBEDDED as EMBEDDED
 from unmix.lm.hooks import find_blocks, find_place, text_config
+from unmix.lm.load import count_layers as count_layers
+from unmix.lm.load import load, quiet
 from unmix.lm.places import attach
 
-EMBEDDED = Path(__file__).parent / "embedded"
 ADDED_UP, ADDED_UP_ROUNDED = 1e-3, 0.1
 """By how much a block's parts may miss what it adds: in float32, and in a narrower dtype. Wrong places miss by 0.6 and
 more."""
+_FAILS = (IndexError, RuntimeError, ValueError)
+"""What a pass raises that does not fit: a position outside its table, shapes that do not agree."""
+FEW = 16
+LEAK, LEAK_ROUNDED = 1e-3, 0.05
+"""Tokens of a row whose second half is changed, and by how much that may move the first half's activations,
+||x - x'|| / ||x||: causal models gave 0, BERT's family 0.003 and more untrained."""
 
 
 class _Done(Exception):
@@ -108,12 +110,54 @@ class LanguageModel:
                 handle = attach(place, hook, lambda: shape, partial(capture, hook))  # noqa: B023
                 stack.callback(handle.remove)
             try:
-                with torch.inference_mode(), _quiet():
+                with torch.inference_mode(), quiet():
                     self.model(ids_NT.to(self.model.device), use_cache=False)
             except _Done:
                 return captured
         silent = next(hook for hook in wanted if hook not in captured)
         raise UserError(f"hook {silent}: that module does not run in a forward pass on text; choose another")
+
+    def check_reading(self, T: int, hooks: Sequence[str]) -> None:
+        """Raises `UserError` if the hooks cannot be read on T tokens, or if what is read of a token depends on later
+        ones; also whatever `activations` raises."""
+        # padding may take no position
+        special = {*self.tokenizer.all_special_ids, getattr(text_config(self.model), "pad_token_id", None)}
+        one, other = [i for i in range(self.vocabulary) if i not in special][:2]
+        ids_1T = torch.full((1, T), one)
+        try:
+            self.activations(ids_1T, hooks)
+        except _FAILS as error:
+            said = str(error).strip().partition("\n")[0]
+            if (fits := self._longest(ids_1T, hooks)) == 0:
+                raise UserError(f"{self.name} cannot be read, not even on one token: {said}") from error
+            declared = "" if self.context is None else f", though its configuration declares {self.context}"
+            raise UserError(
+                f"sequences of {T} tokens exceed what {self.name} can read, {fits}{declared} ({said}); "
+                f"lower activations.sequence_length to {fits}"
+            ) from error
+        half = min(T, FEW) // 2
+        ids_2T = ids_1T[:, : 2 * half].repeat(2, 1)
+        ids_2T[1, half:] = other
+        for hook, x_2TD in self.activations(ids_2T, hooks).items():
+            before, after = x_2TD[:, :half].double()
+            if (before - after).norm() > (LEAK if self.model.dtype == torch.float32 else LEAK_ROUNDED) * before.norm():
+                raise UserError(
+                    f"{self.name} is not causal ({type(self.model).__name__}): at {hook}, later tokens change what is "
+                    "read of earlier ones; choose a causal language model, or set is_decoder in its config.json if it "
+                    "was trained as one"
+                )
+
+    def _longest(self, ids_NT: Tensor, hooks: Sequence[str]) -> int:
+        """How many tokens of rows that are too long can be read; 0 if not one."""
+        fits, fails = 0, ids_NT.shape[1]
+        while fails - fits > 1:
+            middle = (fits + fails) // 2
+            try:
+                self.activations(ids_NT[:, :middle], hooks)
+                fits = middle
+            except _FAILS:
+                fails = middle
+        return fits
 
     def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]:
         """hook -> D, from a pass over a few tokens. Raises as `activations` does."""
@@ -146,7 +190,7 @@ class LanguageModel:
     def logits(self, ids_NT: Tensor) -> Tensor:
         """logits_NTV, float32. Raises `UserError` for a sequence too long or an id outside the vocabulary."""
         self._check(ids_NT)
-        with torch.no_grad(), _quiet():  # not inference_mode: what comes out may enter someone's graph
+        with torch.no_grad(), quiet():  # not inference_mode: what comes out may enter someone's graph
             logits_NTV: Tensor = self.model(ids_NT.to(self.model.device), use_cache=False).logits
         return logits_NTV.float()
 
@@ -163,128 +207,8 @@ class LanguageModel:
 def load_language_model(config: ModelConfig) -> LanguageModel:
     """The model that `config.name` names: `embedded`, one that was fetched, a folder, a GGUF file, a name on the hub.
 
-    Raises `UserError`: no such folder or file, one that holds no model, a name that cannot be fetched, weights that
-    are absent, pickled, or do not fit the architecture.
+    Raises `UserError`: no such folder or file, one that holds no model or another kind of it, a name that cannot be
+    fetched, an adapter, weights that are absent, pickled, there twice, or do not fit the architecture.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    path = _local(config.name)
-    place, how = _pretrained(config.name, path)
-    try:
-        with _quiet(), gguf.without_bar() if "gguf_file" in how else nullcontext():
-            loaded: Any = AutoModelForCausalLM.from_pretrained(
-                place, dtype=getattr(torch, config.dtype), trust_remote_code=False, output_loading_info=True, **how
-            )
-            how.pop("use_safetensors", None)
-            tokenizer = AutoTokenizer.from_pretrained(place, trust_remote_code=False, **how)
-    except Exception as error:  # hub, network, files and architectures each raise their own kinds
-        remedy = "check the name and the network, or give a folder" if path is None else f"check {path}"
-        raise UserError(f"cannot load model.name = {config.name}; {remedy}: {_line(error)}") from None
-    model, report = loaded
-    if report["missing_keys"]:  # transformers would fill them at random and only log it
-        some = sorted(report["missing_keys"])
-        raise UserError(f"model.name = {config.name} lacks {len(some)} weights of its architecture, such as {some[0]}")
-    if len(tokenizer) <= len(tokenizer.all_special_tokens):  # made from nothing but the architecture's name
-        raise UserError(f"model.name = {config.name} has no tokenizer; put its tokenizer.json beside the weights")
-    model.eval().requires_grad_(False)
-    _fast_gelu(model)
-    note = ""
-    if path is not None and path.is_file():
-        note = f"{path.name} holds {gguf.quantisation(path)}: dequantised to {config.dtype}"
-    return LanguageModel(model, tokenizer, config.name, _fingerprint(model, path), note=note)
-
-
-def count_layers(config: ModelConfig) -> int:
-    """Blocks of the model that `config.name` names, from its configuration alone. Raises as `load_language_model`."""
-    from transformers import AutoConfig
-
-    path = _local(config.name)
-    place, how = _pretrained(config.name, path)
-    how.pop("use_safetensors", None)
-    try:
-        with _quiet():
-            found = AutoConfig.from_pretrained(place, trust_remote_code=False, **how)
-    except Exception as error:  # as above
-        raise UserError(f"cannot read the configuration of model.name = {config.name}: {_line(error)}") from None
-    return int(found.get_text_config().num_hidden_layers)
-
-
-def _pretrained(name: str, path: Path | None) -> tuple[str, dict[str, Any]]:
-    """What `from_pretrained` is called with."""
-    if path is None or path.is_dir():
-        return name if path is None else str(path), {"use_safetensors": True}
-    gguf.require_readers(path)
-    return str(path.parent), {"gguf_file": path.name}
-
-
-def _fast_gelu(model: Any) -> None:
-    """GPT-2's approximate GELU as one pass: the same function, written there as eight."""
-    from transformers.activations import NewGELUActivation
-
-    for module in model.modules():
-        if isinstance(module, NewGELUActivation):
-            vars(module)["forward"] = partial(nn.functional.gelu, approximate="tanh")
-
-
-def _local(name: str) -> Path | None:
-    """The folder or GGUF file that the name means, checked; none if it is a name on the hub."""
-    path = EMBEDDED if name == "embedded" else Path(name).expanduser()
-    if name in fetch.MODELS and not path.exists():
-        return fetch.fetched(name)
-    if not path.exists():
-        if name == "embedded":
-            raise UserError("this copy of unmix has no embedded model; set model.name to a folder or a hub name")
-        if name.startswith((".", "/", "~")) or name.count("/") > 1 or path.suffix == ".gguf":
-            raise UserError(f"model.name = {name}: no such {'file' if path.suffix == '.gguf' else 'folder'}")
-        return None
-    if path.is_file():
-        with path.open("rb") as file:
-            magic = file.read(4)
-        if magic != b"GGUF":
-            raise UserError(f"model.name = {name} is a file, and not GGUF; give a model folder, or a .gguf file")
-        return path
-    if not (path / "config.json").is_file():
-        if alone := sorted(path.glob("*.gguf")):
-            raise UserError(f"model.name = {name} is a folder of GGUF files; name one of them: {alone[0]}")
-        raise UserError(f"model.name = {name} is no model folder: no config.json")
-    if not any(path.glob("*.safetensors")):
-        pickled = sorted(file.name for file in path.iterdir() if file.suffix in (".bin", ".pt", ".pth"))
-        what = f"only pickled weights ({pickled[0]}), which are not read" if pickled else "no weights"
-        raise UserError(f"model.name = {name} has {what}; give it *.safetensors, as save_pretrained writes them")
-    return path
-
-
-def _fingerprint(model: Any, path: Path | None) -> str:
-    digest = hashlib.sha256()
-    if path is not None:
-        for file_path in [path] if path.is_file() else [path / "config.json", *sorted(path.glob("*.safetensors"))]:
-            with file_path.open("rb") as file:
-                while block := file.read(1 << 20):
-                    digest.update(block)
-    else:
-        digest.update(model.config.to_json_string().encode())
-        for name, tensor in sorted(model.state_dict().items()):
-            digest.update(name.encode())
-            digest.update(tensor.contiguous().flatten().view(torch.uint8).numpy())
-    return digest.hexdigest()[:16]
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without `transformers`' own bars and notes; its settings are put back."""
-    from transformers.utils import logging
-
-    settings: Any = logging  # untyped
-    level, bars = settings.get_verbosity(), settings.is_progress_bar_enabled()
-    settings.set_verbosity_error()
-    settings.disable_progress_bar()
-    try:
-        yield
-    finally:
-        settings.set_verbosity(level)
-        if bars:
-            settings.enable_progress_bar()
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    read = load(config)
+    return LanguageModel(read.model, read.tokenizer, config.name, read.fingerprint, note=read.note)

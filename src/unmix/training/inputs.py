@@ -19,6 +19,7 @@ from unmix.errors import UserError
 from unmix.lm.loss import TextLoss, text_loss
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.lm.products import multiply_in_bf16
+from unmix.sinks import check_sinks
 
 Say = Callable[[str], None]
 MEASURED = 4  # sequences on which the change by products in bf16 is measured
@@ -39,6 +40,7 @@ class Inputs:
 
 def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
     """Open the store that the recipe names, or load the model and tokenize the corpus."""
+    check_sinks(recipe.sinks)  # a key that is missing should not wait for the model
     act = recipe.activations
     if act.store is not None:
         store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens)
@@ -85,7 +87,8 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     say(f"loading the model {recipe.model.name}")
     model = load_language_model(recipe.model)
     model.check_sequence_length(recipe.activations.sequence_length)
-    model.hook_widths(recipe.activations.hooks)  # an unknown hook should not wait for the tokens
+    # what cannot be read should not wait for the tokens
+    model.check_reading(recipe.activations.sequence_length, recipe.activations.hooks)
     if model.note:
         say(model.note)
     say(f"tokenizing {recipe.corpus.source}")

@@ -23,14 +23,16 @@ def locked(folder: Path) -> Iterator[None]:
 
     Everything that decides what a command does to a run is read inside. If nothing came of it, no folder is left.
     """
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     file = _hold(folder)
     try:
         yield
     finally:
         with suppress(OSError):  # something was written: the folder stays, and so does its lock
-            if [path.name for path in folder.iterdir()] == [".lock"]:
+            if made and [path.name for path in folder.iterdir()] == [".lock"]:
                 (folder / ".lock").unlink()
-                folder.rmdir()
+                for path in made:
+                    path.rmdir()
         file.close()
 
 
