@@ -47,7 +47,7 @@ def test_one_command_sweeps_chooses_extends_and_shows(recipe, tmp_path, capsys):
     run = tmp_path / "runs" / "tiny"
     choice = json.loads((run / "choice.json").read_text())
     assert choice["member"]
-    assert choice["came_true"]["step"] == 80
+    assert choice["came_true"]["step"] == 64  # where the decay begins
     rows = read_metrics(run / "metrics.jsonl")
     assert {r["member"] for r in rows} == {"l1-0", "l1-1", "l1-3", "l1-30"}
     assert {r["phase"] for r in rows} == {"sweep", "extend"}
@@ -156,8 +156,8 @@ def test_a_recipe_or_folder_that_is_not_there(tmp_path, capsys):
 def test_a_run_folder_whose_recipe_differs_is_left_as_it_is(recipe, tmp_path, capsys):
     assert unmix("sweep", recipe, "--train-only", "--steps", "5", tmp_path=tmp_path) == 0
     files = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
-    assert unmix("sweep", recipe, "--train-only", "--steps", "6", tmp_path=tmp_path) == 2
-    assert "training.steps = 5, the recipe says 6" in capsys.readouterr().err
+    assert unmix("sweep", recipe, "--train-only", "--steps", "5", "--features", "40", tmp_path=tmp_path) == 2
+    assert "sae.features = 48, the recipe says 40" in capsys.readouterr().err
     assert files == {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
 
 

@@ -218,7 +218,9 @@ def _parser() -> argparse.ArgumentParser:
     harvest.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="the store; one that was stopped is resumed"
     )
-    harvest.add_argument("--tokens", type=int, help="how many; what the sweep of the recipe reads if not given")
+    harvest.add_argument(
+        "--tokens", type=int, help="how many; what the sweep of the recipe and its extension read if not given"
+    )
     harvest.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="on disk (bfloat16)"
     )
@@ -320,9 +322,11 @@ def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         print(json.dumps(choice, indent=1))
         return 0
     print(f"rule: {choice['rule']}\n")
-    rows, marks = [["member", "L0 now", "expected", "band"]], [""]
+    rows, marks = [["member", "L0 now", "expected", "90 % band"]], [""]
     for c in choice["candidates"]:
-        rows.append([c["member"], f"{c['l0']:.4g}", f"{c['predicted_l0']:.4g}", f"{c['low']:.4g} to {c['high']:.4g}"])
+        expected = "" if c["no_forecast"] else f"{c['predicted_l0']:.4g}"
+        band = "" if c["low"] is None else f"{c['low']:.4g} to {c['high']:.4g}"
+        rows.append([c["member"], f"{c['l0']:.4g}", expected, band])
         marks.append("chosen" if c["member"] == choice["member"] else c["why"])
     for line, mark in zip(aligned(rows).splitlines(), marks, strict=True):
         print(f"{line}   {mark}".rstrip())
@@ -440,7 +444,8 @@ def _harvest(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     if before := held(args.out).get("recipe"):
         recipe = keep(recipe, before)
     model, tokens = open_model(recipe, say)
-    wanted = args.tokens if args.tokens is not None else recipe.training.steps * recipe.training.batch_tokens
+    steps = max(recipe.training.steps, recipe.choice.extend_to or 0)
+    wanted = args.tokens if args.tokens is not None else steps * recipe.training.batch_tokens
     if wanted < 1:
         raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
     began = time.perf_counter()

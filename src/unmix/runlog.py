@@ -94,13 +94,13 @@ Logged = Sequence[Sequence[int]]
 """[step, every], …: after the step, in multiples of `every`. It begins with step 0."""
 
 
-def logged_steps(after: int, upto: int, logged: Logged, end: int) -> list[int]:
-    """The steps in (after, upto] that a run logs: by `logged`, and the end."""
+def logged_steps(after: int, upto: int, logged: Logged, ends: Iterable[int]) -> list[int]:
+    """The steps in (after, upto] that a run logs: by `logged`, and its ends (a run may have been given more steps)."""
     found = set()
     for n, (first, every) in enumerate(logged):
         last = logged[n + 1][0] if n + 1 < len(logged) else upto
         found |= {step for step in range(max(after, first) + 1, min(last, upto) + 1) if step % every == 0}
-    return sorted(found | ({end} if after < end <= upto else set()))
+    return sorted(found | {end for end in ends if after < end <= upto})
 
 
 def gaps(rows: Iterable[dict[str, Any]], members: Iterable[str], steps: list[int]) -> list[str]:

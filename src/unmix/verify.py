@@ -13,7 +13,7 @@ from unmix.errors import UserError
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_extensions, read_json
 from unmix.sae.files import CONFIG, load_sae
 from unmix.training import checkpoint
-from unmix.training.manifest import FORMAT, entries, logged_in, read_run, sweep_schedule
+from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
 
 
 class Found(NamedTuple):
@@ -74,7 +74,8 @@ def _metrics(folder: Path, recipe: RunConfig, manifest: dict[str, Any]) -> tuple
         saved = [step for name in folders for step in checkpoint.steps_on_disk(folder / "members" / name)]
         newest = max([row["step"] for row in of_phase] + saved, default=after)
         logged = [[0, recipe.training.log_every]] if phase == "extend" else logged_in(manifest, recipe)
-        steps = logged_steps(after, newest, logged, end)
+        stops = [end] if phase == "extend" else ends(manifest, end)
+        steps = logged_steps(after, newest, logged, stops)
         problems += [f"{path}, {phase}: {gap}" for gap in gaps(of_phase, members, steps)]
         if strangers := sorted({row["member"] for row in of_phase} - set(members)):
             problems.append(f"{path}, {phase}: {', '.join(strangers)} is no member")

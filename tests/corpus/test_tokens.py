@@ -59,6 +59,20 @@ def test_the_sequences_are_the_documents(
     assert got.split == split
 
 
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_every_token_is_of_the_document_it_came_from(source: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_ROWS_AT_ONCE", block)
+    texts, _ = expected("train")
+    got = load(source)
+    lengths = [len(TOKENIZER(t, add_special_tokens=False, split_special_tokens=True)["input_ids"]) + 1 for t in texts]
+    N = len(got.ids_NT)
+    wanted = np.repeat(np.arange(len(texts)), lengths)[: N * (T - 1)].reshape(N, T - 1)
+    rows = np.random.default_rng(0).permutation(N)[: N // 2]
+    found = tokens.documents_of(TOKENIZER, got, rows)
+    assert np.array_equal(found[:, 1:], wanted[rows])
+    assert np.array_equal(found[:, 0], found[:, 1])
+
+
 def test_text_gives_no_special_token(tmp_path: Path, source: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(f"{EOT}a{EOT}" * 20)

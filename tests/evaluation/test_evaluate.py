@@ -14,10 +14,11 @@ from unmix.activations.mask import Mask
 from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
 from unmix.evaluation import evaluate as module
-from unmix.evaluation.command import _debiased, tightest
+from unmix.evaluation.command import _debiased
 from unmix.evaluation.downstream import Downstream
 from unmix.evaluation.evaluate import evaluate
 from unmix.evaluation.splice import error_of, splice, with_feature
+from unmix.evaluation.subject import tightest
 from unmix.lm.model import load_language_model
 from unmix.sae.files import load_sae
 from unmix.sae.model import new_sae
@@ -53,7 +54,7 @@ def test_no_number_depends_on_the_batch_size(setting, mask, monkeypatch):
         assert other.keys() == flat[0].keys()
         for key, value in flat[0].items():
             if isinstance(value, float) and "proportions" not in key:  # a rounding may move a token by a bin
-                assert other[key] == pytest.approx(value, rel=1e-4, abs=1e-5, nan_ok=True), key
+                assert other[key] == pytest.approx(value, rel=1e-6, abs=1e-6, nan_ok=True), key
             elif not isinstance(value, float):
                 assert other[key] == value, key
 
@@ -88,7 +89,7 @@ def test_masked_tokens_keep_x_when_spliced(setting):
     effects = []
     for leaves in (everything, None):
         downstream = Downstream(lm, "resid_post.0", {"zero": torch.zeros_like}, 1, leaves)
-        downstream.add(ids_NT)
+        downstream.add(ids_NT, torch.zeros_like(ids_NT))
         effects.append(downstream.metrics()["replacements"]["zero"]["delta_ce"])
     assert effects[0] == pytest.approx(0, abs=1e-6)
     assert abs(effects[1]) > 1e-4

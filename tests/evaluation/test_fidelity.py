@@ -90,6 +90,16 @@ def test_predicting_the_mean_explains_nothing_and_identity_everything():
     assert predict(0.8 * x, x)["reconstruction_bias"] == pytest.approx(0.8)
 
 
+def test_a_dictionary_that_predicts_the_mean_explains_nothing_at_any_batch_size():
+    x = torch.randn(500, 6, dtype=torch.float64) * torch.linspace(1, 9, 500)[:, None].double() + 40
+    sae = random_sae()
+    with torch.no_grad():
+        sae.W_dec.zero_()
+        sae.b_dec.copy_(x.mean(0))
+    for batch in (1, 7, 500):
+        assert measure(sae, x, batch)[0]["explained_variance"] == pytest.approx(0, abs=1e-9)
+
+
 def test_pca_is_the_best_linear_reconstruction_of_its_rank():
     x = torch.randn(400, 6, dtype=torch.float64) @ torch.randn(6, 6, dtype=torch.float64) + 2
     activations = Activations(6)

@@ -112,7 +112,7 @@ def test_a_pass_that_skips_blocks_equals_one_that_does_not(lm, ids_NT):
         for skip in (True, False):
             downstream = Downstream(lm, hook, {"one": lambda x: mean.expand_as(x), "same": torch.clone}, 1, kept)
             downstream.skipped = None if skip else 0
-            downstream.add(ids_NT)
+            downstream.add(ids_NT, torch.zeros_like(ids_NT))
             metrics.append(downstream.metrics()["replacements"])
         for name in ("one", "same"):
             assert metrics[0][name]["delta_ce"] == pytest.approx(metrics[1][name]["delta_ce"], abs=1e-4), hook

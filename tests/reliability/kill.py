@@ -94,7 +94,7 @@ def live(world: Path, home: Path, stored: bool, size: Size) -> int:
     from unmix.training.inputs import open_model, open_stream, store_facts
 
     os.environ["UNMIX_CACHE"] = str(home / "cache")
-    words = ["sweep", str(world / "recipe.yaml"), "--runs", str(home)]
+    words = ["sweep", str(world / "recipe.yaml"), "--runs", str(home), "--no-evaluate"]
     if stored:
         recipe = config.load(world / "recipe.yaml")
         model, tokens = open_model(recipe, print)

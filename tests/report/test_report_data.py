@@ -88,7 +88,7 @@ def test_the_extension_is_found_without_its_description(make: Make) -> None:
 
 
 def test_mistakes_end_in_one_line(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no run\\.yaml in"):
+    with pytest.raises(UserError, match="is no run folder: it has no run\\.yaml"):
         read(tmp_path)
     folder = make(l1=(1.0,), steps=40)
     (folder / "metrics.jsonl").write_text("")
@@ -98,8 +98,14 @@ def test_mistakes_end_in_one_line(make: Make, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no metrics yet"):
         read(folder)
     (folder / "run.yaml").write_text("a: [")
-    with pytest.raises(UserError, match="cannot read"):
+    with pytest.raises(UserError, match="is damaged"):
         read(folder)
     (folder / "run.yaml").write_text("just words")
-    with pytest.raises(UserError, match="no description"):
+    with pytest.raises(UserError, match="it holds no recipe"):
+        read(folder)
+    (folder / "run.yaml").write_text(
+        "a: &a [x, x]\n"
+        + "".join(f"k{n}: &k{n} [*k{n - 1}, *k{n - 1}]\n" if n else "k0: &k0 [*a, *a]\n" for n in range(30))
+    )
+    with pytest.raises(UserError, match="stands for more than"):
         read(folder)

@@ -4,14 +4,19 @@ import math
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_run import make
 
-from unmix.training.choice import choose, forecast
+from unmix import config
+from unmix.runlog import append_metrics, write_json, write_manifest
+from unmix.training import chosen
+from unmix.training.choice import NoForecast, Trend, choose, extrapolate, forecast, level, steady
+from unmix.training.manifest import FORMAT
 
 
-def curve(member, l1, l0_of, steps=range(50, 1050, 50), features=1000):
+def curve(member, l1, l0_of, steps=range(50, 1050, 50), *, features=1000, phase="sweep", lr=lambda s: 1e-3, **more):
     return [
         {
-            "phase": "sweep",
+            "phase": phase,
             "member": member,
             "hook": "resid_post.3",
             "l1": l1,
@@ -19,73 +24,275 @@ def curve(member, l1, l0_of, steps=range(50, 1050, 50), features=1000):
             "l0": l0_of(s),
             "nonzero_proportion": l0_of(s) / features,
             "loss": 0.0 * l0_of(s),
+            "over_tokens": 4096,
+            "lr": lr(s),
+            **more,
         }
         for s in steps
     ]
 
 
-@given(level=st.floats(10, 1e4), slope=st.floats(0.05, 1.5), at=st.integers(1001, 10**6))
-def test_an_exact_power_law_is_foretold_exactly_with_no_band(level, slope, at):
-    steps = list(range(50, 1001, 50))
-    guess = forecast(steps, [level * s**-slope for s in steps], at)
-    want = level * at**-slope
-    assert guess.l0 == pytest.approx(want, rel=1e-6)
-    assert guess.low == pytest.approx(want, rel=1e-5)
-    assert guess.high == pytest.approx(want, rel=1e-5)
+def power(level, slope, at=1000):
+    return lambda s: level * (s / at) ** -slope
 
 
-@given(floor=st.floats(5, 100), rate=st.floats(0.5, 1.5), at=st.integers(2000, 100_000))
-def test_a_fall_to_a_floor_is_foretold_within_the_band(floor, rate, at):
-    steps = list(range(50, 1001, 50))
-    curve = [floor * (1 + (s / 300) ** -rate) for s in steps]
-    guess = forecast(steps, curve, at)
-    want = floor * (1 + (at / 300) ** -rate)
-    assert guess.low <= want <= guess.high * 1.02
-    assert guess.l0 == pytest.approx(want, rel=0.1)
+def decays(begin, end):
+    return lambda s: 1e-3 * min(1.0, (end - s) / (end - begin))
 
 
-def test_a_curve_that_rises_is_not_extrapolated_upward():
-    guess = forecast([100, 200, 300, 400], [10.0, 11.0, 12.0, 13.0], 10_000)
-    assert guess.l0 <= 13
+def of(result, member):
+    return next(c for c in result["candidates"] if c["member"] == member)
 
 
-def test_too_few_points_are_refused():
-    with pytest.raises(ValueError, match="2 points"):
-        forecast([1, 2], [3.0, 2.0], 10)
+# the forecast
+
+
+@given(height=st.floats(10, 1e4), slope=st.floats(0.15, 1.5), later=st.integers(1010, 3000))
+def test_a_power_law_is_continued(height, slope, later):
+    rows = curve("m", 1, power(height, slope), range(10, 3010, 10))
+    guess, want = forecast(rows[:100], later), level(rows, later)
+    assert guess.l0 == pytest.approx(want, rel=0.02)
+    assert guess.low < want < guess.high
+
+
+def test_what_slows_down_is_expected_to_slow_down_further():
+    slower, same = (extrapolate(Trend(100, -0.5, change), 2).l0 for change in (0.6, 1.0))
+    assert same == pytest.approx(100 * 2**-0.5)
+    assert 5 < slower - same < 20
+
+
+@given(floor=st.floats(5, 100), rate=st.floats(0.7, 1.5), horizon=st.floats(1.2, 3))
+def test_a_fall_to_a_floor_lies_in_the_band(floor, rate, horizon):
+    at, l0 = round(1000 * horizon), lambda s: floor * (1 + (s / 1000) ** -rate)
+    guess = forecast(curve("m", 1, l0), at)
+    assert guess.low <= l0(at) <= guess.high
+
+
+@given(change=st.floats(0.05, 1.05), slope=st.floats(-2, -0.1))
+def test_the_band_widens_with_the_distance(change, slope):
+    guesses = [extrapolate(Trend(100, slope, change), horizon) for horizon in (1.01, 1.5, 2, 3)]
+    wide = [guess.high / guess.low for guess in guesses]
+    assert wide == sorted(wide)
+    assert all(0 < guess.low < guess.l0 <= 100 for guess in guesses)
+
+
+@pytest.mark.parametrize(
+    ("l0", "at", "why"),
+    [
+        (power(100, 0.5), 3001, "more than 3 times as far as step 1,000"),
+        (power(100, -0.2), 2000, "does not fall steadily"),
+        (power(100, 0.05), 2000, "does not fall steadily"),
+        (lambda s: 100 - s / 15, 2000, "not slowing down yet"),
+        (power(0.5, 0.5), 2000, "hardly anything is active"),
+        (lambda s: 0.0, 2000, "too few rows"),
+    ],
+)
+def test_where_no_band_would_hold_there_is_no_forecast(l0, at, why):
+    with pytest.raises(NoForecast, match=why):
+        forecast(curve("m", 1, l0), at)
+
+
+@pytest.mark.parametrize("steps", [[], [100], range(100, 800, 100), range(900, 1001)])
+def test_few_rows_or_rows_of_a_short_while_are_no_trend(steps):
+    with pytest.raises(NoForecast, match="too few rows"):
+        forecast(curve("m", 1, power(100, 0.5), steps), 2000)
+
+
+def test_the_level_is_the_median_over_the_last_tenth_of_the_steps():
+    rows = curve("m", 1, lambda s: {950: 7.0, 1000: 9.0}.get(s, 100.0), range(10, 2000, 10))
+    assert level(rows, 1000) == 100
+    assert level(curve("m", 1, float), 1000) == (950 + 1000) / 2
+    assert level(curve("m", 1, float), 70) == 50, "the row before it, where none is near"
+    assert math.isnan(level(curve("m", 1, float), 49))
+
+
+def test_steady_rows_are_those_of_the_full_learning_rate():
+    lr = [1e-4, 1e-3, 1e-3, 1e-3, 5e-4]
+    rows = curve("m", 1, float, range(1, 6), lr=lambda s: lr[s - 1])
+    assert [row["step"] for row in steady(rows)] == [2, 3, 4]
+    assert [row["step"] for row in steady(rows, after=2)] == [3, 4]
+    assert steady([]) == []
+
+
+# the rule
 
 
 def test_the_densest_under_the_cap_is_chosen():
     rows = curve("l1-0", 0, lambda s: 900) + curve("l1-5", 5, lambda s: 280) + curve("l1-50", 50, lambda s: 40)
-    choice = choose(rows, max_active=300, predict_step=1000, stable_until=1000)
-    assert choice["member"] == "l1-5"
-    assert [c["admissible"] for c in choice["candidates"]] == [False, True, True]
+    found = choose(rows, max_active=300, predict_step=1000)
+    assert found["member"] == "l1-5"
+    assert [c["admissible"] for c in found["candidates"]] == [False, True, True]
 
 
 def test_what_will_fall_under_the_cap_is_admitted_and_the_present_is_not_enough():
-    rows = curve("l1-5", 5, lambda s: 40_000 * s**-0.7) + curve("l1-50", 50, lambda s: 40)
-    assert rows[19]["l0"] > 300
-    now = choose(rows, max_active=300, predict_step=1000, stable_until=1000)
-    later = choose(rows, max_active=300, predict_step=3000, stable_until=1000)
-    json.dumps([now, later])  # plain numbers: it is written as choice.json
+    rows = curve("l1-5", 5, power(320, 0.7)) + curve("l1-50", 50, power(40, 0.7))
+    now = choose(rows, max_active=300, predict_step=1000)
+    later = choose(rows, max_active=300, predict_step=3000)
+    json.dumps([now, later], allow_nan=False)  # plain numbers: it is written as choice.json
     assert (now["member"], later["member"]) == ("l1-50", "l1-5")
     assert "far fewer" in now["reason"]
     assert "between 5 and 50" in now["reason"]
+    assert "90 % band" in later["reason"]
+    assert of(later, "l1-5")["low"] < of(later, "l1-5")["predicted_l0"] < of(later, "l1-5")["high"] < 320
 
 
 def test_without_an_admissible_member_the_reason_says_what_to_try():
-    choice = choose(curve("l1-1", 1, lambda s: 900), max_active=300, predict_step=1000, stable_until=1000)
-    assert choice["member"] is None
-    assert "larger coefficient" in choice["reason"]
+    found = choose(curve("l1-1", 1, lambda s: 900), max_active=300, predict_step=1000)
+    assert found["member"] is None
+    assert "larger coefficient" in found["reason"]
 
 
-def test_what_was_measured_is_not_foretold():
+def test_what_was_measured_is_not_predicted():
     """With a decay at the end, L0 at the last step is known, whatever the stable part points to."""
-    rows = curve("l1-5", 5, lambda s: 280 if s <= 800 else 320)
-    choice = choose(rows, max_active=300, predict_step=1000, stable_until=800)
-    assert choice["member"] is None
-    assert choice["candidates"][0]["predicted_l0"] == 320
+    rows = curve("l1-5", 5, lambda s: 280 if s <= 800 else 320, lr=decays(800, 1050))
+    found = choose(rows, max_active=300, predict_step=1000)
+    assert found["member"] is None
+    assert found["candidates"][0]["predicted_l0"] == 320
+    assert (found["candidates"][0]["low"], found["candidates"][0]["no_forecast"]) == (None, None)
 
 
-def test_a_member_gone_wrong_is_not_chosen():
+def test_a_step_inside_the_curve_is_measured_there():
+    found = choose(curve("l1-5", 5, power(100, 1.0)), max_active=300, predict_step=500)
+    assert found["candidates"][0]["predicted_l0"] == pytest.approx(200, rel=0.01)
+    assert found["candidates"][0]["l0"] == pytest.approx(100, rel=0.05)
+
+
+def test_without_a_forecast_a_member_is_judged_by_what_is_measured_and_says_so():
+    rows = curve("l1-5", 5, lambda s: 200) + curve("l1-50", 50, power(40, 0.5))
+    found = choose(rows, max_active=300, predict_step=2000)
+    flat = of(found, "l1-5")
+    assert found["member"] == "l1-5"
+    assert (flat["low"], flat["high"], flat["predicted_l0"]) == (None, None, 200)
+    assert flat["why"] == "no forecast: its L0 does not fall steadily; 200 active, under 300"
+    assert "(no forecast: its L0 does not fall steadily)" in found["reason"]
+    assert of(found, "l1-50")["low"] is not None
+
+
+def test_too_far_away_nothing_is_predicted_of_any_member():
+    rows = curve("l1-5", 5, power(320, 0.7)) + curve("l1-50", 50, power(40, 0.7))
+    found = choose(rows, max_active=300, predict_step=10_000)
+    assert found["member"] == "l1-50"
+    assert all(c["low"] is None and "times as far" in c["no_forecast"] for c in found["candidates"])
+    assert all(c["predicted_l0"] == c["l0"] for c in found["candidates"])
+
+
+def test_members_are_compared_by_what_is_measured_though_only_some_have_a_forecast():
+    """The denser one is expected below what the sparser one, without a forecast, has now."""
+    rows = curve("l1-3", 3, power(130, 0.7)) + curve("l1-5", 5, lambda s: 98)
+    found = choose(rows, max_active=110, predict_step=3000)
+    assert of(found, "l1-3")["predicted_l0"] < 98
+    assert [c["member"] for c in found["candidates"]] == ["l1-3", "l1-5"]
+    assert found["member"] == "l1-3"
+
+
+def test_the_forecast_begins_before_a_decay_where_an_extension_begins():
+    l0 = lambda s: power(100, 0.5)(s) * (1.4 if s > 1000 else 1)  # noqa: E731
+    rows = curve("l1-5", 5, l0, range(50, 2050, 50), lr=decays(1000, 2001))
+    found = choose(rows, max_active=300, predict_step=2400)["candidates"][0]
+    assert (found["l0_at_step"], found["l0"]) == (1000, pytest.approx(100, rel=0.03))
+    assert 64 < found["predicted_l0"] < 90
+
+
+def test_a_planned_decay_is_named_in_the_rule():
+    rows = curve("l1-5", 5, power(100, 0.5), range(50, 2050, 50), lr=decays(1000, 2001))
+    found = choose(rows, max_active=300, predict_step=1200, decay_to=2400)
+    assert found["rule"].endswith("at step 1,200, where the decay of the learning rate to step 2,400 begins")
+    assert (found["at_step"], found["candidates"][0]["low"] is not None) == (1000, True)
+
+
+def test_rows_in_which_the_penalty_still_rises_are_no_trend():
+    found = choose(curve("l1-5", 5, power(100, 0.5)), max_active=300, predict_step=2000, warmup=700)["candidates"][0]
+    assert "too few rows" in found["no_forecast"]
+
+
+def test_a_window_in_which_every_token_was_masked_changes_nothing():
+    rows = curve("l1-5", 5, power(200, 0.5))
+    empty = curve("l1-5", 5, lambda s: math.nan, [975, 1000], over_tokens=0)
+    whole, holed = (choose(r, max_active=300, predict_step=2000) for r in (rows[:-1], rows[:-1] + empty))
+    assert whole == holed
+    assert holed["member"] == "l1-5"
+
+
+def test_after_a_masked_last_window_the_step_still_counts_as_reached():
+    empty = curve("l1-5", 5, lambda s: math.nan, [1000], over_tokens=0)
+    found = choose(curve("l1-5", 5, power(200, 0.5))[:-1] + empty, max_active=300, predict_step=1000)["candidates"][0]
+    assert (found["low"], found["no_forecast"]) == (None, None)
+
+
+def test_a_member_that_is_behind_the_others_is_predicted():
+    behind = curve("l1-5", 5, power(200, 0.5), range(20, 820, 20))
+    found = choose(curve("l1-1", 1, power(280, 0.5)) + behind, max_active=300, predict_step=1000)
+    assert of(found, "l1-1")["low"] is None
+    assert of(found, "l1-5")["low"] is not None
+
+
+def test_a_member_whose_every_token_was_masked_is_not_chosen():
+    rows = curve("l1-1", 1, lambda s: math.nan, over_tokens=0) + curve("l1-5", 5, lambda s: 200)
+    assert choose(rows, max_active=300, predict_step=1000)["member"] == "l1-5"
+
+
+@pytest.mark.parametrize("predict_step", [1000, 2000])
+def test_a_member_gone_wrong_is_not_chosen(predict_step):
     rows = curve("l1-1", 1, lambda s: math.nan) + curve("l1-5", 5, lambda s: 200)
-    assert choose(rows, max_active=300, predict_step=1000, stable_until=1000)["member"] == "l1-5"
+    halted = curve("l1-2", 2, lambda s: 250, range(50, 500, 50))
+    halted += curve("l1-2", 2, lambda s: math.nan, range(500, 1050, 50), over_tokens=0, halted_at=460)
+    found = choose(rows + halted, max_active=300, predict_step=predict_step)
+    assert found["member"] == "l1-5"
+    assert of(found, "l1-2")["why"] == "halted by batch 460"
+
+
+# choice.json
+
+
+@pytest.fixture
+def folder(overrides, tmp_path):
+    """A run of 1,000 steps whose recipe plans an extension to 2,500, with a decay from step 2,000 on."""
+
+    def made(extend_to=2500, decay=0.2):
+        extension = {"choice__extend_to": extend_to, "choice__extend_decay_fraction": decay}
+        recipe = make(overrides, training__steps=1000, training__decay_fraction=0.0, **extension)
+        write_manifest(tmp_path / "run.yaml", {"format": FORMAT, "recipe": config.dump(recipe)})
+        append_metrics(tmp_path / "metrics.jsonl", curve("l1-1", 1, power(100, 0.5)))
+        return tmp_path
+
+    return made
+
+
+def extend(folder, l0, to=2500, decays_from=2000):
+    rows = curve("l1-1", 1, l0, range(1050, to + 50, 50), phase="extend", lr=decays(decays_from, to + 1))
+    append_metrics(folder / "metrics.jsonl", rows)
+
+
+def test_l0_is_predicted_for_where_the_planned_decay_begins(folder):
+    found = chosen.make_choice(folder(), 300)
+    assert found["predict_step"] == 2000
+    assert "where the decay of the learning rate to step 2,500 begins" in found["rule"]
+
+
+@pytest.mark.parametrize(("asked", "predicted"), [(2300, 2000), (1700, 1700), (2600, 2600)])
+def test_only_a_step_in_the_planned_decay_is_moved(folder, asked, predicted):
+    assert chosen.make_choice(folder(), 300, asked)["predict_step"] == predicted
+
+
+def test_what_came_true_is_measured_at_the_step_that_was_predicted(folder):
+    path = folder()
+    chosen.make_choice(path, 300)
+    extend(path, lambda s: 80 if s <= 1500 else 70 if s <= 2000 else 95)
+    assert chosen.note_what_came_true(path)["came_true"] == {"step": 2000, "l0": 70}
+    chosen.make_choice(path, 300, 1500)
+    assert chosen.note_what_came_true(path)["came_true"] == {"step": 1500, "l0": 80}
+
+
+@pytest.mark.parametrize(("asked", "to", "decays_from"), [(2600, 2500, 2500), (1800, 2500, 1500), (1800, 1700, 1700)])
+def test_nothing_is_claimed_of_a_step_that_was_not_reached_or_after_the_decay_began(folder, asked, to, decays_from):
+    path = folder(extend_to=None, decay=0.0)
+    chosen.make_choice(path, 300, asked)
+    extend(path, power(100, 0.5), to, decays_from)
+    assert chosen.note_what_came_true(path)["came_true"] is None
+
+
+def test_what_came_true_of_an_earlier_question_does_not_stay(folder):
+    path = folder(extend_to=None, decay=0.0)
+    found = chosen.make_choice(path, 300, 2000)
+    write_json(path / "choice.json", found | {"came_true": {"step": 1500, "l0": 3.0}})
+    assert chosen.note_what_came_true(path)["came_true"] is None

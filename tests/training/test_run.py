@@ -288,6 +288,15 @@ def test_more_steps_before_the_decay_are_the_run_that_was_longer_from_the_start(
     assert same(state(tmp_path / "cut", "l1-3", 80), state(tmp_path / "long", "l1-3", 80))
 
 
+def test_a_run_that_ended_without_a_decay_is_given_more_steps(overrides, tmp_path):
+    run.sweep(make(overrides, training__steps=30, training__l1=[3.0]), tmp_path / "run")
+    said = []
+    run.sweep(make(overrides, training__steps=45, training__l1=[3.0]), tmp_path / "run", Watch(say=said.append))
+    assert not [line for line in said if line.startswith("warning")]
+    assert [r["step"] for r in metrics(tmp_path / "run")] == [7, 14, 21, 28, 30, 35, 42, 45]
+    assert verify(tmp_path / "run").problems == []
+
+
 def test_more_steps_after_the_decay_are_an_extension(overrides, tmp_path):
     schedule = {"training__decay_fraction": 0.25, "training__l1": [3.0]}
     run.sweep(make(overrides, training__steps=40, **schedule), tmp_path / "run")

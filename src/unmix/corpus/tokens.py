@@ -41,6 +41,7 @@ Progress = Callable[[int], None]
 _FORMAT = "unmix-tokens-v1"
 _BATCH_CHARACTERS = 1_000_000  # enough to keep the tokenizer's threads busy, little enough to hold
 _BLOCK = 2**20
+_ROWS_AT_ONCE = 4096
 
 
 @dataclass(frozen=True)
@@ -178,6 +179,23 @@ def _of_documents(tokenizer: Any, token: str | None) -> int | None:
 def sample(sequences: int) -> NDArray[np.int64]:
     """A fixed random order of so many sequences: in the order of the corpus, the first of them are of one book."""
     return np.random.default_rng(0).permutation(sequences)
+
+
+def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> NDArray[np.int64]:
+    """document_nT: which document of the split each token of these rows is of, counted from 0.
+
+    A separator belongs to the document that it ends; text never yields one, so that documents are found by it. The
+    leading token of a row has the number of the token behind it.
+    """
+    separator_id = _markers(tokenizer)[1]
+    ended_N = np.zeros(len(tokens.ids_NT) + 1, dtype=np.int64)  # documents that end before each row
+    for start in range(0, len(tokens.ids_NT), _ROWS_AT_ONCE):
+        block = tokens.ids_NT[start : start + _ROWS_AT_ONCE, 1:]
+        ended_N[start + 1 : start + 1 + len(block)] = (block == separator_id).sum(1)
+    ended_N = ended_N.cumsum()
+    ends_nT = tokens.ids_NT[rows_n] == separator_id
+    ends_nT[:, 0] = False
+    return ended_N[rows_n, None] + ends_nT.cumsum(1) - ends_nT  # type: ignore[no-any-return]
 
 
 def special_ids(tokenizer: Any, tokens: Tokens) -> list[int]:

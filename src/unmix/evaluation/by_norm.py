@@ -37,6 +37,7 @@ from torch import Tensor
 
 from unmix.activations.norms import MASK, by_length, top_count
 
+BY_NORM_TOKENS = 200_000  # of an evaluation, the first ones
 BINS, BINS_A_DECADE, MOST_BINS = 24, 20, 200  # of a histogram: the middle one decides, between the others
 
 Values = npt.NDArray[np.float32]

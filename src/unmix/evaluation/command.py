@@ -1,27 +1,33 @@
-"""`unmix evaluate`: find the SAEs, the model and the held-out documents that a folder speaks of, and evaluate."""
+"""`unmix evaluate`: evaluate what a folder holds on the model and the documents that it speaks of."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from unmix.activations.outliers import from_facts
-from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, load_resolved
+from unmix.config import CorpusConfig, MaskConfig
 from unmix.corpus.tokens import Tokens, load_tokens
+from unmix.disk import size
 from unmix.errors import UserError
+from unmix.evaluation import memory
 from unmix.evaluation.debias import debias as refit
 from unmix.evaluation.evaluate import SKIP, evaluate
 from unmix.evaluation.findings import findings
+from unmix.evaluation.subject import Subject, find_subject, newest_checkpoints
 from unmix.lm.model import LanguageModel, load_language_model
-from unmix.runlog import read_manifest
-from unmix.sae.files import CONFIG, load_sae, metadata, origin, save_sae
+from unmix.runlog import read_json, write_json
+from unmix.sae.files import save_sae
 from unmix.sae.model import SAE
 
+FILE = "evaluation.json"
+SUPERSEDED = "evaluation.superseded.json"
 DEBIAS_TOKENS = 100_000
+SWEEP_TOKENS, SWEEP_CE_TOKENS = 100_000, 20_000  # what a sweep evaluates itself on
+SWEEP_READS = 20 * SWEEP_TOKENS  # held-out tokens that it reads, and takes those as a sample of
 
 
 def evaluate_folder(
@@ -29,107 +35,155 @@ def evaluate_folder(
     *,
     fidelity_tokens: int,
     ce_tokens: int,
-    model: str | None,
-    corpus: str | None,
-    debias: bool,
-    mask: Callable[[MaskConfig], MaskConfig],
+    model: str | None = None,
+    corpus: str | None = None,
+    hook: str | None = None,
+    batch: int | None = None,
+    read_at_most: int | None = None,
+    debias: bool = False,
+    mask: Callable[[MaskConfig], MaskConfig] = lambda trained: trained,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Evaluate every member of a run, or the one SAE of a folder. Raises `UserError` if it is neither.
+    """Evaluate every member of a run, or the one SAE of a folder.
 
-    `mask` is given the mask of the training (`auto` where it was on every token) and answers that of the evaluation.
+    `mask` is given the mask of the training (`auto` where it was on every token) and answers that of the evaluation;
+    `batch` sequences go through the model at once, as many as fit `memory.BUDGET` if not given. `read_at_most` bounds
+    the held-out tokens that are read. Raises `UserError` for what `find_subject` and `evaluate` do, and for a model or
+    corpus that cannot be had.
     """
-    if (folder / "run.yaml").exists():
-        recipe = load_resolved(read_manifest(folder / "run.yaml")["recipe"], folder / "run.yaml")
-        model_config, corpus_config, T = recipe.model, recipe.corpus, recipe.activations.sequence_length
-        by_hook = _members(folder)
-        trained = tightest([recipe.of_variant(variant)[1].mask for variant in recipe.variants or [""]])
-    elif (folder / CONFIG).exists():
-        hook, made = origin(folder)
-        model_config, corpus_config = ModelConfig(**made["model"]), CorpusConfig(**made["corpus"])
-        T = made["activations"]["sequence_length"]
-        by_hook = {hook: {folder.name: load_sae(folder)}}
-        trained = tightest([_mask_of(folder)])
-    else:
-        raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE (cfg.json)")
-    if model is not None:
-        model_config = model_config.model_copy(update={"name": model})
-    if corpus is not None:
-        corpus_config = corpus_config.model_copy(update={"source": corpus})
-    made = {
-        "model": model_config.model_dump(mode="json"),
-        "corpus": corpus_config.model_dump(mode="json"),
-        "activations": {"sequence_length": T},
-    }
-    say(f"loading the model {model_config.name}")
-    lm = load_language_model(model_config)
+    subject = find_subject(folder, model=model, corpus=corpus, hook=hook)
+    for note in subject.notes:
+        say(note)
+    say(f"loading the model {subject.model.name}")
+    lm = load_language_model(subject.model)
     if lm.note:
         say(lm.note)
-    say(f"tokenizing the held-out documents of {corpus_config.source}")
-    tokens = load_tokens(corpus_config, lm.tokenizer, T, "held_out", say=say)
+    if subject.model_fingerprint not in (None, lm.fingerprint):
+        say(
+            f"warning: {subject.model.name} is not the model that {folder} was trained on (its fingerprint is "
+            f"{lm.fingerprint}, was {subject.model_fingerprint})"
+        )
+    T = subject.sequence_length
+    if subject.fits and lm.context is not None and lm.context < T:
+        say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
+        T = lm.context
+    lm.check_sequence_length(T)
+    say(f"tokenizing the held-out documents of {subject.corpus.source}")
+    tokens = load_tokens(_bounded(subject.corpus, read_at_most), lm.tokenizer, T, "held_out", say=say)
+    if subject.split != "held_out":
+        say(f"the split is {subject.split}")
+    everything = [sae for saes in subject.saes.values() for sae in saes.values()]
+    n = batch or memory.sequences_at_once(T, lm.vocabulary)
+    counted = min(fidelity_tokens, tokens.ids_NT.size)
+    needed = max(memory.peak(lm, saes.values(), T, n, counted) for saes in subject.saes.values())
+    if debias:
+        needed = max(needed, max(memory.refitting(sae, DEBIAS_TOKENS, n * T) for sae in everything))
+    say(f"about {size(memory.held() + needed)} of memory at the peak, {n} sequences a pass (--batch)")
     results = []
-    for hook, saes in by_hook.items():
+    for at, saes in subject.saes.items():
         if debias:
             say(f"refitting the magnitudes of {len(saes)} dictionaries on {DEBIAS_TOKENS:,} tokens of the train split")
-            saes = {
-                **saes,
-                **_debiased(
-                    saes, lm, load_tokens(corpus_config, lm.tokenizer, T, "train", say=say), hook, folder, made
-                ),
-            }
-        say(f"{len(saes)} dictionaries at {hook}")
+            train = load_tokens(subject.corpus, lm.tokenizer, T, "train", say=say)
+            saes = {**saes, **_debiased(saes, lm, train, at, folder, _made(subject, T), n)}
+        say(f"{len(saes)} dictionaries at {at}")
         result = evaluate(
             lm,
             tokens,
-            hook,
+            at,
             saes,
             fidelity_tokens=fidelity_tokens,
             ce_tokens=ce_tokens,
-            mask=mask(trained),
+            mask=mask(subject.trained),
+            batch_sequences=n,
             progress=_seldom(say),
         )
+        result["split"] = subject.split
         results.append({**result, "findings": findings(result)})
-    return {"corpus": corpus_config.source, "model": model_config.name, "hooks": results}
+    return {
+        "corpus": subject.corpus.source,
+        "model": subject.model.name,
+        "checkpoints": subject.checkpoints,
+        "hooks": results,
+    }
 
 
-def tightest(masks: Sequence[MaskConfig]) -> MaskConfig:
-    """What any of them leaves out; `auto` if none leaves out anything."""
-    above = [mask.norm_above for mask in masks if mask.norm_above is not None]
-    found = MaskConfig(special=any(mask.special for mask in masks), norm_above=min(above, default=None))
-    return MaskConfig() if found == EVERY_TOKEN else found
-
-
-def _mask_of(folder: Path) -> MaskConfig:
-    """The mask that an SAE folder says it was trained with."""
-    facts = metadata(folder).get("mask") or {}
-    return MaskConfig(special=bool(facts.get("special_ids")), norm_above=facts.get("norm_above_median"))
-
-
-def _members(folder: Path) -> dict[str, dict[str, SAE]]:
-    """hook -> name -> the newest SAE of each member, the extended one beside the one of the sweep."""
-    found: dict[str, dict[str, SAE]] = {}
-    for member in sorted((folder / "members").glob("*")):
-        steps = sorted(path.parent for path in member.glob(f"step-?????????/{CONFIG}"))
-        if steps:
-            hook, _ = origin(steps[-1])
-            found.setdefault(hook, {})[member.name] = load_sae(steps[-1])
-    if not found:
-        raise UserError(f"{folder} has no checkpoint yet; train it with `unmix sweep`")
+def require_ours(folder: Path) -> dict[str, Any] | None:
+    """The evaluation that is in the folder, if there is one. Raises `UserError` if its file is another program's."""
+    found = read_json(folder / FILE) if folder.is_dir() else None
+    if found is not None and not isinstance(found.get("hooks"), list):
+        raise UserError(f"{folder / FILE} was not written by unmix; move it away, so that it is not overwritten")
     return found
 
 
+def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
+    """Write the evaluation of a run that has just been trained, on few tokens; one of the same checkpoints is kept.
+
+    What was evaluated of earlier checkpoints is kept as `evaluation.superseded.json`. An evaluation that cannot be made
+    is said in a line: what was trained is whole without it.
+    """
+    try:
+        there = require_ours(folder)
+        if there is not None:
+            newest = {name: str(path.relative_to(folder)) for name, path in newest_checkpoints(folder).items()}
+            if there.get("checkpoints", newest) == newest:  # one without them is of an earlier version
+                say(f"{folder / FILE} is there; `unmix evaluate {folder}` makes it again")
+                return
+        say(
+            f"evaluating on {SWEEP_TOKENS:,} held-out tokens, cross-entropy on {SWEEP_CE_TOKENS:,} of them; "
+            f"`unmix evaluate {folder}` takes more, --no-evaluate leaves it out"
+        )
+        found = evaluate_folder(
+            folder,
+            fidelity_tokens=SWEEP_TOKENS,
+            ce_tokens=SWEEP_CE_TOKENS,
+            read_at_most=SWEEP_READS,
+            say=say,
+        )
+        if there is not None:
+            say(f"the evaluation of earlier checkpoints is kept as {SUPERSEDED}")
+            write_json(folder / SUPERSEDED, there)
+        write_json(folder / FILE, found)
+    except UserError as error:
+        say(f"warning: not evaluated, the report is written without held-out numbers: {error}")
+
+
+def _bounded(corpus: CorpusConfig, most: int | None) -> CorpusConfig:
+    """The corpus, read no further than so many tokens of a split."""
+    bounds = [bound for bound in (corpus.max_tokens, most) if bound is not None]
+    return corpus.model_copy(update={"max_tokens": min(bounds, default=None)})
+
+
+def _made(subject: Subject, T: int) -> dict[str, Any] | None:
+    """What a refitted dictionary says of its training; nothing where the split is unknown, so that it stays so."""
+    if subject.split != "held_out":
+        return None
+    return {
+        "model": subject.model.model_dump(mode="json"),
+        "corpus": subject.corpus.model_dump(mode="json"),
+        "activations": {"sequence_length": T},
+    }
+
+
 def _debiased(
-    saes: dict[str, SAE], lm: LanguageModel, train: Tokens, hook: str, folder: Path, made: dict[str, Any]
+    saes: dict[str, SAE],
+    lm: LanguageModel,
+    train: Tokens,
+    hook: str,
+    folder: Path,
+    made: dict[str, Any] | None,
+    n: int = 16,
 ) -> dict[str, SAE]:
     """Each SAE refitted on the tokens that it was trained on, and saved in `folder/debiased/NAME`."""
     T = train.ids_NT.shape[1]
     ids_NT = torch.from_numpy(train.ids_NT[: max(1, DEBIAS_TOKENS // T)].astype(np.int64))
-    batches = [lm.activations(part, [hook])[hook][:, SKIP:].flatten(0, 1) for part in torch.split(ids_NT, 16)]
+    batches = [lm.activations(part, [hook])[hook][:, SKIP:].flatten(0, 1) for part in torch.split(ids_NT, n)]
     found = {}
     for name, sae in saes.items():
         kept = [x_BD[~sae.leaves(x_BD)] for x_BD in batches]
         found[f"{name}, debiased"] = refitted = refit(sae, kept)
-        more: dict[str, Any] = {"unmix_recipe": made, "debiased_on_tokens": sum(len(x_KD) for x_KD in kept)}
+        more: dict[str, Any] = {"debiased_on_tokens": sum(len(x_KD) for x_KD in kept)}
+        if made is not None:
+            more["unmix_recipe"] = made
         if sae.longest is not None:
             more["mask"] = {
                 "rule": f"tokens longer than {sae.longest:g} were not trained on: leave x as it is there",
@@ -137,44 +191,6 @@ def _debiased(
             }
         save_sae(refitted, folder / "debiased" / name, model=lm.name, hook=hook, context=T, more=more)
     return found
-
-
-def table(found: dict[str, Any]) -> str:
-    """The most asked-for numbers, a row a dictionary, and the findings below."""
-    lines = []
-    for result in found["hooks"]:
-        lines += [
-            f"{result['hook']} of {found['model']}, held-out documents of {found['corpus']}",
-            f"fidelity over {result['fidelity_tokens']:,} tokens, cross-entropy over {result['ce_tokens']:,}; "
-            f"{result['mask']}; untouched CE {result['ce_untouched']:.3f} nats",
-            *_apart(result),
-            "",
-            f"{'':<26}{'L0':>8}{'expl. var.':>11}{'cosine':>8}{'norm':>7}{'dCE (nats)':>18}{'KL':>8}{'dead':>7}",
-        ]
-        for name, row in result["baselines"].items():
-            variance = f"{row['explained_variance']:.3f}" if "explained_variance" in row else ""
-            lines.append(f"{name:<26}{'':>8}{variance:>11}{'':>8}{'':>7}{_delta(row):>18}{row['kl']:>8.3f}")
-        for name, row in result["saes"].items():
-            lines.append(
-                f"{name:<26}{row['l0']:>8.1f}{row['explained_variance']:>11.3f}{row['cosine']:>8.3f}"
-                f"{row['norm_ratio']:>7.3f}{_delta(row):>18}{row['kl']:>8.3f}{row['dead']:>7.1%}"
-            )
-        lines.append("")
-        for name, said in result["findings"].items():
-            lines += [f"{name}: {sentence}" for sentence in said]
-        lines.append("")
-    return "\n".join(lines)
-
-
-def _apart(result: dict[str, Any]) -> list[str]:
-    """What is said of the outliers; nothing where there are none."""
-    if not result["outliers"]["tokens"]:
-        return []
-    return [f"outliers: {from_facts(result['outliers'])}"]
-
-
-def _delta(row: dict[str, Any]) -> str:
-    return f"{row['delta_ce']:.4f} ± {row['delta_ce_standard_error']:.4f}"
 
 
 def _seldom(say: Callable[[str], None], every: int = 20) -> Callable[[str], None]:

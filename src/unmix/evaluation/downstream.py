@@ -1,12 +1,15 @@
 """What the reconstruction does to the model's predictions: cross-entropy and KL, in nats per predicted token.
 
     ΔCE               CE with x̂ in the place of x, minus CE untouched
-    standard error    of ΔCE over sequences: tokens of one sequence are not independent
+    standard error    of ΔCE, clustered by document: tokens of one document are not independent
     KL                mean of KL(untouched || spliced)
     loss recovered    (CE_ablated - CE_spliced) / (CE_ablated - CE_untouched); ablated by zero, and by the mean
 
+With S_g the sum of the n_g differences of document g, G documents, n = Σ n_g and ΔCE = Σ S_g / n, the standard error is
+√(G / (G - 1) Σ (S_g - ΔCE n_g)²) / n. It is NaN for a single document.
+
 A spliced pass begins at the hook: the blocks before it are skipped, their output is known from the untouched pass. The
-first sequence is passed both ways; where that differs, nothing is skipped.
+first tokens are passed both ways; where that differs, nothing is skipped.
 """
 
 from __future__ import annotations
@@ -22,41 +25,49 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmix.activations.mask import Mask
+from unmix.evaluation.memory import pieces
 from unmix.evaluation.splice import Replacement, splice
 from unmix.hooknames import KINDS, canonical
 from unmix.lm.hooks import find_blocks
 from unmix.lm.model import LanguageModel
 
+CHECKED = 64  # tokens passed both ways, to see whether blocks can be skipped
 EVERYWHERE = 16  # sequences on which dictionaries are also put in the place of masked tokens
 
 
 class Effect:
-    """Sums of one replacement over sequences."""
+    """Sums of one replacement over predictions."""
 
     def __init__(self) -> None:
-        self.sequences = self.tokens = 0
-        self.ce = self.kl = self.delta = self.delta_square = 0.0
+        self.tokens = 0
+        self.ce = self.kl = 0.0
+        self.of_document: dict[int, tuple[float, int]] = {}
+        """document -> (sum of its differences in cross-entropy, how many)."""
 
-    def add(self, ce_NT: Tensor, base_ce_NT: Tensor, kl_NT: Tensor) -> None:
-        """Count sequences of equally many predictions."""
-        delta_N = (ce_NT - base_ce_NT).mean(1)
-        self.sequences += len(ce_NT)
+    def add(self, ce_NT: Tensor, base_ce_NT: Tensor, kl_NT: Tensor, document_NT: Tensor) -> None:
+        """Count predictions, each with the document that it was made in."""
         self.tokens += ce_NT.numel()
         self.ce += ce_NT.sum().item()
         self.kl += kl_NT.sum().item()
-        self.delta += delta_N.sum().item()
-        self.delta_square += delta_N.square().sum().item()
+        documents_g, which, count_g = torch.unique(document_NT, return_inverse=True, return_counts=True)
+        sum_g = torch.zeros(len(documents_g), dtype=torch.float64)
+        sum_g.index_add_(0, which.flatten(), (ce_NT - base_ce_NT).double().flatten())
+        for document, delta, count in zip(documents_g.tolist(), sum_g.tolist(), count_g.tolist(), strict=True):
+            before, counted = self.of_document.get(document, (0.0, 0))
+            self.of_document[document] = before + delta, counted + count
 
     def metrics(self) -> dict[str, float | int]:
         """Means, and the standard error of ΔCE."""
-        n = self.sequences
-        mean = self.delta / n
-        variance = max(0.0, self.delta_square - n * mean * mean) / (n - 1) if n > 1 else math.nan
+        n, documents = self.tokens, len(self.of_document)
+        mean = sum(delta for delta, _ in self.of_document.values()) / n
+        squares = sum((delta - mean * count) ** 2 for delta, count in self.of_document.values())
         return {
-            "ce": self.ce / self.tokens,
+            "ce": self.ce / n,
             "delta_ce": mean,
-            "delta_ce_standard_error": math.sqrt(variance / n),
-            "kl": self.kl / self.tokens,
+            "delta_ce_standard_error": math.sqrt(squares * documents / (documents - 1)) / n
+            if documents > 1
+            else math.nan,
+            "kl": self.kl / n,
         }
 
 
@@ -76,9 +87,10 @@ class Downstream:
         self.everywhere = everywhere
         """Replacements that are also put in the place of masked tokens, on the first EVERYWHERE sequences."""
         self.skipped: int | None = None
-        """Blocks that a spliced pass leaves out; found out with the first sequence."""
+        """Blocks that a spliced pass leaves out; found out with the first tokens."""
         self.base_ce = 0.0
         self.tokens = self.sequences = 0
+        self.documents: set[int] = set()
         self.effects = {name: Effect() for name in replacements}
         self.unmasked = {name: Effect() for name in everywhere}
         self.beside = {name: Effect() for name in everywhere}
@@ -86,29 +98,31 @@ class Downstream:
         self.replacement_seconds = 0.0
         """Spent in the replacements; the rest of `add` is the model's."""
 
-    def add(self, ids_NT: Tensor) -> None:
+    def add(self, ids_NT: Tensor, document_NT: Tensor) -> None:
         """Count a batch of sequences; predictions made from the first `skip` positions are left out.
 
-        Tokens that the mask leaves out keep x (in `effects`; not in `unmasked`).
+        `document_NT` says which document each token is of. Tokens that the mask leaves out keep x (in `effects`; not
+        in `unmasked`).
         """
         with torch.no_grad():
             if self.skipped is None:
-                self.skipped = self._skippable(ids_NT[:1])
+                self.skipped = self._skippable(ids_NT[:1, :CHECKED])
             skipped = self.skipped
             output, logits = _with_capture(self.model, ids_NT, skipped)
-            base = self._log_probabilities(logits)
-            target = ids_NT[:, self.skip + 1 :, None]
-            base_ce_NT = -base.gather(2, target).squeeze(2).double()
+            target, made_in = ids_NT[:, self.skip + 1 :], document_NT[:, self.skip : -1]
+            base = logits[:, self.skip : -1]
+            base_ce_NT = self._to_log_probabilities(base, target)
             self.base_ce += base_ce_NT.sum().item()
             self.tokens += base_ce_NT.numel()
+            self.documents.update(made_in.flatten().tolist())
             among_first = self.sequences < EVERYWHERE
             self.sequences += len(ids_NT)
 
-            def effect(put: Replacement) -> tuple[Tensor, Tensor, Tensor]:
+            def effect(put: Replacement) -> tuple[Tensor, Tensor, Tensor, Tensor]:
                 with _skip_blocks(self.model, skipped, output), splice(self.model.model, self.hook, put):
-                    spliced = self._log_probabilities(self.model.logits(ids_NT))
-                ce_NT = -spliced.gather(2, target).squeeze(2).double()
-                return ce_NT, base_ce_NT, F.kl_div(spliced, base, reduction="none", log_target=True).sum(2).double()
+                    spliced = self.model.logits(ids_NT)[:, self.skip : -1]
+                ce_NT, kl_NT = self._compared(spliced, base, target)
+                return ce_NT, base_ce_NT, kl_NT, made_in
 
             for name, replacement in self.replacements.items():
                 masked = effect(self._kept(ids_NT, replacement))
@@ -116,6 +130,26 @@ class Downstream:
                 if among_first and name in self.everywhere:
                     self.beside[name].add(*masked)
                     self.unmasked[name].add(*effect(_plain(replacement)))
+
+    def _to_log_probabilities(self, logits_NTV: Tensor, target_NT: Tensor) -> Tensor:
+        """ce_NT of the logits, which become log-probabilities in place: they are needed with every replacement."""
+        ce_NT = torch.empty(target_NT.shape, dtype=torch.float64)
+        for n, (logits_TV, target_T) in enumerate(zip(logits_NTV, target_NT, strict=True)):
+            for at in pieces(*logits_TV.shape):
+                logits_TV[at] = torch.log_softmax(logits_TV[at], dim=-1)
+                ce_NT[n, at] = -logits_TV[at].gather(1, target_T[at, None]).squeeze(1).double()
+        return ce_NT
+
+    def _compared(self, logits_NTV: Tensor, base_NTV: Tensor, target_NT: Tensor) -> tuple[Tensor, Tensor]:
+        """(ce_NT of the logits, kl_NT from the log-probabilities `base` to them), a few positions at a time."""
+        ce_NT = torch.empty(target_NT.shape, dtype=torch.float64)
+        kl_NT = torch.empty_like(ce_NT)
+        for n, (logits_TV, base_TV) in enumerate(zip(logits_NTV, base_NTV, strict=True)):
+            for at in pieces(*logits_TV.shape):
+                spliced = torch.log_softmax(logits_TV[at], dim=-1)
+                ce_NT[n, at] = -spliced.gather(1, target_NT[n, at, None]).squeeze(1).double()
+                kl_NT[n, at] = F.kl_div(spliced, base_TV[at], reduction="none", log_target=True).sum(1).double()
+        return ce_NT, kl_NT
 
     def _skippable(self, ids_NT: Tensor) -> int:
         """How many blocks a spliced pass can leave out: all before the hook, where it then gives the same logits.
@@ -145,14 +179,12 @@ class Downstream:
 
         return replace
 
-    def _log_probabilities(self, logits_NTV: Tensor) -> Tensor:
-        return torch.log_softmax(logits_NTV[:, self.skip : -1].float(), dim=-1)
-
     def metrics(self) -> dict[str, Any]:
         """Per replacement, with the untouched CE."""
         return {
             "ce_untouched": self.base_ce / self.tokens,
             "tokens": self.tokens,
+            "documents": len(self.documents),
             "replacements": {name: effect.metrics() for name, effect in self.effects.items()},
             "everywhere": {name: effect.metrics() for name, effect in self.unmasked.items()},
             "beside": {name: effect.metrics() for name, effect in self.beside.items()},

@@ -11,7 +11,6 @@ keep x when the rest is spliced, and have numbers of their own.
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from typing import Any
@@ -21,18 +20,18 @@ import torch
 
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.config import OUTLIER, MaskConfig
-from unmix.corpus.tokens import Tokens, sample, special_ids
+from unmix.corpus.tokens import Tokens, documents_of, sample, special_ids
 from unmix.errors import UserError
-from unmix.evaluation.by_norm import ByNorm
+from unmix.evaluation.by_norm import BY_NORM_TOKENS, ByNorm
 from unmix.evaluation.downstream import EVERYWHERE, Downstream, ablations
 from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
+from unmix.evaluation.memory import HEAD_SEQUENCES, pieces, sequences_at_once
 from unmix.evaluation.splice import Replacement
 from unmix.lm.model import LanguageModel
 from unmix.sae.model import SAE
 
 SKIP = 1  # positions at the start of a sequence that no number counts
-HEAD_SEQUENCES = 64  # measured first: the median norm for the mask, the mean that variance by norm is taken around
-BY_NORM_TOKENS = 200_000
+SURE = 2  # standard errors: what a ratio divides by has to be above so many
 
 
 def evaluate(
@@ -44,19 +43,32 @@ def evaluate(
     fidelity_tokens: int,
     ce_tokens: int,
     mask: MaskConfig | None = None,
-    batch_sequences: int = 16,
+    batch_sequences: int | None = None,
     progress: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
     """Every number of every SAE, with the baselines beside them, as plain data (`evaluation.json`).
 
-    `mask` is that of the defaults (`training.mask: auto`) if not given. Raises `UserError` if it leaves nothing.
+    `mask` is that of the defaults (`training.mask: auto`) if not given; `batch_sequences`, on which no number depends,
+    is what `memory.sequences_at_once` gives. Raises `UserError` if the mask leaves nothing, if a dictionary is for
+    activations of another width, or if sequences are too short to predict anything.
     """
     mask = MaskConfig() if mask is None else mask
     times = mask.norm_above or OUTLIER
     T = tokens.ids_NT.shape[1]
     order_N = sample(len(tokens.ids_NT))
+    if T < SKIP + 2:
+        raise UserError(f"sequences of {T} tokens hold no prediction after position 0; train on longer ones")
     sequences = min(len(tokens.ids_NT), max(1, fidelity_tokens // T))
-    x_sums = Activations(model.hook_widths([hook])[hook])
+    width = model.hook_widths([hook])[hook]
+    for name, sae in saes.items():
+        if sae.width != width:
+            raise UserError(
+                f"{name} is for activations of width {sae.width}, and {hook} of {model.name} has {width}; "
+                "give the model and the hook that it was trained on (--model, --hook)"
+            )
+    if batch_sequences is None:
+        batch_sequences = sequences_at_once(T, model.vocabulary)
+    x_sums = Activations(width)
     fidelities = {name: Fidelity(sae) for name, sae in saes.items()}
     on_outliers = {name: Fidelity(sae) for name, sae in saes.items()}
     outlier_sums = Activations(x_sums.sum_D.numel())
@@ -64,12 +76,10 @@ def evaluate(
     with torch.no_grad():
         head_ids_NT = _ids(tokens, order_N[: min(HEAD_SEQUENCES, sequences)])
         model.check_contributions(head_ids_NT[:1], [hook])
-        head_BD = model.activations(head_ids_NT, [hook])[hook].flatten(0, 1)
-        median = head_BD.double().norm(dim=1).median().item()
+        median, mean_D = _head(model, hook, head_ids_NT, batch_sequences, times)
         leaves = Mask(mask, special_ids(model.tokenizer, tokens), median)
         far = outliers(torch.zeros(0), median, times)
-        ordinary_BD = head_BD[~longer(head_BD.norm(dim=1), far.longer_than)]
-        by_norm = {name: ByNorm(fidelities[name].norm_F, ordinary_BD.mean(0)) for name in saes}
+        by_norm = {name: ByNorm(fidelities[name].norm_F, mean_D) for name in saes}
         for start in range(0, sequences, batch_sequences):
             ids_NT = _ids(tokens, order_N[start : min(start + batch_sequences, sequences)])
             x_NTD = model.activations(ids_NT, [hook])[hook]
@@ -87,26 +97,21 @@ def evaluate(
             outlier_sums.add(x_BD[far_B])
             before = time.perf_counter()
             for name, sae in saes.items():
-                f_BF = sae.encode(x_BD)
-                x_hat_BD = sae.decode(f_BF, x_BD)
-                fidelities[name].add(x_BD[:n], f_BF[:n], x_hat_BD[:n])
-                on_outliers[name].add(x_BD[far_B], f_BF[far_B], x_hat_BD[far_B])
-                if early_B.all():
-                    by_norm[name].add(x_BD, f_BF, x_hat_BD)
-                elif early_B.any():
-                    by_norm[name].add(x_BD[early_B], f_BF[early_B], x_hat_BD[early_B])
+                _judge(sae, x_BD, n, far_B, early_B, fidelities[name], on_outliers[name], by_norm[name])
             in_dictionaries += time.perf_counter() - before
             progress(f"fidelity: {min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
 
     if not x_sums.tokens:
         raise UserError(f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask)})")
-    replacements: dict[str, Replacement] = {**ablations(x_sums.mean_D), "identity": torch.clone, **saes}
+    replacements: dict[str, Replacement] = {**ablations(x_sums.mean_D), "identity": torch.clone}
+    replacements |= {name: _reconstruction(sae) for name, sae in saes.items()}
     downstream = Downstream(model, hook, replacements, SKIP, leaves, saes if far.tokens else ())
     ce_sequences = min(sequences, max(2, ce_tokens // T))
     ends = {*range(batch_sequences, ce_sequences, batch_sequences), min(EVERYWHERE, ce_sequences), ce_sequences}
+    document_NT = torch.from_numpy(documents_of(model.tokenizer, tokens, order_N[:ce_sequences]))
     start = 0
     for end in sorted(ends):  # no batch is on both sides of EVERYWHERE: no number may depend on its size
-        downstream.add(_ids(tokens, order_N[start:end]))
+        downstream.add(_ids(tokens, order_N[start:end]), document_NT[start:end])
         start = end
         progress(f"cross-entropy: {end:,} of {ce_sequences:,} sequences")
 
@@ -119,8 +124,7 @@ def evaluate(
     for name, sae in saes.items():
         found = fidelities[name].metrics(x_sums) | redundancy(sae) | made[name]
         for baseline in ("zero", "mean"):
-            lost = made[baseline]["ce"] - untouched
-            found[f"loss_recovered_{baseline}"] = (made[baseline]["ce"] - made[name]["ce"]) / lost if lost else math.nan
+            found[f"loss_recovered_{baseline}"] = _recovered(made[baseline], made[name])
         found["pca_explained_variance_at_l0"] = pca[min(len(pca) - 1, round(found["l0"]))].item()
         found["by_norm"] = by_norm[name].metrics()
         if far.tokens:
@@ -140,6 +144,7 @@ def evaluate(
         "fidelity_tokens": x_sums.tokens,
         "ce_tokens": effects["tokens"],
         "ce_sequences": ce_sequences,
+        "ce_documents": effects["documents"],
         "ce_untouched": untouched,
         "seconds": {"model": round(in_model, 3), "dictionaries": round(in_dictionaries, 3)},
         "baselines": {
@@ -149,6 +154,56 @@ def evaluate(
         },
         "saes": rows,
     }
+
+
+def _head(model: LanguageModel, hook: str, ids_NT: torch.Tensor, n: int, times: float) -> tuple[float, torch.Tensor]:
+    """(the median norm of these sequences at the hook, the mean activation without outliers), n sequences a pass."""
+    x_BD = torch.cat([model.activations(part, [hook])[hook].flatten(0, 1) for part in torch.split(ids_NT, n)])
+    norm_B = torch.cat([part.double().norm(dim=1) for part in torch.split(x_BD, 4096)])
+    median = norm_B.median().item()
+    return median, x_BD[~longer(norm_B, times * median)].mean(0)
+
+
+def _judge(
+    sae: SAE,
+    x_BD: torch.Tensor,
+    counted: int,
+    far_B: torch.Tensor,
+    early_B: torch.Tensor,
+    headline: Fidelity,
+    on_outliers: Fidelity,
+    by_norm: ByNorm,
+) -> None:
+    """Count a batch of which the first `counted` tokens are in the headline numbers, `early_B` in those by norm."""
+    for at in pieces(len(x_BD), sae.features):
+        x_bD, far_b, early_b = x_BD[at], far_B[at], early_B[at]
+        f_bF = sae.encode(x_bD)
+        x_hat_bD = sae.decode(f_bF, x_bD)
+        n = max(0, counted - at.start)
+        headline.add(x_bD[:n], f_bF[:n], x_hat_bD[:n])
+        on_outliers.add(x_bD[far_b], f_bF[far_b], x_hat_bD[far_b])
+        if early_b.all():
+            by_norm.add(x_bD, f_bF, x_hat_bD)
+        elif early_b.any():
+            by_norm.add(x_bD[early_b], f_bF[early_b], x_hat_bD[early_b])
+
+
+def _reconstruction(sae: SAE) -> Replacement:
+    """x̂ for x, as `sae(x)`, a few tokens at a time."""
+
+    def replace(x_NTD: torch.Tensor) -> torch.Tensor:
+        x_BD = x_NTD.flatten(0, 1)
+        return torch.cat([sae(x_BD[at]) for at in pieces(len(x_BD), sae.features)]).view_as(x_NTD)
+
+    return replace
+
+
+def _recovered(ablated: dict[str, float], spliced: dict[str, float]) -> float | None:
+    """Loss recovered; none where ablation costs nothing beyond its error, so that the ratio means nothing."""
+    lost = ablated["delta_ce"]
+    if not lost > SURE * ablated["delta_ce_standard_error"]:
+        return None
+    return (lost - spliced["delta_ce"]) / lost
 
 
 def _on_outliers(sae: Fidelity, x: Activations) -> dict[str, float]:

@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmix.evaluation.memory import PIECE, pieces
 from unmix.sae.model import SAE
 
 DENSITY_EDGES = [10.0**e for e in range(-7, 1)]
@@ -85,8 +86,8 @@ class Fidelity:
         self.norm_ratio += (yy / xx.clamp_min(tiny)).sqrt().sum().item()
         self.l1 += (f_BF @ self.norm_F).sum(dtype=torch.float64).item()
         active_BF = f_BF > 0
-        self.active_F += active_BF.sum(0)
-        self.l0_counts += torch.bincount(active_BF.sum(1), minlength=len(self.l0_counts))
+        self.active_F += active_BF.sum(0, dtype=torch.int32)  # a sum of bools widens all of them first
+        self.l0_counts += torch.bincount(active_BF.sum(1, dtype=torch.int32), minlength=len(self.l0_counts))
 
     def metrics(self, x: Activations) -> dict[str, Any]:
         """Every number, over `self.tokens` tokens."""
@@ -119,10 +120,11 @@ def redundancy(sae: SAE) -> dict[str, float]:
     """How alike decoder rows are: per feature the largest cosine with another one; and with its own encoder."""
     rows_FD = sae.W_dec.detach()
     rows_FD = rows_FD / rows_FD.norm(dim=1, keepdim=True).clamp_min(1e-12)
-    largest = []
-    for start in range(0, len(rows_FD), 1024):
-        cosine = rows_FD[start : start + 1024] @ rows_FD.T
-        cosine[torch.arange(len(cosine)), torch.arange(start, start + len(cosine))] = -1
+    F, largest = len(rows_FD), []
+    cosine_fF = torch.empty(max(1, min(F, PIECE // (4 * F))), F, dtype=rows_FD.dtype)  # used again and again
+    for at in pieces(F, F):
+        cosine = torch.matmul(rows_FD[at], rows_FD.T, out=cosine_fF[: len(rows_FD[at])])
+        cosine[torch.arange(len(cosine)), torch.arange(at.start, at.start + len(cosine))] = -1
         largest.append(cosine.max(dim=1).values)
     W_enc_FD = sae.W_enc.detach().T
     own = (rows_FD * W_enc_FD).sum(1) / W_enc_FD.norm(dim=1).clamp_min(1e-12)

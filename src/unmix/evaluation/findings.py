@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 DEAD_SHARE, DENSE_SHARE, SHRUNK, LOSS, TWINS, WORSE = 0.1, 0.01, 0.03, 0.1, 0.05, 0.01
@@ -14,22 +15,33 @@ def findings(evaluation: dict[str, Any]) -> dict[str, list[str]]:
 
 def _of(row: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
     said = []
-    tokens = _count(row["tokens"])
+    tokens, held_out = _count(row["tokens"]), "held-out " if evaluation["split"] == "held_out" else ""
     if row["dead"] > DEAD_SHARE:
-        said.append(f"{row['dead']:.0%} of features never fired in {tokens} held-out tokens.")
+        said.append(f"{row['dead']:.0%} of features never fired in {tokens} {held_out}tokens.")
     if row["above_10_percent"] > DENSE_SHARE:
         said.append(f"{row['above_10_percent']:.0%} of features fire on more than a tenth of the tokens.")
     short = 1 - row["reconstruction_bias"]
     if short > SHRUNK:
         said.append(f"Reconstructions are {short:.0%} too short for what they explain, as L1 shrinkage makes them.")
-    if row["explained_variance"] < row["pca_explained_variance_at_l0"] - WORSE:
+    if row["explained_variance"] < 0:
+        said.append(
+            f"It explains less than the mean does (explained variance {row['explained_variance']:.3g}): is this the "
+            "hook and the scale that it was trained at?"
+        )
+    elif row["explained_variance"] < row["pca_explained_variance_at_l0"] - WORSE:
         said.append(
             f"As many principal directions as it has active features ({row['l0']:.0f}) explain more: "
             f"{row['pca_explained_variance_at_l0']:.1%} against {row['explained_variance']:.1%}."
         )
+    if math.isnan(row["delta_ce_standard_error"]):
+        said.append(
+            "All predictions were made in one document: the error of ΔCE is not known, nor loss recovered given."
+        )
+    elif harmless := [baseline for baseline in ("zero", "mean") if row[f"loss_recovered_{baseline}"] is None]:
+        said.append(f"Loss recovered is not given: {_harmless(harmless, evaluation['baselines'])}.")
     if row["delta_ce"] > LOSS:
         said.append(
-            f"Spliced into the model it costs {row['delta_ce']:.3f} ± {row['delta_ce_standard_error']:.3f} nats a "
+            f"Spliced into the model it costs {row['delta_ce']:.3f}{_error(row)} nats a "
             f"token, {row['delta_ce'] / evaluation['ce_untouched']:.0%} of the untouched cross-entropy."
         )
     apart = row.get("outliers")
@@ -41,6 +53,22 @@ def _of(row: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
     if row["max_decoder_cosine_above_0.9"] > TWINS:
         said.append(f"{row['max_decoder_cosine_above_0.9']:.0%} of features have a twin (decoder cosine above 0.9).")
     return said or ["Nothing stands out at the thresholds used."]
+
+
+def _error(row: dict[str, Any]) -> str:
+    error = row["delta_ce_standard_error"]
+    return "" if math.isnan(error) else f" ± {error:.3f}"
+
+
+def _harmless(ablations: list[str], baselines: dict[str, Any]) -> str:
+    costs = []
+    for ablation in ablations:
+        cost = baselines["predict the mean" if ablation == "mean" else ablation]
+        costs.append(
+            f"{'the mean' if ablation == 'mean' else ablation} in the place of the activation costs "
+            f"{cost['delta_ce']:.4f} ± {cost['delta_ce_standard_error']:.4f} nats"
+        )
+    return f"{' and '.join(costs)}, which is not above two standard errors"
 
 
 def _count(tokens: int) -> str:

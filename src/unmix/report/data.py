@@ -106,9 +106,15 @@ class Candidate:
     """Active features when the choice was made."""
     predicted_l0: float
     low: float
+    """The band; NaN where nothing was predicted."""
     high: float
     admissible: bool
     why: str
+
+    @property
+    def predicted(self) -> bool:
+        """Whether there is a forecast; if not, `predicted_l0` repeats what was measured."""
+        return bool(np.isfinite([self.predicted_l0, self.low, self.high]).all())
 
     @property
     def group(self) -> str:
@@ -132,8 +138,12 @@ class Choice:
     true_l0: float
 
     def predicts(self) -> bool:
-        """Whether the rule looked ahead; if not, "predicted" repeats what was measured."""
-        return self.predict_step > self.at_step
+        """Whether the rule looked ahead, with a forecast of some member."""
+        return self.predict_step > self.at_step and any(c.predicted for c in self.candidates)
+
+    def forecast(self) -> Candidate | None:
+        """The chosen member, if its later L0 was predicted."""
+        return chosen if self.predicts() and (chosen := self.chosen()) and chosen.predicted else None
 
     def chosen(self) -> Candidate | None:
         return next((c for c in self.candidates if c.member == self.member), None)
@@ -229,17 +239,18 @@ def _json(path: Path) -> dict[str, Any] | None:
 def _choice(data: dict[str, Any] | None) -> Choice | None:
     if data is None:
         return None
-    true = _section(data, "came_true")
+    true, asked = _section(data, "came_true"), _number(data.get("predict_step"))
+    same = _number(true.get("step")) == asked  # another step says nothing about the prediction
     return Choice(
         member=_text(data.get("member")),
         rule=_text(data.get("rule")),
         reason=_text(data.get("reason")),
         max_active=_number(data.get("max_active")),
         at_step=_number(data.get("at_step")),
-        predict_step=_number(data.get("predict_step")),
+        predict_step=asked,
         candidates=tuple(_candidate(c) for c in data.get("candidates") or [] if isinstance(c, dict)),
         true_step=_number(true.get("step")),
-        true_l0=_number(true.get("l0")),
+        true_l0=_number(true.get("l0")) if same else float("nan"),
     )
 
 

@@ -83,7 +83,6 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
     """Rows of (name, value): model, corpus, tokens, epochs, time, machine, versions; what is unknown is left out."""
     model, corpus, machine = run.section("model"), run.section("corpus"), run.section("machine")
     sae = run.section("recipe", "sae")
-    tokens = _furthest(run)["tokens"]
     rows = [
         ("Model", _joined(model.get("name"), _count(model, "parameters"), _count(model, "layers"))),
         *((f"Hook {hook}", _hook(run, hook)) for hook in run.hooks()),

@@ -15,11 +15,15 @@ from unmix.report import axes, words
 from unmix.report.plots import Picture, new_figure
 
 Row = dict[str, Any]
+RECOVERED = ("loss_recovered_mean", "loss_recovered_zero")
 MOST_LABELS = 12  # points; more names than these lie on each other
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The evaluation of a run; none if it was not evaluated. Raises `UserError` if the file is damaged."""
+    """The evaluation of a run; none if it was not evaluated. Raises `UserError` if the file is damaged.
+
+    A loss recovered that is null, because it would mean nothing, is NaN here.
+    """
     path = folder / "evaluation.json"
     if not path.exists():
         return None
@@ -28,6 +32,9 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); run `unmix evaluate {folder}` again") from None
     assert isinstance(found, dict)
+    for result in found["hooks"]:
+        for row in result["saes"].values():
+            row |= {key: math.nan for key in RECOVERED if row.get(key) is None}
     return found
 
 
@@ -108,9 +115,10 @@ def _cross_entropy(result: Row, suffix: str) -> Picture:
     _points(panel, result, "delta_ce", "delta_ce_standard_error")
     panel.set_ylabel("ΔCE, nats per token")
     mean, zero = result["baselines"]["predict the mean"], result["baselines"]["zero"]
+    clusters = "document" if "ce_documents" in result else "sequence"  # as older evaluations have it
     caption = (
         "What the model's cross-entropy rises by when the reconstruction takes the place of the activation; down is "
-        f"better. Bars: two standard errors over sequences. Untouched: {result['ce_untouched']:.3f} nats; the mean "
+        f"better. Bars: two standard errors, by {clusters}. Untouched: {result['ce_untouched']:.3f} nats; the mean "
         f"in its place costs {mean['delta_ce']:.2f}, zero {zero['delta_ce']:.2f}. "
         f"Over {words.whole(result['ce_tokens'])} held-out tokens."
     )

@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from unmix.report import axes, words
-from unmix.report.data import Choice, Floats, Member, RunData
+from unmix.report.data import Candidate, Choice, Floats, Member, RunData
 
 
 @dataclass(frozen=True)
@@ -211,8 +211,8 @@ def _whole_length(run: RunData, member: Member) -> Picture:
         axes.right_scale(top, 1 / run.features, "share of features")
     top.set_ylabel("active features")
     bottom.set_ylabel("L2 loss")
-    if choice is not None and choice.predicts():
-        _draw_prediction(top, choice)
+    if choice is not None and (predicted := choice.forecast()):
+        _draw_prediction(top, choice, predicted)
     caption = (
         f"The path that led to the last checkpoint of {_label(run, member)}: active features per token (left scale; "
         "right scale: the same as nonzero proportion), and squared error per token."
@@ -220,7 +220,7 @@ def _whole_length(run: RunData, member: Member) -> Picture:
     if len(member.extension):
         caption += f" The extension went on from step {words.whole(member.extended_from)} of the sweep"
         caption += "; the end of the sweep that it did not build on is dashed grey." if len(dropped) > 1 else "."
-    if choice is not None and choice.predicts():
+    if choice is not None and choice.forecast():
         caption += f" The dash in the grey bar is the prediction for step {words.whole(choice.predict_step)}"
         caption += " with its error band"
         caption += (
@@ -236,18 +236,16 @@ def _whole_length(run: RunData, member: Member) -> Picture:
 
 def _prediction(choice: Choice | None) -> tuple[list[float], list[float]]:
     """Steps and values that the picture must have room for."""
-    if choice is None or not choice.predicts():
+    chosen = choice.forecast() if choice else None
+    if choice is None or chosen is None:
         return [], []
-    chosen = choice.chosen()
-    values = [chosen.predicted_l0, chosen.low, chosen.high] if chosen else []
-    return [choice.predict_step, choice.true_step], [*values, choice.true_l0]
+    return [choice.predict_step, choice.true_step], [chosen.predicted_l0, chosen.low, chosen.high, choice.true_l0]
 
 
-def _draw_prediction(panel: Axes, choice: Choice) -> None:
-    chosen, then = choice.chosen(), choice.predict_step
-    if chosen is not None:
-        panel.vlines(then, chosen.low, chosen.high, color=axes.INK, alpha=0.3, lw=11, zorder=4, clip_on=False)
-        panel.plot(then, chosen.predicted_l0, "_", color=axes.INK, ms=13, mew=1.6, zorder=4, clip_on=False)
+def _draw_prediction(panel: Axes, choice: Choice, chosen: Candidate) -> None:
+    then = choice.predict_step
+    panel.vlines(then, chosen.low, chosen.high, color=axes.INK, alpha=0.3, lw=11, zorder=4, clip_on=False)
+    panel.plot(then, chosen.predicted_l0, "_", color=axes.INK, ms=13, mew=1.6, zorder=4, clip_on=False)
     panel.plot(
         choice.true_step, choice.true_l0, "*", color=axes.CAP, ms=9, mec="white", mew=0.6, zorder=5, clip_on=False
     )

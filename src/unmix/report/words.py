@@ -32,9 +32,10 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f} %" if math.isfinite(value) else MISSING
 
 
-def fixed(value: float) -> str:
-    """Explained variance: always three decimals, so that a column can be compared."""
-    return f"{value:.3f}".replace("-", "−") if math.isfinite(value) else MISSING
+def fixed(value: float | None, decimals: int = 3) -> str:
+    """Always so many decimals, so that a column can be compared; a sign for what is not known."""
+    known = value is not None and math.isfinite(value)
+    return f"{value:.{decimals}f}".replace("-", "−") if known else MISSING
 
 
 def amount(value: float) -> str:

@@ -1,14 +1,14 @@
 """Which dictionary is the one: fewer than N active features per token, but not far fewer.
 
-L0 goes on falling long after the loss is flat, so a member is judged by the L0 it will have at the step it will be
-trained to. Its trend is a power law that falls to a floor c ≥ 0, fitted where the learning rate is stable:
+L0 goes on falling long after the loss is flat, so a member is judged by the L0 that it will have at a later step, if
+that can be predicted. With b the slope of log L0 against log s at present, falling off as s^-p, and h = at / now,
 
-    L0(s) = c + exp(a) s^b,  b ≤ 0        over the last 60, 40 and 25 % of the steps
+    L0(at) = L0(now) · exp(b (1 - h^-p) / p)
 
-The guess is the median of the three fits. The band reaches over all of them and over the same fits without a floor
-(c = 0), which fall further, each widened by twice the scatter of its points: it says how far the guess moves with the
-part of the curve, and with the form, that is believed. Tried backwards on a recorded sweep, the form without a
-floor guessed too low for every sparse member; `records/2026-11-21_l1-sweep` has the figures.
+b and p come from two straight lines, through the last 30 % of the steps and the 21 % before them. With the prediction
+goes a 90 % band, as wide as `scripts/calibrate_forecast.py` finds it on recorded runs (docs/choice.md has the figures).
+Where the records support no such band there is no forecast, and a member is judged by what is measured. A decay of the
+learning rate can move L0 either way: nothing is predicted across one.
 """
 
 from __future__ import annotations
@@ -16,22 +16,57 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 FAR_FEWER = 1 / 3  # below this share of the cap the choice comes with a word of warning
-_SHARES = (0.6, 0.4, 0.25)
-_FLOORS = tuple(0.02 * n for n in range(50))  # c as a share of the smallest value of the curve
+REACH = 3.0
+"""A step more than this many times as far is not predicted."""
+WINDOW = 0.7
+"""Rows after this share of the steps are recent; the rows before them, after the same share of that, are earlier."""
+FEWEST = 4  # rows in each of the two
+FLATTEST = -0.1  # a slope of 7 % a doubling: what falls less may as well rise next
+STEEPEST = 1.05  # times the earlier slope: a fall that gathers speed follows no trend that we know
+
+Row = dict[str, Any]
+
+
+class NoForecast(Exception):
+    """Why L0 cannot be predicted, in words."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """L0 at a later step."""
+    """L0 at a later step, with a 90 % band."""
 
     l0: float
     low: float
     high: float
+
+
+class Trend(NamedTuple):
+    """A curve as the forecast sees it."""
+
+    l0: float
+    """Its level at the end."""
+    slope: float
+    """b of the recent rows; below 0."""
+    change: float
+    """The recent slope over the earlier one, at most STEEPEST: below 1 where the fall slows down."""
+
+
+class Fit(NamedTuple):
+    """What is fitted to recorded runs."""
+
+    trust: float
+    """p = trust · p̂, where p̂ is what the change of the slope says: it is noisy."""
+    width: float
+    """The band is L0 · exp(± width · (NOISE + |b| (x + x²/2))), x = log h: b is not exact, and neither is p."""
+
+
+FIT = Fit(trust=0.7, width=0.3)
+NOISE = 0.04
 
 
 @dataclass(frozen=True)
@@ -42,114 +77,152 @@ class Candidate:
     hook: str
     l1: float
     l0: float
-    """Now: the median over the last tenth of the curve."""
+    """As measured at `l0_at_step`."""
     l0_at_step: int
+    """The last step; if a later one is asked about, the last at the full learning rate, where an extension begins."""
     nonzero_proportion: float
     predicted_l0: float
-    low: float
-    high: float
+    """At the step in question; `l0` if there is no forecast."""
+    low: float | None
+    high: float | None
+    """The band; None where nothing was predicted."""
+    no_forecast: str | None
+    """Why there is none, where one was asked for."""
     admissible: bool
     why: str
 
 
-def forecast(steps: list[int], l0: list[float], at: int) -> Forecast:
-    """Extrapolate the curve to step `at`; needs at least three points, all of them finite.
-
-    A curve with a zero in it has no power law: its present level is answered. Raises ValueError if too short.
-    """
-    s, y = np.array(steps, dtype=float), np.array(l0, dtype=float)
-    if len(s) < 3 or not np.isfinite(y).all():
-        raise ValueError(f"cannot fit a trend to {len(s)} points")
-    if at <= s[-1] or y.min() <= 0:
-        return _present(y)
-    parts = [np.flatnonzero(s >= s[-1] * (1 - share)) for share in _SHARES]
-    parts = [part if len(part) >= 3 else np.arange(len(s) - 3, len(s)) for part in parts]
-    floored = [_fit(s[part], y[part], at, _FLOORS) for part in parts]
-    falling = [_fit(s[part], y[part], at, (0.0,)) for part in parts]
-    low = min(guess * math.exp(-2 * scatter) for guess, scatter in floored + falling)
-    high = max(guess * math.exp(2 * scatter) for guess, scatter in floored + falling)
-    return Forecast(sorted(guess for guess, _ in floored)[1], low, high)
+def level(rows: Sequence[Row], at: int, key: str = "l0") -> float:
+    """The median over the last tenth of the steps up to `at`, or the last row before it; NaN if there is none."""
+    before = [row for row in rows if row["step"] <= at]
+    near = [row[key] for row in before if row["step"] > 0.9 * at] or [row[key] for row in before[-1:]]
+    return float(np.median(near)) if near else math.nan
 
 
-def _fit(s: np.ndarray, y: np.ndarray, at: int, floors: Sequence[float]) -> tuple[float, float]:
-    """(value at step `at`, scatter of log y) of the best c + exp(a) s^b, with c a share of the smallest value."""
-    x, best = np.log(s), (math.inf, math.nan, math.nan)
-    for share in floors:
-        c = share * y.min()
-        log_y = np.log(y - c)
-        b = min(np.polyfit(x, log_y, 1)[0], 0.0)  # what rises at the end of a short curve is noise, not a trend
-        a = log_y.mean() - b * x.mean()
-        scatter = float(np.std(np.log(y) - np.log(c + np.exp(a + b * x))))
-        if scatter < best[0]:
-            best = (scatter, float(c + math.exp(a + b * math.log(at))), scatter)
-    return best[1], best[2]
+def measured(rows: Sequence[Row]) -> list[Row]:
+    """Without the windows whose every token was masked: they have no means."""
+    return [row for row in rows if row.get("over_tokens") != 0]
 
 
-def _present(y: np.ndarray) -> Forecast:
-    tail = y[-max(1, len(y) // 10) :]
-    return Forecast(float(np.median(tail)), float(tail.min()), float(tail.max()))
+def steady(rows: Sequence[Row], after: int = 0) -> list[Row]:
+    """The rows at the full learning rate, behind its warm-up and before its decay, and after a step."""
+    full = max((row["lr"] for row in rows), default=0.0)
+    return [row for row in rows if row["lr"] == full and row["step"] > after]
 
 
-def choose(rows: list[dict[str, Any]], *, max_active: float, predict_step: int, stable_until: int) -> dict[str, Any]:
+def trend(rows: Sequence[Row]) -> Trend:
+    """The trend of the last half of the steps. Raises `NoForecast` if it has none that can be continued."""
+    now = rows[-1]["step"] if rows else 0
+    parts = [
+        [row for row in rows if now * WINDOW ** (n + 1) < row["step"] <= now * WINDOW**n and row["l0"] > 0]
+        for n in range(2)
+    ]
+    if min(map(len, parts)) < FEWEST:
+        raise NoForecast(f"too few rows of metrics at the full learning rate up to step {now:,}")
+    recent, earlier = (_slope(part) for part in parts)
+    l0 = level(rows, now)
+    if not l0 >= 1:
+        raise NoForecast(f"hardly anything is active, {l0:.2g} features per token")
+    if max(recent, earlier) > FLATTEST:
+        raise NoForecast("its L0 does not fall steadily")
+    if recent / earlier > STEEPEST:
+        raise NoForecast("the fall of its L0 is not slowing down yet")
+    return Trend(l0, recent, recent / earlier)
+
+
+def _slope(rows: Sequence[Row]) -> float:
+    return float(np.polyfit(np.log([row["step"] for row in rows]), np.log([row["l0"] for row in rows]), 1)[0])
+
+
+def extrapolate(trend: Trend, horizon: float, fit: Fit = FIT) -> Forecast:
+    """L0 at `horizon` times as many steps."""
+    p = fit.trust * math.log(trend.change) / math.log(WINDOW)
+    # the slope was measured about the middle of its rows, √WINDOW of the steps
+    slope, x = trend.slope * WINDOW ** (p / 2), math.log(horizon)
+    l0 = trend.l0 * math.exp(slope * (-math.expm1(-p * x) / p if p else x))
+    half = fit.width * (NOISE + abs(trend.slope) * (x + x * x / 2))
+    return Forecast(l0, l0 * math.exp(-half), l0 * math.exp(half))
+
+
+def forecast(rows: Sequence[Row], at: int) -> Forecast:
+    """L0 at a later step, from rows at the full learning rate. Raises `NoForecast`."""
+    found = trend(rows)
+    horizon = at / rows[-1]["step"]
+    if horizon > REACH:
+        raise NoForecast(f"step {at:,} is more than {REACH:g} times as far as step {rows[-1]['step']:,}")
+    return extrapolate(found, horizon)
+
+
+def choose(
+    rows: Sequence[Row], *, max_active: float, predict_step: int, warmup: int = 0, decay_to: int | None = None
+) -> dict[str, Any]:
     """Apply the rule to the metrics of a sweep; the answer is what `choice.json` holds.
 
-    `member` is None, and `reason` says what to try, if no member is admissible.
+    `warmup`: steps in which the penalty still rises. `decay_to`: where the decay ends that begins at `predict_step`, if
+    one is planned. `member` is None, and `reason` says what to try, if no member is admissible.
     """
-    by_member: dict[str, list[dict[str, Any]]] = {}
+    by_member: dict[str, list[Row]] = {}
     for row in rows:
         if row["phase"] == "sweep":
             by_member.setdefault(row["member"], []).append(row)
-    candidates = [_judge(curve, max_active, predict_step, stable_until) for curve in by_member.values()]
-    candidates.sort(key=lambda c: c.predicted_l0 if math.isfinite(c.predicted_l0) else math.inf, reverse=True)
-    admissible = [c for c in candidates if c.admissible]
-    best = admissible[0] if admissible else None
+    ahead = decay_to is not None or predict_step > max(curve[-1]["step"] for curve in by_member.values())
+    candidates = [_judge(curve, max_active, predict_step, warmup, ahead) for curve in by_member.values()]
+    # in the order of what was measured: some members may have a forecast and others none
+    candidates.sort(key=lambda c: _first_if_not_finite(c.l0 if ahead else c.predicted_l0), reverse=True)
+    best = next((c for c in candidates if c.admissible), None)
     at_step = max(c.l0_at_step for c in candidates)
+    decay = f", where the decay of the learning rate to step {decay_to:,} begins" if decay_to is not None else ""
     return {
         "member": best.member if best else None,
-        "rule": f"the most active features per token below {max_active:g}, at step {predict_step:,}",
+        "rule": f"the most active features per token below {max_active:g}, at step {predict_step:,}{decay}",
         "max_active": max_active,
         "at_step": at_step,
         "predict_step": predict_step,
-        "reason": _reason(best, candidates, max_active, at_step, predict_step),
+        "reason": _reason(best, candidates, max_active, predict_step),
         "candidates": [asdict(c) for c in candidates],
         "came_true": None,
     }
 
 
-def _judge(curve: list[dict[str, Any]], cap: float, predict_step: int, stable_until: int) -> Candidate:
-    last = curve[-1]
-    # a guess beyond the curve starts from its stable part; what was measured needs no guess
-    beyond = predict_step > last["step"]
-    stable = [row for row in curve if row["step"] <= stable_until] if beyond else curve
-    tail = curve[-max(1, len(curve) // 10) :]
-    l0 = float(np.median([row["l0"] for row in tail]))
-    proportion = float(np.median([row["nonzero_proportion"] for row in tail]))
-    try:
-        guess = forecast([r["step"] for r in stable], [r["l0"] for r in stable], predict_step)
-    except ValueError as error:
-        guess, why = Forecast(l0, l0, l0), f"{error}: judged by the L0 it has"
-    else:
-        why = ""
-    whole = all(math.isfinite(row["loss"]) for row in tail) and "halted_at" not in last
-    admissible = whole and math.isfinite(guess.l0) and guess.l0 < cap
+def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: bool) -> Candidate:
+    last, curve = curve[-1], measured(curve)
+    path = (steady(curve, warmup) or curve) if ahead else curve
+    now = path[-1]["step"] if path else 0
+    expected, band, none = level(path, min(predict_step, now)), None, None
+    if predict_step > (now if ahead else last["step"]):
+        try:
+            band = forecast(steady(curve, warmup), predict_step)
+            expected = band.l0
+        except NoForecast as error:
+            none = str(error)
+    whole = all(math.isfinite(row["loss"]) for row in curve if row["step"] > 0.9 * now) and "halted_at" not in last
+    admissible = whole and expected < cap
     if not whole:
         why = f"halted by batch {last['halted_at']:,}" if "halted_at" in last else "its loss is not finite"
-    if not why:
-        value = f"about {_figure(guess.l0)} active expected" if beyond else f"{_figure(guess.l0)} active"
+    elif math.isnan(expected):
+        why = f"nothing was measured up to step {predict_step:,}"
+    else:
+        value = f"about {_figure(expected)} active expected" if band else f"{_figure(expected)} active"
         why = f"{value}, {'under' if admissible else 'not under'} {cap:g}"
+        why = f"no forecast: {none}; {why}" if none else why
     return Candidate(
-        last["member"],
-        last["hook"],
-        last["l1"],
-        l0,
-        last["step"],
-        proportion,
-        guess.l0,
-        guess.low,
-        guess.high,
-        admissible,
-        why,
+        member=last["member"],
+        hook=last["hook"],
+        l1=last["l1"],
+        l0=level(path, now),
+        l0_at_step=now,
+        nonzero_proportion=level(path, now, "nonzero_proportion"),
+        predicted_l0=expected,
+        low=band.low if band else None,
+        high=band.high if band else None,
+        no_forecast=none,
+        admissible=admissible,
+        why=why,
     )
+
+
+def _first_if_not_finite(l0: float) -> float:
+    return l0 if math.isfinite(l0) else math.inf
 
 
 def _kind(candidate: Candidate) -> str:
@@ -160,23 +233,29 @@ def _figure(l0: float) -> str:
     return f"{l0:,.0f}" if l0 >= 100 else f"{l0:.3g}"
 
 
-def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, now: int, then: int) -> str:
+def _stands(candidate: Candidate, then: int) -> str:
+    """What is measured of a member, and what is expected."""
+    text = f"{candidate.member} has {_figure(candidate.l0)} active features per token at step {candidate.l0_at_step:,}"
+    if candidate.low is not None and candidate.high is not None:
+        band = f"90 % band {_figure(candidate.low)} to {_figure(candidate.high)}"
+        text += f" and is expected at {_figure(candidate.predicted_l0)} by step {then:,} ({band})"
+    return f"{text} (no forecast: {candidate.no_forecast})" if candidate.no_forecast else text
+
+
+def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, then: int) -> str:
     if best is None:
         sparsest = candidates[-1]
         try_l1 = _between(sparsest.l1 or 1.0, sparsest.predicted_l0, cap / 2)
         return (
-            f"No member comes under {cap:g} active features per token: the sparsest, {sparsest.member}, is expected "
-            f"at {_figure(sparsest.predicted_l0)}. Add a larger coefficient to its l1, {try_l1:.2g} say."
+            f"No member comes under {cap:g} active features per token: the sparsest, {_stands(sparsest, then)}. "
+            f"Add a larger coefficient to its l1, {try_l1:.2g} say."
         )
-    expected = f" and is expected at {_figure(best.predicted_l0)} by step {then:,}" if then > now else ""
-    text = f"{best.member} has {_figure(best.l0)} active features per token at step {now:,}{expected}: under {cap:g}"
+    text = f"{_stands(best, then)}: under {cap:g}"
     kin = [c for c in candidates if _kind(c) == _kind(best)]  # of its hook and variant: a coefficient means the same
     denser = [c for c in kin if not c.admissible and c.predicted_l0 >= cap]
-    text += (
-        f", where the next denser member, {denser[-1].member}, is not ({_figure(denser[-1].predicted_l0)})."
-        if denser
-        else "."
-    )
+    if denser:
+        text += f", where the next denser member, {denser[-1].member}, is not ({_figure(denser[-1].predicted_l0)})"
+    text += "."
     if best.predicted_l0 < cap * FAR_FEWER:
         hint = ""
         if denser:

@@ -95,7 +95,7 @@ def _extend(
     watch.say(f"training {member_name} on from step {first:,}")
     began, metrics = swept.stable_until, folder / "metrics.jsonl"
     every = [[0, recipe.training.log_every]]
-    name_gaps(metrics, "extend", {member_name: first}, began, every, steps, watch.say)
+    name_gaps(metrics, "extend", {member_name: first}, began, every, [steps], watch.say)
     train_members(recipe, [member], inputs, schedule, began, first, metrics, "extend", {member_name: target}, watch)
 
 

@@ -146,7 +146,14 @@ def renewed(manifest: dict[str, Any], recipe: RunConfig, made: int) -> dict[str,
     logged = logged_in(manifest, recipes.load_resolved(before, Path("run.yaml")))
     if logged[-1][1] != recipe.training.log_every:
         logged = [*(pair for pair in logged if pair[0] < made), [made, recipe.training.log_every]]
-    return manifest | {"recipe": now, "logged": logged}
+    steps = before["training"]["steps"]
+    ended = [*manifest.get("ended", []), *([steps] if made == steps != recipe.training.steps else [])]
+    return manifest | {"recipe": now, "logged": logged, "ended": ended}
+
+
+def ends(manifest: dict[str, Any], steps: int) -> list[int]:
+    """The last steps of a sweep: that of now, and where it had ended before it was given more."""
+    return [*manifest.get("ended", []), steps]
 
 
 def logged_in(manifest: dict[str, Any], recipe: RunConfig) -> list[list[int]]:

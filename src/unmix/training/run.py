@@ -9,7 +9,7 @@ runs/NAME/choice.json         which member, by which rule;  extension.json: how 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,7 @@ from unmix.training.manifest import (
     agreed,
     check_inputs,
     check_schedule,
+    ends,
     entries,
     first_norms,
     logged_in,
@@ -118,7 +119,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
     if any(reached.values()):
         watch.say(f"resuming at step {min(reached.values()):,}")
     metrics, logged = folder / "metrics.jsonl", logged_in(manifest, recipe)
-    name_gaps(metrics, "sweep", reached, 0, logged, schedule.steps, watch.say)
+    name_gaps(metrics, "sweep", reached, 0, logged, ends(manifest, schedule.steps), watch.say)
     scratch = Scratch()
     members = [_resumed(recipe, manifest, inputs, entry, folder, reached[entry.name], scratch) for entry in whole]
     # members that are behind catch up: they see the batches that the others saw
@@ -233,7 +234,7 @@ def train_members(
             schedule,
             first=first,
             upto=upto,
-            logged=set(logged_steps(first, schedule.steps, every, schedule.steps)),
+            logged=set(logged_steps(first, schedule.steps, every, [schedule.steps])),
             checkpoint_every=t.checkpoint_every,
             dead_after_tokens=t.dead_after_tokens,
             log=log,
@@ -254,19 +255,19 @@ def repeats(source: Source, steps: int) -> str:
         return ""
     first = source.size // source.batch_tokens
     return (
-        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over, anew from "
-        f"step {first:,} on; give a larger corpus or store, or fewer steps, if that is not meant"
+        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over, anew "
+        f"from step {first:,} on; give a larger corpus or store, or fewer steps, if that is not meant"
     )
 
 
 def name_gaps(
-    metrics: Path, phase: str, reached: dict[str, int], began: int, logged: Logged, end: int, say: Say
+    metrics: Path, phase: str, reached: dict[str, int], began: int, logged: Logged, ends: Sequence[int], say: Say
 ) -> None:
     """Say which rows of a phase are missing, doubled or strange, up to the step that each member has reached."""
     rows = [row for row in read_metrics(metrics) if row["phase"] == phase]
     for member, step in reached.items():
         own = [row for row in rows if row["member"] == member and row["step"] <= step]
-        for lost in gaps(own, [member], logged_steps(began, step, logged, end)):
+        for lost in gaps(own, [member], logged_steps(began, step, logged, ends)):
             say(f"warning: {metrics}: {lost}")
 
 

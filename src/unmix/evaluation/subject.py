@@ -1,0 +1,190 @@
+"""What is to be evaluated, and on what: as a run says, an SAE that unmix trained, or one that it did not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, load_resolved
+from unmix.errors import UserError
+from unmix.hooknames import canonical
+from unmix.runlog import read_manifest
+from unmix.sae.files import CONFIG, load_sae, metadata, origin
+from unmix.sae.model import SAE
+
+UNKNOWN_SPLIT = "unknown: the dictionary may have been trained on these documents"
+USUAL_LENGTH = 256  # tokens a sequence, where cfg.json names no context_size
+Config = TypeVar("Config", ModelConfig, CorpusConfig)
+
+
+@dataclass(frozen=True)
+class Subject:
+    """Dictionaries, and the text that they are judged on."""
+
+    saes: dict[str, dict[str, SAE]]
+    """hook -> name -> SAE."""
+    checkpoints: dict[str, str]
+    """name -> its folder, as a path within the folder that was given."""
+    model: ModelConfig
+    corpus: CorpusConfig
+    sequence_length: int
+    trained: MaskConfig
+    """What the training left out; `auto` if it was on every token."""
+    split: str = "held_out"
+    model_fingerprint: str | None = None
+    """Of the model that was trained on, where that is known."""
+    fits: bool = False
+    """Whether longer sequences than the model takes are shortened: nobody asked for that length."""
+    notes: tuple[str, ...] = ()
+    """What its user should know."""
+
+
+def find_subject(folder: Path, *, model: str | None, corpus: str | None, hook: str | None) -> Subject:
+    """What the folder speaks of, with another model, corpus or hook where one is given.
+
+    Raises `UserError` if it is neither a run nor an SAE, or does not say what is needed and not given.
+    """
+    if (folder / "run.yaml").exists():
+        return _of_run(folder, model, corpus, hook)
+    if not (folder / CONFIG).exists():
+        raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG})")
+    if "unmix_recipe" in metadata(folder):
+        return _of_ours(folder, model, corpus, hook)
+    return _of_others(folder, model, corpus, hook)
+
+
+def tightest(masks: Sequence[MaskConfig]) -> MaskConfig:
+    """What any of them leaves out; `auto` if none leaves out anything."""
+    above = [mask.norm_above for mask in masks if mask.norm_above is not None]
+    found = MaskConfig(special=any(mask.special for mask in masks), norm_above=min(above, default=None))
+    return MaskConfig() if found == EVERY_TOKEN else found
+
+
+def newest_checkpoints(run: Path) -> dict[str, Path]:
+    """name -> the newest SAE of each member, the extended one beside the one of the sweep."""
+    found = {}
+    for member in sorted((run / "members").glob("*")):
+        if steps := sorted(path.parent for path in member.glob(f"step-?????????/{CONFIG}")):
+            found[member.name] = steps[-1]
+    return found
+
+
+def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
+    if hook is not None:
+        raise UserError(
+            f"--hook {hook}: {folder} is a run, whose members have their hooks; leave --hook out, or give one "
+            "checkpoint, members/NAME/step-000001000"
+        )
+    manifest = read_manifest(folder / "run.yaml")
+    recipe = load_resolved(manifest["recipe"], folder / "run.yaml")
+    newest = newest_checkpoints(folder)
+    if not newest:
+        raise UserError(f"{folder} has no checkpoint yet; train it with `unmix sweep`")
+    saes: dict[str, dict[str, SAE]] = {}
+    for name, checkpoint in newest.items():
+        saes.setdefault(origin(checkpoint)[0], {})[name] = load_sae(checkpoint)
+    facts = manifest.get("model")
+    return Subject(
+        saes,
+        {name: str(checkpoint.relative_to(folder)) for name, checkpoint in newest.items()},
+        _with(recipe.model, name=model),
+        _with(recipe.corpus, source=corpus),
+        recipe.activations.sequence_length,
+        tightest([recipe.of_variant(variant)[1].mask for variant in recipe.variants or [""]]),
+        model_fingerprint=facts.get("fingerprint") if isinstance(facts, dict) and model is None else None,
+    )
+
+
+def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
+    trained_at, made = origin(folder)
+    try:
+        model_config, corpus_config = ModelConfig(**made["model"]), CorpusConfig(**made["corpus"])
+        T = int(made["activations"]["sequence_length"])
+    except (KeyError, TypeError, ValueError, ValidationError):
+        raise UserError(
+            f"{folder / CONFIG}: metadata.unmix_recipe is damaged, or of another version; bring the file back, or "
+            "remove that key and give --model, --corpus and --hook"
+        ) from None
+    at, notes = _hook(folder, trained_at, hook)
+    return Subject(
+        {at: {_name(folder): load_sae(folder)}},
+        {_name(folder): "."},
+        _with(model_config, name=model),
+        _with(corpus_config, source=corpus),
+        T,
+        tightest([_mask_of(folder)]),
+        notes=notes,
+    )
+
+
+def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
+    """An SAE that says little of its training: cfg.json of SAELens has what it says on top, or under metadata."""
+    sae = load_sae(folder)
+    facts = json.loads((folder / CONFIG).read_text(encoding="utf-8")) | metadata(folder)
+    named = facts.get("hook_name") or facts.get("hook_point")
+    trained_at = canonical(named) if isinstance(named, str) else None
+    missing = [
+        flag
+        for flag, value in (
+            ("--model NAME", model),
+            ("--corpus SOURCE", corpus),
+            ("--hook HOOK", hook or trained_at),
+        )
+        if value is None
+    ]
+    if missing or model is None or corpus is None:
+        called = f" (its model is called {facts['model_name']} there)" if facts.get("model_name") else ""
+        raise UserError(
+            f"{folder / CONFIG} does not say what unmix could evaluate it on{called}; give {_list(missing)}"
+        )
+    at, notes = _hook(folder, trained_at, hook)
+    T = facts.get("context_size")
+    if isinstance(T, bool) or not isinstance(T, int) or T < 3:
+        T = USUAL_LENGTH
+        notes += (f"{folder / CONFIG} names no context_size: sequences are of {T} tokens",)
+    if facts.get("prepend_bos") is False:
+        notes += (f"{folder / CONFIG} says prepend_bos: false; sequences begin with the BOS here all the same",)
+    return Subject(
+        {at: {_name(folder): sae}},
+        {_name(folder): "."},
+        ModelConfig(name=model),
+        CorpusConfig(source=corpus),
+        T,
+        tightest([MaskConfig(special=bool(facts.get("exclude_special_tokens")), norm_above=None)]),
+        split=UNKNOWN_SPLIT,
+        fits=True,
+        notes=notes,
+    )
+
+
+def _name(folder: Path) -> str:
+    """What a dictionary is called by: its folder's name."""
+    return folder.resolve().name
+
+
+def _hook(folder: Path, trained_at: str | None, given: str | None) -> tuple[str, tuple[str, ...]]:
+    """(the hook to evaluate at, a note where that is not the one of the training)."""
+    at = canonical(given or trained_at or "")
+    if trained_at is None or at == trained_at:
+        return at, ()
+    return at, (f"{folder / CONFIG} says that it was trained at {trained_at}; it is evaluated at {at}",)
+
+
+def _mask_of(folder: Path) -> MaskConfig:
+    """The mask that an SAE folder says it was trained with."""
+    facts = metadata(folder).get("mask") or {}
+    return MaskConfig(special=bool(facts.get("special_ids")), norm_above=facts.get("norm_above_median"))
+
+
+def _with(config: Config, **changes: str | None) -> Config:
+    """The section with the values that were given."""
+    return config.model_copy(update={key: value for key, value in changes.items() if value is not None})
+
+
+def _list(words: Sequence[str]) -> str:
+    return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)

@@ -1,0 +1,169 @@
+"""What a folder says that it is to be evaluated on; SAEs that unmix did not train, as SAELens writes them."""
+
+import json
+
+import pytest
+import safetensors.torch
+import torch
+from tiny_models import CONTEXT, WIDTH, tiny_model_folder
+from tiny_run import make, write_texts
+
+from unmix.cli import main
+from unmix.config import MaskConfig
+from unmix.errors import UserError
+from unmix.evaluation.subject import UNKNOWN_SPLIT, find_subject
+from unmix.sae.model import new_sae
+from unmix.training import run
+
+
+def saelens(folder, width=WIDTH, top=None, **metadata):
+    """A folder as SAELens 6 writes it; with `top`, as version 3 did."""
+    folder.mkdir()
+    sae = new_sae(width, 24, 0.5, 0)
+    tensors = {name: getattr(sae, name).detach().contiguous() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    safetensors.torch.save_file(tensors, folder / "sae_weights.safetensors")
+    config = {"d_in": width, "d_sae": 24, "dtype": "float32", "apply_b_dec_to_input": False}
+    more = {"architecture": "standard", "metadata": metadata} if top is None else top
+    (folder / "cfg.json").write_text(json.dumps(config | more))
+    return folder
+
+
+@pytest.fixture
+def texts(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    return str(write_texts(tmp_path / "texts"))
+
+
+GPT2 = {"hook_name": "blocks.1.hook_resid_post", "context_size": 16, "model_name": "gpt2-small", "prepend_bos": True}
+FEW = ["--tokens", "300", "--ce-tokens", "100"]
+
+
+def evaluate(folder, texts, *words):
+    return main(["evaluate", str(folder), "--model", str(tiny_model_folder()), "--corpus", texts, *FEW, *words])
+
+
+def test_an_sae_of_saelens_is_evaluated_with_a_model_and_a_corpus(tmp_path, texts, capsys):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    assert evaluate(folder, texts) == 0
+    out, err = capsys.readouterr()
+    assert f"the split is {UNKNOWN_SPLIT}" in err
+    assert "of memory at the peak" in err
+    assert f"documents (split {UNKNOWN_SPLIT})" in out
+    [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
+    assert (result["hook"], result["split"]) == ("resid_post.1", UNKNOWN_SPLIT)
+    assert result["saes"]["sae"]["tokens"] == result["fidelity_tokens"] == 300 // 16 * 15
+
+
+def test_a_refitted_dictionary_does_not_claim_a_split_that_is_unknown(tmp_path, texts):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    assert evaluate(folder, texts, "--debias") == 0
+    found = find_subject(folder / "debiased" / "sae", model="m", corpus="c", hook=None)
+    assert (found.split, list(found.saes)) == (UNKNOWN_SPLIT, ["resid_post.1"])
+
+
+@pytest.mark.parametrize(
+    ("words", "missing"),
+    [
+        ([], "give --model NAME and --corpus SOURCE"),
+        (["--model", "x"], "give --corpus SOURCE"),
+        (["--corpus", "x"], "give --model NAME"),
+    ],
+)
+def test_what_is_missing_is_said_in_one_line(tmp_path, capsys, words, missing):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    assert main(["evaluate", str(folder), *words]) == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert line.endswith(missing)
+    assert "gpt2-small" in line
+
+
+def test_a_hook_that_cfg_json_lacks_is_asked_for(tmp_path, texts, capsys):
+    folder = saelens(tmp_path / "sae", context_size=16)
+    assert evaluate(folder, texts) == 2
+    assert capsys.readouterr().err.strip().endswith("give --hook HOOK")
+    assert evaluate(folder, texts, "--hook", "blocks.0.hook_resid_pre") == 0
+    assert json.loads((folder / "evaluation.json").read_text())["hooks"][0]["hook"] == "resid_pre.0"
+
+
+def test_another_hook_than_that_of_the_training_is_said(tmp_path, texts, capsys):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    assert evaluate(folder, texts, "--hook", "resid_pre.0") == 0
+    assert "says that it was trained at resid_post.1; it is evaluated at resid_pre.0" in capsys.readouterr().err
+
+
+def test_another_width_than_the_hooks_is_one_line(tmp_path, texts, capsys):
+    folder = saelens(tmp_path / "sae", width=8, **GPT2)
+    assert evaluate(folder, texts) == 2
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert f"sae is for activations of width 8, and resid_post.1 of {tiny_model_folder()} has {WIDTH}" in last
+
+
+def test_what_an_old_cfg_json_says_on_top_is_read(tmp_path):
+    top = {"hook_point": "blocks.1.hook_resid_pre", "context_size": 32, "exclude_special_tokens": True}
+    found = find_subject(saelens(tmp_path / "sae", top=top), model="m", corpus="c", hook=None)
+    assert list(found.saes) == ["resid_pre.1"]
+    assert found.sequence_length == 32
+    assert found.trained == MaskConfig(special=True, norm_above=None)
+    assert (found.model.name, found.corpus.source) == ("m", "c")
+
+
+def test_sequences_are_of_256_tokens_where_no_length_is_named_and_never_longer_than_the_model_takes(
+    tmp_path, texts, capsys
+):
+    folder = saelens(tmp_path / "sae", hook_name="blocks.1.hook_resid_post", prepend_bos=False)
+    found = find_subject(folder, model="m", corpus="c", hook=None)
+    assert found.sequence_length == 256
+    assert any("prepend_bos: false; sequences begin with the BOS here all the same" in note for note in found.notes)
+    assert evaluate(folder, texts) == 0
+    assert f"sequences of {CONTEXT} tokens, which is all that the model takes" in capsys.readouterr().err
+
+
+def test_a_hook_for_a_run_is_refused(overrides, tmp_path):
+    run.sweep(make(overrides, training__l1=[1.0], training__steps=3), tmp_path / "run")
+    with pytest.raises(UserError, match="is a run, whose members have their hooks"):
+        find_subject(tmp_path / "run", model=None, corpus=None, hook="resid_pre.0")
+    one = tmp_path / "run" / "members" / "l1-1" / "step-000000003"
+    assert find_subject(one, model=None, corpus=None, hook=None).split == "held_out"
+    damaged = json.loads((one / "cfg.json").read_text())
+    del damaged["metadata"]["unmix_recipe"]["corpus"]
+    (one / "cfg.json").write_text(json.dumps(damaged))
+    with pytest.raises(UserError, match=r"metadata\.unmix_recipe is damaged"):
+        find_subject(one, model=None, corpus=None, hook=None)
+
+
+def test_another_programs_file_is_not_overwritten(tmp_path, texts, capsys):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    (folder / "evaluation.json").write_text('{"mine": 1}')
+    assert evaluate(folder, texts) == 2
+    assert "evaluation.json was not written by unmix; move it away" in capsys.readouterr().err
+    assert (folder / "evaluation.json").read_text() == '{"mine": 1}'
+
+
+def test_a_file_or_nothing_is_one_line(tmp_path, capsys):
+    (tmp_path / "file").touch()
+    for name in ("file", "nothing"):
+        assert main(["evaluate", str(tmp_path / name)]) == 2
+        assert "is neither a run (run.yaml) nor an SAE (cfg.json)" in capsys.readouterr().err
+
+
+def test_the_model_that_was_not_trained_on_is_said(overrides, tmp_path, capsys):
+    run.sweep(make(overrides, training__l1=[1.0], training__steps=3), tmp_path / "run")
+    path = tmp_path / "run" / "run.yaml"
+    text = path.read_text()
+    assert main(["evaluate", str(tmp_path / "run"), *FEW]) == 0
+    assert "is not the model" not in capsys.readouterr().err
+    fingerprint = find_subject(tmp_path / "run", model=None, corpus=None, hook=None).model_fingerprint
+    path.write_text(text.replace(fingerprint, "f" * 16))
+    assert main(["evaluate", str(tmp_path / "run"), *FEW]) == 0
+    assert "is not the model that" in capsys.readouterr().err
+
+
+def test_a_dictionary_in_another_place_than_its_own_is_asked_about(tmp_path, texts):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    path = folder / "sae_weights.safetensors"
+    tensors = safetensors.torch.load_file(path)
+    safetensors.torch.save_file({**tensors, "b_dec": torch.full((WIDTH,), 5.0)}, path)
+    assert evaluate(folder, texts) == 0
+    [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
+    assert result["saes"]["sae"]["explained_variance"] < 0
+    assert any("is this the hook and the scale" in sentence for sentence in result["findings"]["sae"])
