@@ -146,7 +146,7 @@ def test_with_noise_what_is_logged_is_what_the_saved_dictionary_gives(overrides,
     """Not what the noisy pass gave: more features are active there."""
     more = {"training__l1": [0.3], "training__batch_tokens": 256, "sae__noise": 1.0, "model__matmul": "fp32", **more}
     recipe, folder, _ = trained(overrides, tmp_path, **more)
-    found, [(logged, evaluated)] = compared(recipe, folder)
+    _, [(logged, evaluated)] = compared(recipe, folder)
     assert logged["l0"] == pytest.approx(evaluated["l0"], rel=0.05)
     assert logged["explained_variance"] == pytest.approx(evaluated["explained_variance"], abs=0.03)
     assert logged["noisy_l0"] > 1.05 * logged["l0"]
