@@ -148,12 +148,19 @@ def _trade_off(run: RunData) -> Picture:
     figure, panels = new_figure(len(run.groups()), title)
     palette = axes.colours([member.l1 for member in run.members])
     ends = [(member, member.sweep.at(run.step)) for member in run.members]
+    extended = [(member, member.extension.last()) for member in run.members if len(member.extension)]
     for panel, group in zip(panels, run.groups(), strict=True):
+        for member, end in extended:
+            if member.group == group:
+                panel.plot(
+                    end["l0"], end["explained_variance"], "D", color=palette[member.l1], markersize=7, clip_on=False
+                )
         own = [(member, row) for member, row in ends if member.group == group]
         x = np.array([row["l0"] for _, row in own])
         y = np.array([row["explained_variance"] for _, row in own])
-        axes.scale(panel, np.append(x, run.max_active), "x")
-        _room(panel, y)
+        later = [end for member, end in extended if member.group == group]
+        axes.scale(panel, np.array([*x, *(end["l0"] for end in later), run.max_active]), "x")
+        _room(panel, np.array([*y, *(end["explained_variance"] for end in later)]))
         known = np.isfinite(x) & np.isfinite(y)
         panel.plot(x[known], y[known], color="#c4c4c4", linewidth=1.0, zorder=1)
         for (member, _), left, up in zip(own, x, y, strict=True):
@@ -172,16 +179,30 @@ def _trade_off(run: RunData) -> Picture:
             for member, row in ends
             if member.group == group and np.isfinite([row["l0"], row["explained_variance"]]).all()
         ]
+        points += [
+            (end["l0"], end["explained_variance"], f"λ {words.coefficient(member.l1)}, extended")
+            for member, end in extended
+            if member.group == group and np.isfinite([end["l0"], end["explained_variance"]]).all()
+        ]
         axes.point_labels(panel, points)
     caption = (
         f"Each point is a member at step {words.whole(run.step)}: up is a better reconstruction, left is sparser. The "
         f"dashed line is the cap of {words.coefficient(run.max_active)} active features"
-        f"{', the ring the chosen member' if run.choice and run.member(run.choice.member) else ''}. "
+        f"{', the ring the chosen member' if run.choice and run.member(run.choice.member) else ''}"
+        f"{', the diamond where it came to when trained on' if extended else ''}. "
         f"{_averaged(run, lines=False)}"
     )
-    alt = "Scatter plot: active features against explained variance. " + "; ".join(
-        f"{_label(run, member)}: {words.number(row['l0'])} active, {words.fixed(row['explained_variance'])}"
-        for member, row in ends
+    alt = (
+        "Scatter plot: active features against explained variance. "
+        + "; ".join(
+            f"{_label(run, member)}: {words.number(row['l0'])} active, {words.fixed(row['explained_variance'])}"
+            for member, row in ends
+        )
+        + "".join(
+            f"; {_label(run, member)}, extended to step {words.whole(end['step'])}: {words.number(end['l0'])} active, "
+            f"{words.fixed(end['explained_variance'])}"
+            for member, end in extended
+        )
     )
     return Picture("trade_off", title, caption, alt + ".", axes.png(figure))
 

@@ -188,7 +188,11 @@ def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: 
     last, curve = curve[-1], measured(curve)
     path = (steady(curve, warmup) or curve) if ahead else curve
     now = path[-1]["step"] if path else 0
-    expected, band, none = level(path, min(predict_step, now)), None, None
+    expected, band, none = (
+        next((row["l0"] for row in reversed(path) if row["step"] <= predict_step), math.nan),
+        None,
+        None,
+    )
     if predict_step > (now if ahead else last["step"]):
         try:
             band = forecast(steady(curve, warmup), predict_step)
@@ -209,9 +213,9 @@ def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: 
         member=last["member"],
         hook=last["hook"],
         l1=last["l1"],
-        l0=level(path, now),
+        l0=path[-1]["l0"] if path else math.nan,
         l0_at_step=now,
-        nonzero_proportion=level(path, now, "nonzero_proportion"),
+        nonzero_proportion=path[-1]["nonzero_proportion"] if path else math.nan,
         predicted_l0=expected,
         low=band.low if band else None,
         high=band.high if band else None,
