@@ -6,8 +6,9 @@ tokens is timed at two numbers of rows, r < R, and a line through both is read a
     t(B) = t(R) + (B - R) (t(R) - t(r)) / (R - r)
 
 so that what a step pays once, however many tokens it has, is counted once. R is what one encoder product of about
-`FLOPS` operations allows, at least `FEWEST` and at most B. The least of `ROUNDS` rounds counts: whatever else the
-machine does only adds.
+`FLOPS` operations allows, at least `FEWEST` and at most B. The least of some rounds counts, as whatever else the
+machine does only adds; rounds are added until a second one has come within `ALIKE` of each least, or there are
+`MOST_ROUNDS`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from unmix.kernels.select import Precision
 
 FLOPS = 4e9
 """Operations of the encoder's product over the rows that are timed: some 10 ms on two cores."""
-FEWEST, ROUNDS = 128, 2
+FEWEST = 128
+ALIKE, MOST_ROUNDS = 1.1, 6
 SETTLED = 0.01
 """Active share at which the ways of selecting are compared: 100 of 10,000."""
 BUSY = 0.08
@@ -140,16 +142,23 @@ def _times(steps: dict[str, Callable[[int], Any]], R: int, B: int) -> dict[str, 
     """Seconds at B tokens of each, taking turns."""
     r = max(1, R // 4)
     sizes = (R,) if R == B else (r, R)
-    least = {name: dict.fromkeys(sizes, math.inf) for name in steps}
-    for name in steps:
-        steps[name](r)  # compiles, and makes the memory
-    for _ in range(ROUNDS):
-        for name, step in steps.items():
-            for rows in sizes:
-                least[name][rows] = min(least[name][rows], _seconds(lambda: step(rows)))  # noqa: B023
+    taken: dict[tuple[str, int], list[float]] = {(name, rows): [] for name in steps for rows in sizes}
+    for step in steps.values():
+        step(R)  # compiles, and makes the memory
+    for number in range(MOST_ROUNDS):
+        for (name, rows), seconds in taken.items():
+            if number < 2 or not _confirmed(seconds):
+                seconds.append(_seconds(lambda: steps[name](rows)))  # noqa: B023
+    least = {name: {rows: min(taken[name, rows]) for rows in sizes} for name in steps}
     if R == B:
         return {name: of[R] for name, of in least.items()}
     return {name: of[R] + (B - R) * max(0.0, of[R] - of[r]) / (R - r) for name, of in least.items()}
+
+
+def _confirmed(seconds: list[float]) -> bool:
+    """Whether the least was no accident: another is about as small."""
+    first, second = sorted(seconds)[:2]
+    return second <= ALIKE * first
 
 
 def _least(call: Callable[[], object], rounds: int) -> float:
