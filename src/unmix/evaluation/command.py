@@ -68,6 +68,7 @@ def evaluate_folder(
         say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
         T = lm.context
     lm.check_sequence_length(T)
+    lm.check_reading(T, list(subject.saes))
     say(f"tokenizing the held-out documents of {subject.corpus.source}")
     tokens = load_tokens(_bounded(subject.corpus, read_at_most), lm.tokenizer, T, "held_out", say=say)
     if subject.split != "held_out":
