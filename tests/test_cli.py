@@ -153,6 +153,37 @@ def test_a_recipe_or_folder_that_is_not_there(tmp_path, capsys):
         assert capsys.readouterr().err.startswith("unmix: ")
 
 
+def test_each_hook_has_a_choice_and_an_extension(recipe, tmp_path, capsys):
+    words = [
+        "--hook",
+        "resid_post.0",
+        "resid_post.1",
+        "--choice.extend_to",
+        "80",
+        "--choice.max_active",
+        "47",
+        "--no-evaluate",
+    ]
+    assert unmix("sweep", recipe, *words, tmp_path=tmp_path) == 0
+    run = tmp_path / "runs" / "tiny"
+    choices = json.loads((run / "choice.json").read_text())["hooks"]
+    assert [choice["candidates"][0]["hook"] for choice in choices] == ["resid_post.0", "resid_post.1"]
+    for choice, hook in zip(choices, ("resid_post.0", "resid_post.1"), strict=True):
+        assert choice["member"].startswith(f"{hook}-l1-")
+        assert all(c["hook"] == hook for c in choice["candidates"])
+        assert (run / "members" / f"{choice['member']}-extended" / "step-000000080" / "cfg.json").exists()
+    page = (run / "report.html").read_text()
+    assert "The choice: resid_post.0" in page
+    assert "The choice: resid_post.1" in page
+    capsys.readouterr()
+    assert main(["choose", str(run)]) == 0
+    shown = capsys.readouterr().out
+    assert all(f"{choice['member']} has" in shown for choice in choices)
+    assert main(["extend", str(run), "--steps", "90"]) == 2
+    assert "a choice for each hook; give --member, one of resid_post.0-l1-" in capsys.readouterr().err
+    assert main(["verify", str(run)]) == 0, capsys.readouterr().out
+
+
 def test_a_run_folder_whose_recipe_differs_is_left_as_it_is(recipe, tmp_path, capsys):
     assert unmix("sweep", recipe, "--train-only", "--steps", "5", tmp_path=tmp_path) == 0
     files = {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}

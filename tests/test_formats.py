@@ -26,7 +26,7 @@ def named(words):
 def folder(overrides, tmp_path):
     recipe = make(overrides, training__l1=[3.0], training__steps=20)
     run.sweep(recipe, tmp_path / "run")
-    chosen.make_choice(tmp_path / "run", 40)
+    chosen.make_choices(tmp_path / "run", 40)
     extension.extend(tmp_path / "run", "l1-3", 30)
     chosen.note_what_came_true(tmp_path / "run")
     model, tokens = open_model(recipe, lambda text: None)

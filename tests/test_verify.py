@@ -16,7 +16,7 @@ from unmix.verify import verify
 def finished(overrides, tmp_path):
     folder = tmp_path / "run"
     run.sweep(make(overrides, training__l1=[1.0, 3.0], training__steps=30, training__checkpoint_every=10), folder)
-    chosen.make_choice(folder, 40)
+    chosen.make_choices(folder, 40)
     extension.extend(folder, "l1-3", 40)
     return folder
 

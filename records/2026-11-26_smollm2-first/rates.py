@@ -77,7 +77,7 @@ def main() -> None:
     best = {
         name: min(PASSES, key=lambda n: min(seconds(read, ids_NT, n) for _ in range(2)))
         for name, read in readers.items()
-    }  # noqa: B023
+    }
     found: dict[str, list[float]] = {name: [] for name in readers}
     for number in range(ROUNDS):
         for name in list(readers) if number % 2 == 0 else reversed(list(readers)):
@@ -89,7 +89,8 @@ def main() -> None:
     ratio = median(t / o for o, t in zip(found["unmix bf16"], found["SAELens AutoModel autocast"], strict=True))
     plain = median(t / o for o, t in zip(found["unmix fp32"], found["SAELens AutoModel fp32"], strict=True))
     print(
-        f"\nunmix over SAELens: {plain:.2f} in fp32, {ratio:.2f} in bf16; {cpu_name()}, {torch.get_num_threads()} threads"
+        f"\nunmix over SAELens: {plain:.2f} in fp32, {ratio:.2f} in bf16; "
+        f"{cpu_name()}, {torch.get_num_threads()} threads"
     )
 
 

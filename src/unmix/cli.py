@@ -268,11 +268,11 @@ def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
         code = progress.guard(lambda: sweep(recipe, folder, progress.watch(), force=args.force))
         if code or args.train_only:
             return code
-        choice = _decide(folder, recipe.choice.max_active, None)
-        print(choice["reason"])
-        if recipe.choice.extend_to and choice["member"]:
-            steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
-            code = _run_extension(progress, folder, choice["member"], steps, decay, force=args.force)
+        choices = _decide(folder, recipe.choice.max_active, None)
+        print("\n".join(choice["reason"] for choice in choices))
+        steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
+        for member in [choice["member"] for choice in choices if steps and choice["member"]]:
+            code = _run_extension(progress, folder, member, steps, decay, force=args.force)
             if code:
                 return code
     if not args.no_evaluate:
@@ -283,15 +283,18 @@ def _sweep(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
 
 
 def _extend(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
-    from unmix.runlog import read_json
+    from unmix.runlog import read_choices
     from unmix.training.manifest import read_run
 
     read_run(args.folder)
     member = args.member
     if member is None:
-        member = (read_json(args.folder / "choice.json") or {}).get("member")
-        if member is None:
+        chosen = [choice["member"] for choice in read_choices(args.folder) if choice.get("member")]
+        if not chosen:
             raise UserError(f"{args.folder} has no choice; give --member, or run `unmix choose {args.folder}`")
+        if len(chosen) > 1:
+            raise UserError(f"{args.folder} has a choice for each hook; give --member, one of {', '.join(chosen)}")
+        [member] = chosen
     if not 0 <= args.decay < 1:
         raise UserError(f"--decay {args.decay} is no share of the steps; give a number from 0 up to 1")
     with Progress() as progress:
@@ -317,11 +320,18 @@ def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     cap = args.max_active if args.max_active is not None else read_run(args.folder)[0].choice.max_active
     if not cap > 0:
         raise UserError(f"--max-active {cap:g} admits nothing; give a number above 0")
-    choice = _decide(args.folder, cap, args.at_step)
+    choices = _decide(args.folder, cap, args.at_step)
     if args.json:
-        print(json.dumps(choice, indent=1))
+        print(json.dumps(choices[0] if len(choices) == 1 else {"hooks": choices}, indent=1))
         return 0
-    print(f"rule: {choice['rule']}\n")
+    print(f"rule: {choices[0]['rule']}{', for each hook' if len(choices) > 1 else ''}")
+    for choice in choices:
+        _show_choice(choice)
+    return 0
+
+
+def _show_choice(choice: dict[str, Any]) -> None:
+    print()
     rows, marks = [["member", "L0 now", "expected", "90 % band"]], [""]
     for c in choice["candidates"]:
         expected = "" if c["no_forecast"] else f"{c['predicted_l0']:.4g}"
@@ -331,14 +341,13 @@ def _choose(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:
     for line, mark in zip(aligned(rows).splitlines(), marks, strict=True):
         print(f"{line}   {mark}".rstrip())
     print(f"\n{choice['reason']}")
-    return 0
 
 
-def _decide(folder: Path, cap: float, at_step: int | None) -> dict[str, Any]:
-    from unmix.training.chosen import make_choice, note_what_came_true
+def _decide(folder: Path, cap: float, at_step: int | None) -> list[dict[str, Any]]:
+    from unmix.training.chosen import make_choices, note_what_came_true
 
-    choice = make_choice(folder, cap, at_step)
-    return note_what_came_true(folder) if (folder / "extension.json").exists() else choice
+    choices = make_choices(folder, cap, at_step)
+    return note_what_came_true(folder) if (folder / "extension.json").exists() else choices
 
 
 def _report(args: argparse.Namespace, dotted: dict[str, list[str]]) -> int:

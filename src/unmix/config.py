@@ -35,7 +35,7 @@ class ModelConfig(Section):
     """Numbers the language model computes in; activations reach the SAE in float32 either way."""
     matmul: Literal["fp32", "bf16", "auto"] = "auto"
     """Its matrix products while activations are made: `fp32` in the model's own dtype; `bf16` with a float32 residual
-    stream, what that changes being measured and told; `auto`: the faster one, which is measured when a run begins
+    stream; what that changes is measured and printed. `auto`: the faster one, which is measured when a run begins
     (fp32 for a model that is not float32). An evaluation is made in the model's dtype."""
 
     @model_validator(mode="after")

@@ -50,6 +50,20 @@ def read_extensions(folder: Path) -> dict[str, Any]:
     return found
 
 
+def read_choices(folder: Path) -> list[dict[str, Any]]:
+    """The choice of each hook, from `choice.json`: a choice, or several under `hooks`; empty if there is none."""
+    found = read_json(folder / "choice.json")
+    if found is None:
+        return []
+    several = found.get("hooks")
+    return [choice for choice in several if isinstance(choice, dict)] if isinstance(several, list) else [found]
+
+
+def write_choices(folder: Path, choices: list[dict[str, Any]]) -> None:
+    """Write `choice.json`."""
+    write_json(folder / "choice.json", choices[0] if len(choices) == 1 else {"hooks": choices})
+
+
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:
     """`run.yaml`: the resolved recipe with what it ran on."""
     write_whole(path, yaml.safe_dump(manifest, sort_keys=False, width=110, allow_unicode=True))

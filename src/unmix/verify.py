@@ -10,7 +10,7 @@ from unmix.activations.store import read_manifest as read_store
 from unmix.config import RunConfig
 from unmix.disk import sha256
 from unmix.errors import UserError
-from unmix.runlog import gaps, logged_steps, parse_metrics, read_extensions, read_json
+from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.sae.files import CONFIG, load_sae
 from unmix.training import checkpoint
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
@@ -81,9 +81,10 @@ def _metrics(folder: Path, recipe: RunConfig, manifest: dict[str, Any]) -> tuple
             problems.append(f"{path}, {phase}: {', '.join(strangers)} is no member")
     if strangers := sorted({row["member"] for row in rows if row["phase"] == "extend"} - planned):
         problems.append(f"{path}, extend: {', '.join(strangers)} has no extension in extension.json")
-    choice = _read(folder / "choice.json")
-    if choice is not None and choice.get("member") not in (None, *names):
-        problems.append(f"{folder / 'choice.json'} names {choice['member']}, which the recipe does not have")
+    with suppress(UserError):  # _json says so
+        for choice in read_choices(folder):
+            if choice.get("member") not in (None, *names):
+                problems.append(f"{folder / 'choice.json'} names {choice['member']}, which the recipe does not have")
     return len(rows), problems
 
 
@@ -120,9 +121,3 @@ def _json(path: Path) -> list[str]:
     except UserError as error:
         return [str(error)]
     return []
-
-
-def _read(path: Path) -> dict[str, Any] | None:
-    with suppress(UserError):  # _json says so
-        return read_json(path)
-    return None

@@ -232,7 +232,7 @@ def test_nothing_hostile_runs_in_a_browser(overrides, tmp_path):
 
     folder = tmp_path / "run"
     run.sweep(make(overrides, training__l1=[1.0, 3.0], training__steps=30), folder)
-    chosen.make_choice(folder, 40)
+    chosen.make_choices(folder, 40)
     assert main(["evaluate", str(folder), "--tokens", "300", "--ce-tokens", "100"]) == 0
     for name in ("norms.json", "choice.json", "evaluation.json"):
         path = folder / name

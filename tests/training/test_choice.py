@@ -264,35 +264,35 @@ def extend(folder, l0, to=2500, decays_from=2000):
 
 
 def test_l0_is_predicted_for_where_the_planned_decay_begins(folder):
-    found = chosen.make_choice(folder(), 300)
+    found = chosen.make_choices(folder(), 300)[0]
     assert found["predict_step"] == 2000
     assert "where the decay of the learning rate to step 2,500 begins" in found["rule"]
 
 
 @pytest.mark.parametrize(("asked", "predicted"), [(2300, 2000), (1700, 1700), (2600, 2600)])
 def test_only_a_step_in_the_planned_decay_is_moved(folder, asked, predicted):
-    assert chosen.make_choice(folder(), 300, asked)["predict_step"] == predicted
+    assert chosen.make_choices(folder(), 300, asked)[0]["predict_step"] == predicted
 
 
 def test_what_came_true_is_measured_at_the_step_that_was_predicted(folder):
     path = folder()
-    chosen.make_choice(path, 300)
+    chosen.make_choices(path, 300)
     extend(path, lambda s: 80 if s <= 1500 else 70 if s <= 2000 else 95)
-    assert chosen.note_what_came_true(path)["came_true"] == {"step": 2000, "l0": 70}
-    chosen.make_choice(path, 300, 1500)
-    assert chosen.note_what_came_true(path)["came_true"] == {"step": 1500, "l0": 80}
+    assert chosen.note_what_came_true(path)[0]["came_true"] == {"step": 2000, "l0": 70}
+    chosen.make_choices(path, 300, 1500)
+    assert chosen.note_what_came_true(path)[0]["came_true"] == {"step": 1500, "l0": 80}
 
 
 @pytest.mark.parametrize(("asked", "to", "decays_from"), [(2600, 2500, 2500), (1800, 2500, 1500), (1800, 1700, 1700)])
 def test_nothing_is_claimed_of_a_step_that_was_not_reached_or_after_the_decay_began(folder, asked, to, decays_from):
     path = folder(extend_to=None, decay=0.0)
-    chosen.make_choice(path, 300, asked)
+    chosen.make_choices(path, 300, asked)
     extend(path, power(100, 0.5), to, decays_from)
-    assert chosen.note_what_came_true(path)["came_true"] is None
+    assert chosen.note_what_came_true(path)[0]["came_true"] is None
 
 
 def test_what_came_true_of_an_earlier_question_does_not_stay(folder):
     path = folder(extend_to=None, decay=0.0)
-    found = chosen.make_choice(path, 300, 2000)
+    found = chosen.make_choices(path, 300, 2000)[0]
     write_json(path / "choice.json", found | {"came_true": {"step": 1500, "l0": 3.0}})
-    assert chosen.note_what_came_true(path)["came_true"] is None
+    assert chosen.note_what_came_true(path)[0]["came_true"] is None

@@ -172,7 +172,7 @@ def test_a_run_of_another_format_is_read_but_not_gone_on_with(recipe, tmp_path, 
         with pytest.raises(UserError, match=r"resumes 1: finish it with the unmix that made it"):
             go_on()
     assert read(folder).members
-    assert chosen.make_choice(folder, 300)["candidates"]
+    assert chosen.make_choices(folder, 300)[0]["candidates"]
 
 
 def test_what_does_not_change_the_bits_may_differ_on_resuming(overrides, tmp_path):

@@ -1,4 +1,4 @@
-"""Peak memory of real processes: as foretold, and the same for a short corpus and a long one."""
+"""Peak memory of real processes: as estimated, and the same for a short corpus and a long one."""
 
 import re
 import subprocess

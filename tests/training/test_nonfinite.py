@@ -91,7 +91,7 @@ def test_a_member_is_halted_at_its_last_good_weights_and_the_other_goes_on(two_h
     assert [row.get("halted_at") for row in rows] == [None, None, 20, 20, 20, 20, 20, 20, 20]  # logged at 7, 14, 21 …
     assert load_sae(tmp_path / f"hurt/members/{bad}/step-000000060").W_dec.isfinite().all()
     assert verify(tmp_path / "hurt").problems == []
-    choice = chosen.make_choice(tmp_path / "hurt", max_active=10_000)
+    choice = chosen.make_choices(tmp_path / "hurt", max_active=10_000)[0]
     assert choice["member"] == good
     assert {c["member"]: c["why"] for c in choice["candidates"]}[bad] == "halted by batch 20"
     with pytest.raises(UserError, match=f"{bad} was halted by batch 20 of the sweep; extend another --member"):
@@ -103,7 +103,7 @@ def test_a_member_halted_near_the_end_is_not_chosen_for_the_good_numbers_it_had(
     run.sweep(two_hooks, tmp_path / "run")
     last = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["member"] == f"{POISON}-l1-3"][-1]
     assert math.isfinite(last["loss"])
-    choice = chosen.make_choice(tmp_path / "run", max_active=10_000)
+    choice = chosen.make_choices(tmp_path / "run", max_active=10_000)[0]
     assert choice["member"] == "mlp_out.0-l1-3"
     assert {c["why"] for c in choice["candidates"] if not c["admissible"]} == {"halted by batch 58"}
 

@@ -403,7 +403,7 @@ def test_another_corpus_under_the_same_name_is_refused(overrides, tmp_path):
 
 def test_the_choice_is_written_with_its_numbers_and_later_with_what_came_true(overrides, tmp_path):
     run.sweep(make(overrides, choice__extend_to=90), tmp_path / "run")
-    choice = chosen.make_choice(tmp_path / "run", max_active=40)
+    choice = chosen.make_choices(tmp_path / "run", max_active=40)[0]
     assert choice["predict_step"] == 90
     assert choice["member"] in {"l1-0", "l1-1", "l1-3", "l1-30"}
     extension.extend(tmp_path / "run", choice["member"], 90)

@@ -85,7 +85,7 @@ def _activate(z_TF: Any, bounded: bool, active_F: Any, total_F: Any) -> None:
         for t in range(T):
             for i in range(first, end):
                 z = z_TF[t, i]
-                active_F[i] += not (z <= 0)  # NaN counts as active: it is to be seen
+                active_F[i] += not (z <= 0)  # NaN counts as active, so that it shows
                 f = z_TF.dtype.type(0) if z <= 0 else z
                 z_TF[t, i] = f
                 if not bounded:

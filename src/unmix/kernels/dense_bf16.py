@@ -96,7 +96,7 @@ def _activate(z_TF: Any, b_F: Any, active_F: Any, total_F: Any) -> None:
         for t in range(T):
             for i in range(first, end):
                 z = widened(z_TF[t, i]) + b_F[i]
-                active_F[i] += not (z <= 0)  # NaN counts as active: it is to be seen
+                active_F[i] += not (z <= 0)  # NaN counts as active, so that it shows
                 f = np.float32(0) if z <= 0 else z
                 z_TF[t, i] = narrowed(f)
                 total_F[i] += f

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from unmix.errors import UserError
-from unmix.runlog import read_extensions, read_manifest, read_metrics
+from unmix.runlog import read_choices, read_extensions, read_manifest, read_metrics
 
 Floats = npt.NDArray[np.float64]
 
@@ -158,7 +158,8 @@ class RunData:
     """`run.yaml`: recipe, versions, machine, created, model, corpus, hooks."""
     members: tuple[Member, ...]
     """By hook and variant in the recipe's order, then by l1."""
-    choice: Choice | None
+    choices: tuple[Choice, ...]
+    """One for each hook; none before one was made."""
     step: float
     """The last sweep step that all members have logged."""
     features: float
@@ -180,7 +181,11 @@ class RunData:
     def shown(self) -> Member | None:
         """The member whose whole length is worth a picture: the extended one, else the chosen one."""
         extended = next((member for member in self.members if len(member.extension)), None)
-        return extended or (self.member(self.choice.member) if self.choice else None)
+        return extended or next((m for choice in self.choices if (m := self.member(choice.member))), None)
+
+    def chosen(self, name: str) -> bool:
+        """Whether a member is that of a choice."""
+        return any(choice.member == name for choice in self.choices)
 
 
 def read(folder: Path) -> RunData:
@@ -193,10 +198,10 @@ def read(folder: Path) -> RunData:
     steps = [set(member.sweep["step"].tolist()) for member in members if len(member.sweep)]
     common = set.intersection(*steps) if steps else set()
     step = max(common) if common else min((max(s) for s in steps), default=float("nan"))
-    choice = _choice(_json(folder / "choice.json"))
+    choices = tuple(map(_choice, read_choices(folder)))
     features = _number(_section(about, "recipe", "sae").get("features"))
-    max_active = choice.max_active if choice else _number(_section(about, "recipe", "choice").get("max_active"))
-    return RunData(folder, about, members, choice, step, features, max_active)
+    max_active = choices[0].max_active if choices else _number(_section(about, "recipe", "choice").get("max_active"))
+    return RunData(folder, about, members, choices, step, features, max_active)
 
 
 def _members(rows: list[dict[str, Any]], extensions: dict[str, Any]) -> tuple[Member, ...]:
@@ -236,9 +241,7 @@ def _json(path: Path) -> dict[str, Any] | None:
     return data
 
 
-def _choice(data: dict[str, Any] | None) -> Choice | None:
-    if data is None:
-        return None
+def _choice(data: dict[str, Any]) -> Choice:
     true, asked = _section(data, "came_true"), _number(data.get("predict_step"))
     same = _number(true.get("step")) == asked  # another step says nothing about the prediction
     return Choice(

@@ -10,7 +10,7 @@ import numpy as np
 from unmix.activations.outliers import from_facts
 from unmix.config import MaskConfig
 from unmix.report import words
-from unmix.report.data import RunData
+from unmix.report.data import Choice, RunData
 
 
 def summary(run: RunData) -> list[str]:
@@ -23,14 +23,15 @@ def summary(run: RunData) -> list[str]:
     planned = planned_steps(run)
     if run.step < planned:
         lines.append(f"The sweep is not finished: {words.whole(run.step)} of {words.whole(planned)} steps are done.")
-    if run.choice is None:
+    if not run.choices:
         lines.append("No member has been chosen yet.")
-    elif (member := run.member(run.choice.member)) is None:
-        lines.append(f"No member was chosen. {run.choice.reason}".strip())
-    else:
+    for choice in run.choices:
+        if (member := run.member(choice.member)) is None:
+            lines.append(f"No member was chosen. {choice.reason}".strip())
+            continue
         name = f"λ = {words.coefficient(member.l1)}" + (f" on {member.group}" if len(run.groups()) > 1 else "")
         end = member.whole().last()
-        lines.append(f"The choice is {name}. {run.choice.reason}".strip())
+        lines.append(f"The choice is {name}. {choice.reason}".strip())
         lines.append(
             f"After {words.amount(end['tokens'])} tokens it uses {words.number(end['l0'])} of "
             f"{words.whole(run.features)} features per token and explains {words.percent(end['explained_variance'])} "
@@ -42,7 +43,7 @@ def summary(run: RunData) -> list[str]:
 
 def tiles(run: RunData) -> list[tuple[str, str]]:
     """The headline numbers as (value, name); of the chosen member if there is one."""
-    member = run.member(run.choice.member) if run.choice else None
+    member = run.member(run.choices[0].member) if len(run.choices) == 1 else None
     shown: list[tuple[str, str]] = []
     if member is not None:
         end = member.whole().last()
@@ -61,11 +62,10 @@ def tiles(run: RunData) -> list[tuple[str, str]]:
     ]
 
 
-def verdict(run: RunData) -> str:
+def verdict(choice: Choice) -> str:
     """Whether the prediction came true, in one sentence; empty where nothing was predicted."""
-    choice = run.choice
-    chosen = choice.forecast() if choice else None
-    if choice is None or chosen is None:
+    chosen = choice.forecast()
+    if chosen is None:
         return ""
     band = f"{words.number(chosen.low)} to {words.number(chosen.high)}"
     said = (

@@ -59,6 +59,7 @@ def render(
         coefficient=words.coefficient,
         data_uri=_data_uri,
         outliers=from_facts,
+        verdict=facts.verdict,
     )
     # the one script, which sorts a table, is allowed by its hash; any other is refused
     script = _packaged("sort.js") if evaluation else ""
@@ -74,7 +75,6 @@ def render(
         hook_lengths=hook_lengths,
         summary=facts.summary(run),
         tiles=facts.tiles(run),
-        verdict=facts.verdict(run),
         table=[(member, member.sweep.at(run.step)) for member in run.members],
         several_groups=len(run.groups()) > 1,
         over=facts.averaged_over(run),

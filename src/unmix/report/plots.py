@@ -188,7 +188,7 @@ def _trade_off(run: RunData) -> Picture:
     caption = (
         f"Each point is a member at step {words.whole(run.step)}: up is a better reconstruction, left is sparser. The "
         f"dashed line is the cap of {words.coefficient(run.max_active)} active features"
-        f"{', the ring the chosen member' if run.choice and run.member(run.choice.member) else ''}"
+        f"{', the ring the chosen member' if any(run.member(choice.member) for choice in run.choices) else ''}"
         f"{', the diamond where it came to when trained on' if extended else ''}. "
         f"{_averaged(run, lines=False)}"
     )
@@ -214,7 +214,7 @@ def _whole_length(run: RunData, member: Member) -> Picture:
     figure, panels = new_figure(2, title, height=2.4)
     colour = axes.colours([m.l1 for m in run.members])[member.l1]
     whole, dropped = member.whole(), member.dropped()
-    choice = run.choice if run.choice and run.choice.member == member.name else None
+    choice = next((choice for choice in run.choices if choice.member == member.name), None)
     marks = _prediction(choice)
     last = max(np.nanmax(np.append(whole["step"], [np.nan, *marks[0]])), member.sweep.last()["step"])
     for panel, column in zip(panels, ("l0", "l2_reconstruction_loss"), strict=True):
@@ -311,7 +311,7 @@ def _room(panel: Axes, values: Floats) -> None:
 
 
 def _is_chosen(run: RunData, member: Member) -> bool:
-    return run.choice is not None and run.choice.member == member.name
+    return run.chosen(member.name)
 
 
 def _label(run: RunData, member: Member) -> str:

@@ -1,4 +1,4 @@
-"""After the sweep: which member, by the rule; that one trained on; what came true of the prediction."""
+"""After the sweep: which member of each hook, by the rule; what came true of the prediction."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
-from unmix.runlog import read_json, read_metrics, write_json
+from unmix.runlog import read_choices, read_metrics, write_choices
 from unmix.training.choice import Row, choose, level, measured, steady
 from unmix.training.manifest import read_run, sweep_schedule
 
 
-def make_choice(folder: Path, max_active: float, predict_step: int | None = None) -> dict[str, Any]:
-    """Apply the rule to the run's metrics and write `choice.json`.
+def make_choices(folder: Path, max_active: float, predict_step: int | None = None) -> list[dict[str, Any]]:
+    """Apply the rule to the metrics of each hook, and write `choice.json`: members of two hooks are not compared.
 
     If the extension that the recipe plans decays before the step in question, L0 is predicted for where that begins.
     """
@@ -26,24 +26,28 @@ def make_choice(folder: Path, max_active: float, predict_step: int | None = None
     if decays_from < at <= end:
         at, decay_to = decays_from, end
     warmup = sweep_schedule(recipe).l1_warmup_steps
-    choice = choose(rows, max_active=max_active, predict_step=at, warmup=warmup, decay_to=decay_to)
-    write_json(folder / "choice.json", choice)
-    return choice
+    of_hooks = [[row for row in rows if row["hook"] == hook] for hook in dict.fromkeys(row["hook"] for row in rows)]
+    choices = [
+        choose(own, max_active=max_active, predict_step=at, warmup=warmup, decay_to=decay_to) for own in of_hooks
+    ]
+    write_choices(folder, choices)
+    return choices
 
 
-def note_what_came_true(folder: Path) -> dict[str, Any]:
+def note_what_came_true(folder: Path) -> list[dict[str, Any]]:
     """Set the L0 measured at the step in question beside the one predicted, if the member has been trained to it.
 
-    Where the learning rate had begun to decay by then, nothing is claimed. Returns the choice.
+    Where the learning rate had begun to decay by then, nothing is claimed. Returns the choices.
     """
-    path = folder / "choice.json"
-    choice = read_json(path)
-    if choice is None:
+    choices = read_choices(folder)
+    if not choices:
         raise UserError(f"{folder} has no choice; make one with `unmix choose {folder}`")
-    own = [row for row in measured(read_metrics(folder / "metrics.jsonl")) if row["member"] == choice["member"]]
-    choice["came_true"] = _what_came(own, choice["predict_step"], predicted=choice["predict_step"] > choice["at_step"])
-    write_json(path, choice)
-    return choice
+    rows = measured(read_metrics(folder / "metrics.jsonl"))
+    for choice in choices:
+        own, at = [row for row in rows if row["member"] == choice["member"]], choice["predict_step"]
+        choice["came_true"] = _what_came(own, at, predicted=at > choice["at_step"])
+    write_choices(folder, choices)
+    return choices
 
 
 def _what_came(rows: list[Row], at: int, *, predicted: bool) -> dict[str, Any] | None:

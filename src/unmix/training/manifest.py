@@ -140,7 +140,7 @@ def check_schedule(recipe: RunConfig, manifest: dict[str, Any], folder: Path, ma
 
 
 def renewed(manifest: dict[str, Any], recipe: RunConfig, made: int) -> dict[str, Any]:
-    """The manifest of a run that goes on with this recipe after so many steps; its name and sinks stay."""
+    """The manifest of a run that is resumed with this recipe after so many steps; its name and sinks stay."""
     before = manifest["recipe"]
     now = recipes.dump(recipe) | {key: before.get(key) for key in ("name", "sinks")}
     logged = logged_in(manifest, recipes.load_resolved(before, Path("run.yaml")))

@@ -1,4 +1,4 @@
-"""The memory a sweep needs at its peak, told before it begins, from the recipe and the widths alone.
+"""The memory a sweep needs at its peak, estimated before it begins, from the recipe and the widths alone.
 
     what the process has with the model loaded
     + the chunk of activations that is being trained on       rows x (4 bytes a number, 16 for id and position)
