@@ -20,17 +20,24 @@ settings.load_profile("unmix")
 
 @pytest.fixture
 def overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """Dotted overrides of a run that takes a second; the cache is the test's own."""
+    """Dotted overrides of a run that takes a second; the cache is the test's own.
+
+    What `auto` would time is fixed: two processes, or two shapes, may find different things fastest, and other bits.
+    """
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     return {
         "name": "tiny",
         "model.name": str(tiny_model_folder("gpt2")),
+        "model.matmul": "bf16",
         "corpus.source": str(write_texts(tmp_path / "texts")),
         "activations.hooks": ["resid_post.0"],
         "activations.sequence_length": 16,
         "activations.chunk_sequences": 8,
         "sae.features": 48,
         "training.l1": [0.0, 1.0, 3.0, 30.0],
+        "training.selection": "int8",
+        "training.dense": "bf16",
+        "training.border": 0.1,
         "training.steps": 60,
         "training.batch_tokens": 48,
         "training.lr": 3e-3,

@@ -372,7 +372,8 @@ def test_a_run_from_before_there_was_a_choice_of_numbers_goes_on_in_float32(over
     del written["recipe"]["training"]["selection"], written["recipe"]["training"]["dense"]
     del written["recipe"]["model"]["matmul"]
     write_manifest(folder / "run.yaml", written)
-    run.sweep(make(overrides, training__steps=5), folder)
+    auto = dict.fromkeys(("training__selection", "training__dense", "training__border", "model__matmul"), "auto")
+    run.sweep(make(overrides, training__steps=5, **auto), folder)
     found = read_manifest(folder / "run.yaml")["recipe"]
     assert (found["training"]["selection"], found["training"]["dense"]) == ("fp32", "fp32")
     assert found["model"]["matmul"] == "fp32"

@@ -196,6 +196,8 @@ def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) ->
         },
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
         "measured": measured,
+        "logged": [[0, recipe.training.log_every]],
+        "ended": [],
         "model": inputs.model,
         "corpus": inputs.corpus,
         "hooks": {hook: _of_hook(x_RD) for hook, x_RD in head.activations.items()},
