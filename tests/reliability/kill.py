@@ -79,7 +79,7 @@ def prepare(world: Path, size: Size) -> None:
             "l1": [1.0, 3.0, 30.0], "steps": size.steps, "batch_tokens": 48, "lr": 3e-3, "lr_warmup_steps": 5,
             "decay_fraction": 0.25, "log_every": 3, "checkpoint_every": 2, "keep_every": 20,
             "dead_after_tokens": 500,
-            "selection": "int8", "dense": "bf16", "border": 0.1,  # each life has a cache of its own, and would time anew
+            "selection": "int8", "dense": "bf16", "border": 0.1,  # each life would time anew
         },
         "choice": {"max_active": 40, "extend_to": size.extended, "extend_decay_fraction": 0.1},
     }  # fmt: skip
