@@ -91,9 +91,11 @@ def test_a_member_is_halted_at_its_last_good_weights_and_the_other_goes_on(two_h
     assert [row.get("halted_at") for row in rows] == [None, None, 20, 20, 20, 20, 20, 20, 20]  # logged at 7, 14, 21 …
     assert load_sae(tmp_path / f"hurt/members/{bad}/step-000000060").W_dec.isfinite().all()
     assert verify(tmp_path / "hurt").problems == []
-    choice = chosen.make_choices(tmp_path / "hurt", max_active=10_000)[0]
-    assert choice["member"] == good
-    assert {c["member"]: c["why"] for c in choice["candidates"]}[bad] == "halted by batch 20"
+    choices = chosen.make_choices(tmp_path / "hurt", max_active=10_000)
+    assert {choice["member"] for choice in choices} == {None, good}
+    [none] = [choice for choice in choices if choice["member"] is None]
+    assert none["candidates"][0]["why"] == "halted by batch 20"
+    assert none["reason"] == f"No member can be chosen: {bad}: halted by batch 20."
     with pytest.raises(UserError, match=f"{bad} was halted by batch 20 of the sweep; extend another --member"):
         extension.extend(tmp_path / "hurt", bad, 90)
 
@@ -103,9 +105,10 @@ def test_a_member_halted_near_the_end_is_not_chosen_for_the_good_numbers_it_had(
     run.sweep(two_hooks, tmp_path / "run")
     last = [row for row in read_metrics(tmp_path / "run/metrics.jsonl") if row["member"] == f"{POISON}-l1-3"][-1]
     assert math.isfinite(last["loss"])
-    choice = chosen.make_choices(tmp_path / "run", max_active=10_000)[0]
-    assert choice["member"] == "mlp_out.0-l1-3"
-    assert {c["why"] for c in choice["candidates"] if not c["admissible"]} == {"halted by batch 58"}
+    choices = chosen.make_choices(tmp_path / "run", max_active=10_000)
+    assert {choice["member"] for choice in choices} == {None, "mlp_out.0-l1-3"}
+    candidates = [candidate for choice in choices for candidate in choice["candidates"]]
+    assert {c["why"] for c in candidates if not c["admissible"]} == {"halted by batch 58"}
 
 
 @pytest.mark.parametrize("policy", ["halt", "skip"])

@@ -248,6 +248,8 @@ def _stands(candidate: Candidate, then: int) -> str:
 
 def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, then: int) -> str:
     if best is None:
+        if broken := [c for c in candidates if not c.predicted_l0 >= cap]:  # not for its L0
+            return f"No member can be chosen: {'; '.join(f'{c.member}: {c.why}' for c in broken)}."
         sparsest = candidates[-1]
         try_l1 = _between(sparsest.l1 or 1.0, sparsest.predicted_l0, cap / 2)
         return (
