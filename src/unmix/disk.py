@@ -39,7 +39,7 @@ def writing(path: Path, remedy: str = "") -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        cause = _REMEDIES.get(error.errno or 0, "see to it")
+        cause = _REMEDIES.get(error.errno or 0, "mend that")
         whole = f"{cause} and give the same command again: what was saved before is whole"
         raise UserError(f"cannot write {path} ({error.strerror or error}); {remedy or whole}") from None
 

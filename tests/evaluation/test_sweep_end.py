@@ -58,9 +58,13 @@ def test_one_of_earlier_checkpoints_is_put_aside(sweep, folder, capsys):
     assert sweep() == 0
     before = json.loads((folder / "evaluation.json").read_text())
     assert sweep("--choice.max_active", "48", "--choice.extend_to", "30") == 0
-    assert "kept as evaluation.superseded.json" in capsys.readouterr().err
-    assert json.loads((folder / "evaluation.superseded.json").read_text()) == before
-    assert set(json.loads((folder / "evaluation.json").read_text())["checkpoints"]) == {"l1-1", "l1-1-extended"}
+    assert "kept as evaluation.superseded-1.json" in capsys.readouterr().err
+    assert json.loads((folder / "evaluation.superseded-1.json").read_text()) == before
+    second = json.loads((folder / "evaluation.json").read_text())
+    assert set(second["checkpoints"]) == {"l1-1", "l1-1-extended"}
+    assert sweep("--choice.max_active", "48", "--choice.extend_to", "34") == 0
+    assert json.loads((folder / "evaluation.superseded-1.json").read_text()) == before
+    assert json.loads((folder / "evaluation.superseded-2.json").read_text()) == second
 
 
 def test_what_cannot_be_evaluated_is_said_in_a_line_and_the_report_is_written(sweep, folder, tmp_path, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from unmix.sae.files import save_sae
 from unmix.sae.model import SAE
 
 FILE = "evaluation.json"
-SUPERSEDED = "evaluation.superseded.json"
+SUPERSEDED = "evaluation.superseded-{}.json"  # 1, 2 …: none is overwritten
 DEBIAS_TOKENS = 100_000
 SWEEP_TOKENS, SWEEP_CE_TOKENS = 100_000, 20_000  # what a sweep evaluates itself on
 SWEEP_READS = 20 * SWEEP_TOKENS  # held-out tokens that it reads, and takes those as a sample of
@@ -119,8 +120,8 @@ def require_ours(folder: Path) -> dict[str, Any] | None:
 def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
     """Write the evaluation of a run that has just been trained, on few tokens; one of the same checkpoints is kept.
 
-    What was evaluated of earlier checkpoints is kept as `evaluation.superseded.json`. An evaluation that cannot be made
-    is said in a line: what was trained is whole without it.
+    What was evaluated of earlier checkpoints is kept as `evaluation.superseded-1.json`, 2 … One that cannot be made is
+    said in a line: what was trained is whole without it.
     """
     try:
         there = require_ours(folder)
@@ -141,8 +142,9 @@ def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
             say=say,
         )
         if there is not None:
-            say(f"the evaluation of earlier checkpoints is kept as {SUPERSEDED}")
-            write_json(folder / SUPERSEDED, there)
+            aside = next(path for n in count(1) if not (path := folder / SUPERSEDED.format(n)).exists())
+            say(f"the evaluation of earlier checkpoints is kept as {aside.name}")
+            write_json(aside, there)
         write_json(folder / FILE, found)
     except UserError as error:
         say(f"warning: not evaluated, the report is written without held-out numbers: {error}")
