@@ -105,8 +105,8 @@ def prepare(folder: Path, sequences: int, length: int, features: int, l0: float,
     from datasets import Dataset
 
     from unmix.config import ModelConfig
+    from unmix.dictionary.model import new_sae
     from unmix.lm.model import load_language_model
-    from unmix.sae.model import new_sae
 
     make_checkpoint(folder, small)
     ids_NT = load_ids(folder, sequences, length)

@@ -152,7 +152,7 @@ def saelens(job: Job, kind: str) -> dict[str, Any]:
 
 def same_start(sae: Any, job: Job) -> None:
     """The dictionary that unmix starts from."""
-    from unmix.sae.model import new_sae
+    from unmix.dictionary.model import new_sae
 
     fresh = new_sae(job["width"], job["features"], 0.1, 0)
     pairs: list[tuple[Tensor, Tensor]] = [(sae.W_enc, fresh.W_enc), (sae.W_dec, fresh.W_dec)]

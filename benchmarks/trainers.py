@@ -61,14 +61,14 @@ def unmix(start: Start, precision: str) -> Trainer:
     from unmix.activations.mask import Mask
     from unmix.activations.stream import Batch
     from unmix.config import SAEConfig, TrainingConfig
-    from unmix.sae.model import SAE
+    from unmix.dictionary.model import Dictionary
     from unmix.training.measure import measure
     from unmix.training.member import Entry, Member
 
     config = SAEConfig(features=len(start.b_enc_F), scaling="none")
     dense = "fp32" if precision == "fp32" else "bf16"
     training = TrainingConfig(l1=[start.l1], batch_tokens=start.tokens, selection=precision, dense=dense, mask="none")
-    sae = SAE(start.W_enc_FD.clone().T, start.b_enc_F.clone(), start.W_dec_FD.clone(), start.b_dec_D.clone())
+    sae = Dictionary(start.W_enc_FD.clone().T, start.b_enc_F.clone(), start.W_dec_FD.clone(), start.b_dec_D.clone())
     ids_B = torch.zeros(start.tokens, dtype=torch.int64)
 
     def batch(x_BD: Tensor) -> Batch:

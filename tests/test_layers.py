@@ -13,16 +13,16 @@ FLOORS = {
     "unmix": 0, "errors": 0, "disk": 0, "yamltext": 0, "config": 0, "runlog": 0, "tensorfile": 0, "sinks": 0,
     "machine": 0, "cache": 0, "hooknames": 0,
     "kernels": 1,
-    "sae": 2, "corpus": 2, "lm": 2, "activations": 2, "precision": 2,
+    "dictionary": 2, "corpus": 2, "lm": 2, "activations": 2, "precision": 2,
     "training": 3, "evaluation": 3,
     "report": 4, "verify": 4,
     "progress": 5, "arguments": 5, "bench": 5, "cli": 5,
 }  # fmt: skip
 FORBIDDEN = [
-    ("corpus", "sae"), ("corpus", "lm"), ("corpus", "activations"), ("lm", "sae"), ("lm", "corpus"),
-    ("activations", "sae"), ("sae", "corpus"), ("sae", "lm"), ("sae", "activations"),
+    ("corpus", "dictionary"), ("corpus", "lm"), ("corpus", "activations"), ("lm", "dictionary"), ("lm", "corpus"),
+    ("activations", "dictionary"), ("dictionary", "corpus"), ("dictionary", "lm"), ("dictionary", "activations"),
     ("evaluation", "training"), ("training", "evaluation"),
-    ("report", "training"), ("report", "sae"),
+    ("report", "training"), ("report", "dictionary"),
 ]  # fmt: skip
 
 

@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from unmix.dictionary.model import NONLINEARITIES
 from unmix.kernels import cpu, dense
 from unmix.kernels.forward import forward
 from unmix.kernels.reference import Objective, Sums, Weights, step
-from unmix.sae.model import NONLINEARITIES
 
 PAGE = Path(__file__).parents[1] / "docs" / "norms.md"
 D, F = 6, 14

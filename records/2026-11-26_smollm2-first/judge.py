@@ -22,7 +22,7 @@ from unmix.config import CorpusConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
 from unmix.evaluation.evaluate import evaluate
 from unmix.lm.model import load_language_model
-from unmix.sae.files import load_sae, origin
+from unmix.dictionary.files import load_sae, origin
 
 FIDELITY, CE, T = 100_000, 16_384, 256
 HOOKS = ("resid_post.15", "resid_post.25")

@@ -13,7 +13,7 @@ from unmix.config import CorpusConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens, sample
 from unmix.evaluation.splice import splice
 from unmix.lm.model import load_language_model
-from unmix.sae.files import load_sae, origin
+from unmix.dictionary.files import load_sae, origin
 
 ROWS, T = 32, 256
 

@@ -16,7 +16,7 @@ __all__ = ["error_of", "load_sae", "splice", "with_feature"]
 def __getattr__(name: str) -> Any:
     """`load_sae` and the splices, imported when first asked for: `import unmix` stays light."""
     if name == "load_sae":
-        from unmix.sae.files import load_sae
+        from unmix.dictionary.files import load_sae
 
         return load_sae
     if name in __all__:

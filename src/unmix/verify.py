@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 from unmix.activations.store import read_manifest as read_store
 from unmix.config import RunConfig
+from unmix.dictionary.files import CONFIG, load_sae
 from unmix.disk import sha256
 from unmix.errors import UserError
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
-from unmix.sae.files import CONFIG, load_sae
 from unmix.training import checkpoint
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
 

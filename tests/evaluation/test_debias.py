@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from unmix.dictionary.model import Dictionary, new_sae
 from unmix.errors import UserError
 from unmix.evaluation.debias import LARGEST, debias
-from unmix.sae.model import SAE, new_sae
 
 
 def test_known_shrinkage_is_undone():
@@ -14,7 +14,7 @@ def test_known_shrinkage_is_undone():
     target = truth(x).detach()
     shrink = torch.linspace(0.4, 0.9, 12)
 
-    class Frozen(SAE):
+    class Frozen(Dictionary):
         def encode(self, y):  # the code of x, whatever is asked for: the support is frozen
             return truth.encode(x)
 
@@ -42,6 +42,6 @@ def test_a_feature_that_never_fires_keeps_its_row():
 
 
 def test_too_large_is_said():
-    sae = SAE(torch.zeros(1, LARGEST + 1), torch.zeros(LARGEST + 1), torch.zeros(LARGEST + 1, 1), torch.zeros(1))
+    sae = Dictionary(torch.zeros(1, LARGEST + 1), torch.zeros(LARGEST + 1), torch.zeros(LARGEST + 1, 1), torch.zeros(1))
     with pytest.raises(UserError, match="refitting 16385 features"):
         debias(sae, [])

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from tiny_models import FAMILIES, VOCABULARY, WIDTH, tiny_model_folder
 
 from unmix.config import ModelConfig
+from unmix.dictionary.model import new_sae
 from unmix.evaluation import memory
 from unmix.evaluation.downstream import Downstream, Effect, ablations
 from unmix.evaluation.splice import error_of, splice, with_feature
 from unmix.lm.model import load_language_model
-from unmix.sae.model import new_sae
 
 HOOKS = ["resid_pre.0", "resid_pre.1", "resid_post.0", "resid_post.2", "attn_out.1", "mlp_out.1"]
 

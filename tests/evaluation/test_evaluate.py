@@ -13,6 +13,8 @@ from unmix import cli
 from unmix.activations.mask import Mask
 from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
+from unmix.dictionary.files import load_sae
+from unmix.dictionary.model import new_sae
 from unmix.evaluation import evaluate as module
 from unmix.evaluation.command import _debiased
 from unmix.evaluation.downstream import Downstream
@@ -20,8 +22,6 @@ from unmix.evaluation.evaluate import evaluate
 from unmix.evaluation.splice import error_of, splice, with_feature
 from unmix.evaluation.subject import tightest
 from unmix.lm.model import load_language_model
-from unmix.sae.files import load_sae
-from unmix.sae.model import new_sae
 from unmix.training import run
 
 

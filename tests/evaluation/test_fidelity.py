@@ -7,11 +7,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from unmix.dictionary.model import Dictionary, new_sae
 from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
-from unmix.sae.model import SAE, new_sae
 
 
-def random_sae(D: int = 6, F: int = 20, seed: int = 0) -> SAE:
+def random_sae(D: int = 6, F: int = 20, seed: int = 0) -> Dictionary:
     sae = new_sae(D, F, 0.7, seed).double()
     with torch.no_grad():
         sae.b_enc.normal_(generator=torch.Generator().manual_seed(seed + 1))

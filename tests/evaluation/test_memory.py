@@ -11,9 +11,9 @@ from tiny_models import tiny_tokenizer
 from tiny_run import write_texts
 from transformers import GPT2Config, GPT2LMHeadModel
 
+from unmix.dictionary.files import save_sae
+from unmix.dictionary.model import new_sae
 from unmix.evaluation.memory import BUDGET, MOST_SEQUENCES, PIECE, pieces, sequences_at_once
-from unmix.sae.files import save_sae
-from unmix.sae.model import new_sae
 
 
 def test_the_default_batch_stays_within_the_budget():

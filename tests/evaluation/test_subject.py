@@ -10,9 +10,9 @@ from tiny_run import make, write_texts
 
 from unmix.cli import main
 from unmix.config import MaskConfig
+from unmix.dictionary.model import new_sae
 from unmix.errors import UserError
 from unmix.evaluation.subject import UNKNOWN_SPLIT, find_subject
-from unmix.sae.model import new_sae
 from unmix.training import run
 
 

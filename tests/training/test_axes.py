@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
-from unmix.sae.files import load_sae, save_sae
+from unmix.dictionary.files import load_sae, save_sae
 from unmix.training import checkpoint
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member

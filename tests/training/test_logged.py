@@ -10,10 +10,10 @@ from transformers import AutoModelForCausalLM
 
 from unmix.config import ModelConfig
 from unmix.corpus.tokens import load_tokens
+from unmix.dictionary.files import load_sae
 from unmix.evaluation.evaluate import evaluate
 from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest, read_metrics
-from unmix.sae.files import load_sae
 from unmix.training import run
 from unmix.training.run import Watch
 

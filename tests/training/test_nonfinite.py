@@ -11,9 +11,9 @@ from tiny_run import make
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
+from unmix.dictionary.files import load_sae
 from unmix.errors import UserError
 from unmix.runlog import read_metrics
-from unmix.sae.files import load_sae
 from unmix.training import chosen, extension, run
 from unmix.training.inputs import open_inputs
 from unmix.training.loop import Stopped

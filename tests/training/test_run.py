@@ -9,9 +9,9 @@ import torch
 from tiny_run import make
 
 from unmix.activations.store import harvest
+from unmix.dictionary.files import load_sae
 from unmix.errors import UserError
 from unmix.runlog import read_extensions, read_json, read_manifest, read_metrics, write_json, write_manifest
-from unmix.sae.files import load_sae
 from unmix.training import chosen, extension, manifest, run
 from unmix.training.inputs import open_inputs, open_model, open_stream, store_facts
 from unmix.training.loop import Stopped

@@ -6,11 +6,11 @@ import pytest
 import torch
 from tiny_run import make
 
+from unmix.dictionary.model import new_sae
 from unmix.kernels import reference
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Weights
 from unmix.runlog import read_manifest, read_metrics
-from unmix.sae.model import new_sae
 from unmix.training import run
 from unmix.training.inputs import open_inputs
 

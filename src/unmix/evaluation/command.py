@@ -12,6 +12,8 @@ import torch
 
 from unmix.config import CorpusConfig, MaskConfig
 from unmix.corpus.tokens import Tokens, load_tokens
+from unmix.dictionary.files import save_sae
+from unmix.dictionary.model import Dictionary
 from unmix.disk import size
 from unmix.errors import UserError
 from unmix.evaluation import memory
@@ -21,8 +23,6 @@ from unmix.evaluation.findings import findings
 from unmix.evaluation.subject import Subject, find_subject, newest_checkpoints
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.runlog import read_json, write_json
-from unmix.sae.files import save_sae
-from unmix.sae.model import SAE
 
 FILE = "evaluation.json"
 SUPERSEDED = "evaluation.superseded-{}.json"  # 1, 2 …: none is overwritten
@@ -168,14 +168,14 @@ def _made(subject: Subject, T: int) -> dict[str, Any] | None:
 
 
 def _debiased(
-    saes: dict[str, SAE],
+    saes: dict[str, Dictionary],
     lm: LanguageModel,
     train: Tokens,
     hook: str,
     folder: Path,
     made: dict[str, Any] | None,
     n: int = 16,
-) -> dict[str, SAE]:
+) -> dict[str, Dictionary]:
     """Each SAE refitted on the tokens that it was trained on, and saved in `folder/debiased/NAME`."""
     T = train.ids_NT.shape[1]
     ids_NT = torch.from_numpy(train.ids_NT[: max(1, DEBIAS_TOKENS // T)].astype(np.int64))

@@ -14,14 +14,14 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
+from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
-from unmix.sae.model import SAE
 
 LARGEST = 16_384  # features: A has F² entries
 RIDGE = 1e-3  # of A's mean diagonal: features that never fire keep their scale
 
 
-def debias(sae: SAE, batches: Iterable[Tensor]) -> SAE:
+def debias(sae: Dictionary, batches: Iterable[Tensor]) -> Dictionary:
     """The refitted dictionary. `batches` are x_BD of the train split, never of the one it is judged on.
 
     Raises `UserError` if the dictionary is too large for the F x F system.

@@ -21,6 +21,7 @@ import torch
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import Tokens, documents_of, sample, special_ids
+from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import BY_NORM_TOKENS, ByNorm
 from unmix.evaluation.downstream import EVERYWHERE, Downstream, ablations
@@ -28,7 +29,6 @@ from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
 from unmix.evaluation.memory import HEAD_SEQUENCES, pieces, sequences_at_once
 from unmix.evaluation.splice import Replacement
 from unmix.lm.model import LanguageModel
-from unmix.sae.model import SAE
 
 SKIP = 1  # positions at the start of a sequence that no number counts
 SURE = 2  # standard errors: what a ratio divides by has to be above so many
@@ -38,7 +38,7 @@ def evaluate(
     model: LanguageModel,
     tokens: Tokens,
     hook: str,
-    saes: dict[str, SAE],
+    saes: dict[str, Dictionary],
     *,
     fidelity_tokens: int,
     ce_tokens: int,
@@ -165,7 +165,7 @@ def _head(model: LanguageModel, hook: str, ids_NT: torch.Tensor, n: int, times: 
 
 
 def _judge(
-    sae: SAE,
+    sae: Dictionary,
     x_BD: torch.Tensor,
     counted: int,
     far_B: torch.Tensor,
@@ -188,7 +188,7 @@ def _judge(
             by_norm.add(x_bD[early_b], f_bF[early_b], x_hat_bD[early_b])
 
 
-def _reconstruction(sae: SAE) -> Replacement:
+def _reconstruction(sae: Dictionary) -> Replacement:
     """x̂ for x, as `sae(x)`, a few tokens at a time."""
 
     def replace(x_NTD: torch.Tensor) -> torch.Tensor:

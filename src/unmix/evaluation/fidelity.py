@@ -19,8 +19,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmix.dictionary.model import Dictionary
 from unmix.evaluation.memory import PIECE, pieces
-from unmix.sae.model import SAE
 
 DENSITY_EDGES = [10.0**e for e in range(-7, 1)]
 
@@ -65,7 +65,7 @@ class Activations:
 class Fidelity:
     """Sums of one SAE."""
 
-    def __init__(self, sae: SAE) -> None:
+    def __init__(self, sae: Dictionary) -> None:
         self.norm_F = sae.W_dec.detach().norm(dim=1)
         self.tokens = 0
         self.error = self.reconstructed = self.dot = self.cosine = self.norm_ratio = self.l1 = 0.0
@@ -116,7 +116,7 @@ class Fidelity:
         return int((self.l0_counts.cumsum(0) >= self.tokens * percent / 100).nonzero()[0])
 
 
-def redundancy(sae: SAE) -> dict[str, float]:
+def redundancy(sae: Dictionary) -> dict[str, float]:
     """How alike decoder rows are: per feature the largest cosine with another one; and with its own encoder."""
     rows_FD = sae.W_dec.detach()
     rows_FD = rows_FD / rows_FD.norm(dim=1, keepdim=True).clamp_min(1e-12)

@@ -15,11 +15,11 @@ from contextlib import suppress
 
 import torch
 
+from unmix.dictionary.model import Dictionary
 from unmix.evaluation.by_norm import BY_NORM_TOKENS
 from unmix.lm.hooks import text_config
 from unmix.lm.model import LanguageModel
 from unmix.machine import resident
-from unmix.sae.model import SAE
 
 BUDGET = 2**30  # bytes of logits
 PIECE = 2**24  # bytes of log-probabilities, or of features, made at a time
@@ -38,7 +38,7 @@ def pieces(tokens: int, width: int) -> Iterator[slice]:
     return (slice(start, start + step) for start in range(0, tokens, step))
 
 
-def peak(model: LanguageModel, saes: Iterable[SAE], T: int, n: int, tokens: int) -> int:
+def peak(model: LanguageModel, saes: Iterable[Dictionary], T: int, n: int, tokens: int) -> int:
     """Bytes at the peak beyond what the process has once model, tokens and dictionaries are loaded.
 
     `saes` are those of one hook, judged on so many tokens; n sequences of T go through the model at once.
@@ -68,7 +68,7 @@ def held() -> int:
     return resident()
 
 
-def refitting(sae: SAE, tokens: int, rows: int) -> int:
+def refitting(sae: Dictionary, tokens: int, rows: int) -> int:
     """Bytes at the peak of a refit on so many tokens (`debias.py`), `rows` at a time, beyond what the process has."""
     D, F = sae.width, sae.features
     return 8 * tokens * D + 9 * rows * F + 24 * F * F

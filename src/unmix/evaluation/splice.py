@@ -13,9 +13,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from unmix.dictionary.model import Dictionary
 from unmix.lm.hooks import find_place
 from unmix.lm.places import Running, attach
-from unmix.sae.model import SAE
 
 Replacement = Callable[[Tensor], Tensor]
 
@@ -29,7 +29,7 @@ def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[No
     model lacks. The model is as it was afterwards, also after an exception.
     """
     place, running = find_place(model, hook), Running(model)
-    if isinstance(replacement, SAE):
+    if isinstance(replacement, Dictionary):
         replacement = _where_trained(replacement, replacement)
     handle = attach(place, hook, running, replacement)
     try:
@@ -39,12 +39,12 @@ def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[No
         running.remove()
 
 
-def error_of(sae: SAE) -> Replacement:
+def error_of(sae: Dictionary) -> Replacement:
     """x - x̂: what the dictionary does not give back."""
     return _where_trained(sae, lambda x: x - sae(x))
 
 
-def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
+def with_feature(sae: Dictionary, feature: int, factor: float) -> Replacement:
     """x with feature i at `factor` times its activation: x + (factor - 1) f_i W_dec_i; the error stays as it is."""
 
     def replace(x: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ def with_feature(sae: SAE, feature: int, factor: float) -> Replacement:
     return _where_trained(sae, replace)
 
 
-def _where_trained(sae: SAE, replacement: Replacement) -> Replacement:
+def _where_trained(sae: Dictionary, replacement: Replacement) -> Replacement:
     """The replacement, of tokens that the dictionary was trained on; the others keep x."""
     if sae.longest is None:
         return replacement

@@ -11,11 +11,11 @@ from typing import TypeVar
 from pydantic import ValidationError
 
 from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, load_resolved
+from unmix.dictionary.files import CONFIG, load_sae, metadata, origin
+from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import canonical
 from unmix.runlog import read_manifest
-from unmix.sae.files import CONFIG, load_sae, metadata, origin
-from unmix.sae.model import SAE
 
 UNKNOWN_SPLIT = "unknown: the dictionary may have been trained on these documents"
 USUAL_LENGTH = 256  # tokens a sequence, where cfg.json names no context_size
@@ -26,7 +26,7 @@ Config = TypeVar("Config", ModelConfig, CorpusConfig)
 class Subject:
     """Dictionaries, and the text that they are judged on."""
 
-    saes: dict[str, dict[str, SAE]]
+    saes: dict[str, dict[str, Dictionary]]
     """hook -> name -> SAE."""
     checkpoints: dict[str, str]
     """name -> its folder, as a path within the folder that was given."""
@@ -85,7 +85,7 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
     newest = newest_checkpoints(folder)
     if not newest:
         raise UserError(f"{folder} has no checkpoint yet; train it with `unmix sweep`")
-    saes: dict[str, dict[str, SAE]] = {}
+    saes: dict[str, dict[str, Dictionary]] = {}
     for name, checkpoint in newest.items():
         saes.setdefault(origin(checkpoint)[0], {})[name] = load_sae(checkpoint)
     facts = manifest.get("model")

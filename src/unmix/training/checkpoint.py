@@ -20,11 +20,11 @@ from typing import Any
 import safetensors
 import torch
 
+from unmix.dictionary.files import CONFIG, WEIGHTS, save_sae
 from unmix.disk import flush, sha256, writing
 from unmix.errors import UserError
 from unmix.kernels.reference import Weights
 from unmix.runlog import write_json
-from unmix.sae.files import CONFIG, WEIGHTS, save_sae
 from unmix.tensorfile import save_tensors
 from unmix.training.member import Member
 from unmix.training.window import Window

@@ -14,12 +14,12 @@ from torch import Tensor
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
+from unmix.dictionary.model import Dictionary, fold_scaling, new_sae
 from unmix.errors import UserError
 from unmix.kernels.dispatch import BORDER, Scratch, Step, adam
 from unmix.kernels.forward import forward
 from unmix.kernels.noise import noise_key
 from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
-from unmix.sae.model import SAE, fold_scaling, new_sae
 from unmix.training.measure import Facts, kept_rows, starting_rows
 from unmix.training.window import Window
 
@@ -48,7 +48,7 @@ class Member:
     def __init__(
         self,
         entry: Entry,
-        sae: SAE,
+        sae: Dictionary,
         *,
         config: SAEConfig,
         training: TrainingConfig,
@@ -192,7 +192,7 @@ class Member:
         self.window = Window()
         return row
 
-    def sae(self) -> SAE:
+    def sae(self) -> Dictionary:
         """The dictionary for raw activations, as it is now (a copy)."""
         return fold_scaling(self.start.with_weights(*self.weights), self.facts.scale)
 

@@ -8,9 +8,9 @@ import pytest
 import safetensors.torch
 import torch
 
+from unmix.dictionary.files import _IGNORED, _READ, load_sae, save_sae
+from unmix.dictionary.model import Dictionary, new_sae
 from unmix.errors import UserError
-from unmix.sae.files import _IGNORED, _READ, load_sae, save_sae
-from unmix.sae.model import SAE, new_sae
 
 D, F = 6, 20
 V1 = {  # the whole recipe of the training, no architecture
@@ -260,7 +260,7 @@ def test_a_bound_of_the_mask_that_is_no_norm_is_refused(tmp_path, value):
 @pytest.mark.parametrize("nonlinearity", ["relu", "tanh_relu"])
 @pytest.mark.parametrize("per_token", [False, True])
 def test_every_kind_that_unmix_writes_is_read_to_the_same_bits(tmp_path, nonlinearity, per_token):
-    sae = SAE(*tensors().values(), nonlinearity=nonlinearity, per_token_scaling=per_token)
+    sae = Dictionary(*tensors().values(), nonlinearity=nonlinearity, per_token_scaling=per_token)
     save_sae(sae, tmp_path, model="gpt2", hook="resid_post.1", context=64, more={"anything": 1})
     loaded = load_sae(tmp_path)
     assert (loaded.nonlinearity, loaded.per_token_scaling) == (nonlinearity, per_token)

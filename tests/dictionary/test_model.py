@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from unmix.sae.model import fold_scaling, new_sae
+from unmix.dictionary.model import fold_scaling, new_sae
 
 
 def test_it_starts_as_the_recipe_says():

@@ -21,10 +21,10 @@ import torch
 from torch import Tensor
 
 import unmix
+from unmix.dictionary.model import Dictionary, fold_scaling
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
 from unmix.runlog import write_json
-from unmix.sae.model import SAE, fold_scaling
 from unmix.tensorfile import save_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
@@ -88,7 +88,7 @@ _OTHER_LAYOUTS = {
 """Files that give away a format that is not read."""
 
 
-def save_sae(sae: SAE, folder: Path, *, model: str, hook: str, context: int, more: dict[str, Any]) -> None:
+def save_sae(sae: Dictionary, folder: Path, *, model: str, hook: str, context: int, more: dict[str, Any]) -> None:
     """Write the folder. `more` is kept under the metadata (the run, the step, the coefficient …)."""
     folder.mkdir(parents=True, exist_ok=True)
     save_tensors(folder / WEIGHTS, {name: getattr(sae, name) for name in _TENSORS})
@@ -120,7 +120,7 @@ def save_sae(sae: SAE, folder: Path, *, model: str, hook: str, context: int, mor
     )
 
 
-def load_sae(folder: str | Path) -> SAE:
+def load_sae(folder: str | Path) -> Dictionary:
     """The SAE in the folder, on the CPU, in float32: raw x [..., D] in, raw x̂ out.
 
     With `hook_z` in SAELens the last dimension is that of all heads side by side, [..., heads · width of a head].
@@ -136,7 +136,7 @@ def load_sae(folder: str | Path) -> SAE:
         b_enc_F = b_enc_F - b_dec_D @ W_enc_DF
     if _FEATURE_SCALE in tensors:  # s relu(z) = relu(s z), as s >= 0
         W_enc_DF, b_enc_F = W_enc_DF * tensors[_FEATURE_SCALE], b_enc_F * tensors[_FEATURE_SCALE]
-    sae = SAE(
+    sae = Dictionary(
         W_enc_DF,
         b_enc_F,
         W_dec_FD,

@@ -22,7 +22,7 @@ NONLINEARITIES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
-class SAE(nn.Module):
+class Dictionary(nn.Module):
     """A dictionary of F features for activations of width D; acts on raw activations of any leading shape.
 
     Weights are float32; input of another dtype is brought to it, and `forward` answers in the input's dtype.
@@ -90,9 +90,9 @@ class SAE(nn.Module):
         """x̂, (..., D) -> (..., D)."""
         return self.decode(self.encode(x), x).to(x.dtype)
 
-    def with_weights(self, W_enc_DF: Tensor, b_enc_F: Tensor, W_dec_FD: Tensor, b_dec_D: Tensor) -> SAE:
+    def with_weights(self, W_enc_DF: Tensor, b_enc_F: Tensor, W_dec_FD: Tensor, b_dec_D: Tensor) -> Dictionary:
         """An SAE of the same kind with these weights."""
-        return SAE(
+        return Dictionary(
             W_enc_DF,
             b_enc_F,
             W_dec_FD,
@@ -103,7 +103,7 @@ class SAE(nn.Module):
         )
 
 
-def new_sae(width: int, features: int, decoder_norm: float, seed: int) -> SAE:
+def new_sae(width: int, features: int, decoder_norm: float, seed: int) -> Dictionary:
     """A fresh dictionary: random decoder rows of norm `decoder_norm`, W_enc = W_decᵀ, biases 0.
 
     April 2024 update (transformer-circuits.pub/2024/april-update#training-saes). A pure function of its arguments.
@@ -112,10 +112,10 @@ def new_sae(width: int, features: int, decoder_norm: float, seed: int) -> SAE:
     W_dec_FD = torch.randn(features, width, generator=generator)
     W_dec_FD *= decoder_norm / W_dec_FD.norm(dim=1, keepdim=True)
     # a feature's encoder weights lie side by side in memory, as training wants them
-    return SAE(W_dec_FD.clone().T, torch.zeros(features), W_dec_FD, torch.zeros(width))
+    return Dictionary(W_dec_FD.clone().T, torch.zeros(features), W_dec_FD, torch.zeros(width))
 
 
-def fold_scaling(sae: SAE, scale: float) -> SAE:
+def fold_scaling(sae: Dictionary, scale: float) -> Dictionary:
     """The same dictionary for raw x, given one trained on scale·x: f is unchanged, x̂ is divided by the scale.
 
     Raises ValueError unless the scale is positive and finite.

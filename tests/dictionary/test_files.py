@@ -3,10 +3,10 @@ import json
 import pytest
 import torch
 
+from unmix.dictionary.files import load_sae, save_sae
+from unmix.dictionary.model import new_sae
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
-from unmix.sae.files import load_sae, save_sae
-from unmix.sae.model import new_sae
 
 
 def save(folder, hook="resid_post.3"):
