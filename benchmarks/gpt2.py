@@ -105,7 +105,7 @@ def prepare(folder: Path, sequences: int, length: int, features: int, l0: float,
     from datasets import Dataset
 
     from unmix.config import ModelConfig
-    from unmix.dictionary.model import new_sae
+    from unmix.dictionary.model import new_dictionary
     from unmix.lm.model import load_language_model
 
     make_checkpoint(folder, small)
@@ -114,7 +114,7 @@ def prepare(folder: Path, sequences: int, length: int, features: int, l0: float,
     model = load_language_model(ModelConfig(name=str(folder)))
     ids = torch.from_numpy(ids_NT[:8].astype(np.int64))
     x_BD = model.activations(ids, [f"resid_post.{LAYER - 1}"])[f"resid_post.{LAYER - 1}"].flatten(0, 1)[:512]
-    z_BF = x_BD @ new_sae(x_BD.shape[1], features, 0.1, 0).W_enc.detach()
+    z_BF = x_BD @ new_dictionary(x_BD.shape[1], features, 0.1, 0).W_enc.detach()
     bias = -z_BF.flatten().kthvalue(round(z_BF.numel() * (1 - l0 / features))).values.item()
     facts = {"bias": bias, "mean_square_norm": x_BD.square().sum(1).mean().item(), "rows": len(ids_NT)}
     (folder / "prepared.json").write_text(json.dumps(facts | {"width": x_BD.shape[1]}))

@@ -45,7 +45,7 @@ def unmix(job: Job, precision: str) -> dict[str, Any]:
     def new_member(*args: Any, **kwargs: Any) -> Any:
         member = made(*args, **kwargs)
         if job["settled_bias"]:
-            member.weights.b_enc_F.fill_(job["bias"])
+            member.weights["b_enc"].fill_(job["bias"])
         return member
 
     def rows(lines: list[dict[str, Any]], steps: int) -> None:
@@ -152,9 +152,9 @@ def saelens(job: Job, kind: str) -> dict[str, Any]:
 
 def same_start(sae: Any, job: Job) -> None:
     """The dictionary that unmix starts from."""
-    from unmix.dictionary.model import new_sae
+    from unmix.dictionary.model import new_dictionary
 
-    fresh = new_sae(job["width"], job["features"], 0.1, 0)
+    fresh = new_dictionary(job["width"], job["features"], 0.1, 0)
     pairs: list[tuple[Tensor, Tensor]] = [(sae.W_enc, fresh.W_enc), (sae.W_dec, fresh.W_dec)]
     with torch.no_grad():
         for theirs, ours in pairs:

@@ -68,7 +68,8 @@ def unmix(start: Start, precision: str) -> Trainer:
     config = SAEConfig(features=len(start.b_enc_F), scaling="none")
     dense = "fp32" if precision == "fp32" else "bf16"
     training = TrainingConfig(l1=[start.l1], batch_tokens=start.tokens, selection=precision, dense=dense, mask="none")
-    sae = Dictionary(start.W_enc_FD.clone().T, start.b_enc_F.clone(), start.W_dec_FD.clone(), start.b_dec_D.clone())
+    four = {"W_enc": start.W_enc_FD.T, "b_enc": start.b_enc_F, "W_dec": start.W_dec_FD, "b_dec": start.b_dec_D}
+    sae = Dictionary({name: weight.clone() for name, weight in four.items()})
     ids_B = torch.zeros(start.tokens, dtype=torch.int64)
 
     def batch(x_BD: Tensor) -> Batch:
@@ -84,7 +85,11 @@ def unmix(start: Start, precision: str) -> Trainer:
         if member.skipped:
             raise RuntimeError(said)
 
-    return Trainer(step, lambda: Four(*member.weights), lambda: member.window.active / member.window.tokens)
+    return Trainer(
+        step,
+        lambda: Four(*(member.weights[name] for name in four)),
+        lambda: member.window.active / member.window.tokens,
+    )
 
 
 def saelens(start: Start, *, autocast: bool = False, compiled: bool = False) -> Trainer:

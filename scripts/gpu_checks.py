@@ -10,11 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_problem import away, formulas, like, problem
+from gpu_problem import away, formulas, like, mapped, problem, task
+from torch import Tensor
 
+from unmix.dictionary.nonlinearities import TanhRelu
 from unmix.kernels import gpu, gpu_adam, gpu_noise
 from unmix.kernels.gpu_workspace import Workspace
-from unmix.kernels.reference import Adam, Noise, Objective, Weights, adam
+from unmix.kernels.reference import adam
+from unmix.kernels.task import Adam, Noise, Weights
 
 NEAR = 1e-5  # ||out - ref|| / ||ref||, for sums in float32
 
@@ -60,62 +63,68 @@ def check_steps(checks: Checks, device: str, tiny: bool) -> None:
     else:
         shapes = [(4096, 768, 10_000, 100.0), (1, 1, 1, 0.5), (100, 5, 4097, 0.0), (33, 1001, 5003, 5003.0)]
         shapes += [(1000, 2304, 20_001, 32.0), (257, 64, 70_001, 300.0), (4096, 768, 32_768, 1000.0)]
-    objectives = [
-        Objective(0.3),
-        Objective(3.0, "tanh_relu", norm_power=1),
-        Objective(0.3, weigh_by_norm=False, unit_norm=True, norm_power=2),
-        Objective(0.3, "tanh_relu", noise=Noise(0.7, 2**63 + 12345)),
+    tasks = [
+        task(0.3),
+        task(3.0, TanhRelu(), norm_power=1),
+        task(0.3, weigh=False, unit_norm=True, norm_power=2),
+        task(0.3, TanhRelu(), noise=Noise(0.7, 2**63 + 12345)),
     ]
     for n, (B, D, F, active) in enumerate(shapes):
-        for m, objective in enumerate(objectives if n == 0 else objectives[n % 3 : n % 3 + 1]):
+        for m, asked in enumerate(tasks if n == 0 else tasks[n % 3 : n % 3 + 1]):
             for path, above, tile in (("sparse", 1.0, B), ("tiled", 1.0, (B + 2) // 3), ("dense", -1.0, B)):
                 x_BD, weights = problem(B, D, F, active, device, skewed=F > 100)
-                if objective.unit_norm:
-                    weights.W_dec_FD.div_(weights.W_dec_FD.norm(dim=1, keepdim=True))
-                workspace = Workspace(F, weights.b_enc_F)
+                if asked.unit_norm:
+                    weights["W_dec"].div_(weights["W_dec"].norm(dim=1, keepdim=True))
+                workspace = Workspace(F, weights["b_enc"])
                 workspace.tile, workspace.dense_above = tile, above
                 mine, again = like(weights, math.nan), like(weights, math.nan)
-                got = gpu.step(x_BD, weights, mine, objective, workspace)
-                twice = gpu.step(x_BD, weights, again, objective, workspace)
-                z_BF = x_BD @ weights.W_enc_DF  # exact
-                if objective.noise:
-                    gpu_noise.add_noise(z_BF, objective.noise, 0)
-                z_BF += weights.b_enc_F
-                gradients, sums = formulas(
-                    x_BD.double(), Weights(*(w.double() for w in weights)), objective, z_BF.double()
+                got = gpu.step(x_BD, x_BD, weights, mine, asked, workspace)
+                square = gpu_adam.finish(weights, mine, asked.unit_norm)
+                twice = gpu.step(x_BD, x_BD, weights, again, asked, workspace)
+                square_again = gpu_adam.finish(weights, again, asked.unit_norm)
+                z_BF = x_BD @ weights["W_enc"]  # exact
+                if asked.noise:
+                    gpu_noise.add_noise(z_BF, asked.noise, 0)
+                z_BF += weights["b_enc"]
+                gradients, square_64, sums = formulas(
+                    x_BD.double(), mapped(Tensor.double, weights), asked, z_BF.double()
                 )
                 name = f"step {B}x{D}x{F} {path} {m if n == 0 else n % 3}"
-                for field, a, b in zip(Weights._fields, mine, gradients, strict=True):
-                    checks.add(f"{name} {field}", away(a, b))
-                for field, a, b in zip(got._fields, got, sums, strict=True):
-                    checks.add(f"{name} {field}", away(a, b), 0 if field == "active_F" else NEAR)
-                same = all(torch.equal(a, b) for a, b in zip(mine, again, strict=True)) and all(
-                    torch.equal(torch.as_tensor(a), torch.as_tensor(b)) for a, b in zip(got, twice, strict=True)
-                )
+                for field, want in gradients.items():
+                    checks.add(f"{name} {field}", away(mine[field], want))
+                checks.add(f"{name} gradient_square", away(square, square_64))
+                for field, want in sums.items():
+                    checks.add(f"{name} {field}", away(getattr(got, field), want), 0 if field == "active_F" else NEAR)
+                same = all(torch.equal(gradient, again[field]) for field, gradient in mine.items())
+                for field in sums:
+                    one, other = (torch.as_tensor(getattr(found, field)) for found in (got, twice))
+                    same = same and torch.equal(one, other)
+                same = same and square == square_again
                 checks.add(f"{name} twice the same bits", 0.0 if same else math.inf)
 
 
 def check_nan_and_tf32(checks: Checks, device: str, tiny: bool) -> None:
     B, D, F = (5, 7, 11) if tiny else (512, 768, 1000)
-    objective = Objective(0.3)
+    asked = task(0.3)
     x_BD, weights = problem(B, D, F, F / 2, device)
     x_BD += torch.randn_like(x_BD)  # more digits than TF32 has
-    weights.W_enc_DF.add_(torch.randn_like(weights.W_enc_DF) / math.sqrt(D))
-    weights.b_enc_F.fill_(20.0)  # z is far from 0
-    gradients, _ = formulas(x_BD.double(), Weights(*(w.double() for w in weights)), objective)
+    weights["W_enc"].add_(torch.randn_like(weights["W_enc"]) / math.sqrt(D))
+    weights["b_enc"].fill_(20.0)  # z is far from 0
+    gradients, _, _ = formulas(x_BD.double(), mapped(Tensor.double, weights), asked)
     for path, above in (("sparse", 1.0), ("dense", -1.0)):
-        workspace, mine = Workspace(F, weights.b_enc_F), like(weights, math.nan)
+        workspace, mine = Workspace(F, weights["b_enc"]), like(weights, math.nan)
         workspace.dense_above = above
         torch.set_float32_matmul_precision("high")  # someone else's wish for TF32
         try:
-            gpu.step(x_BD, weights, mine, objective, workspace)
+            gpu.step(x_BD, x_BD, weights, mine, asked, workspace)
         finally:
             torch.set_float32_matmul_precision("highest")
-        checks.add(f"step {path} without TF32", max(away(a, b) for a, b in zip(mine, gradients, strict=True)))
+        checks.add(f"step {path} without TF32", max(away(mine[name], want) for name, want in gradients.items()))
         broken_BD = x_BD.clone()
         broken_BD[B // 2, D // 2] = math.nan
-        got = gpu.step(broken_BD, weights, mine, objective, workspace)
-        seen = math.isnan(got.squared_error) and math.isnan(got.gradient_square) and got.active_F.min() > 0
+        got = gpu.step(broken_BD, broken_BD, weights, mine, asked, workspace)
+        square = gpu_adam.finish(weights, mine, False)
+        seen = math.isnan(got.squared_error) and math.isnan(square) and got.active_F.min() > 0
         checks.add(f"step {path} shows NaN", 0.0 if seen else math.inf)
     if device == "cuda":
         checks.add("step: times that the host waits", waits(weights), 2)
@@ -123,14 +132,14 @@ def check_nan_and_tf32(checks: Checks, device: str, tiny: bool) -> None:
 
 def waits(weights: Weights) -> int:
     """How often a sparse step of one tile stops the host until the device is done, by torch's own count."""
-    x_BD, gradients = torch.zeros(4, len(weights.b_dec_D), device="cuda"), like(weights, 0.0)
-    workspace, objective = Workspace(len(weights.b_enc_F), weights.b_enc_F), Objective(0.3, noise=Noise(1.0, 1))
+    x_BD, gradients = torch.zeros(4, len(weights["b_dec"]), device="cuda"), like(weights, 0.0)
+    workspace, asked = Workspace(len(weights["b_enc"]), weights["b_enc"]), task(0.3, noise=Noise(1.0, 1))
     workspace.dense_above = 1.0
-    gpu.step(x_BD, weights, gradients, objective, workspace)
+    gpu.step(x_BD, x_BD, weights, gradients, asked, workspace)
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        gpu.step(x_BD, weights, gradients, objective, workspace)
+        gpu.step(x_BD, x_BD, weights, gradients, asked, workspace)
     torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing" in str(warning.message) for warning in seen)
 
@@ -160,12 +169,12 @@ def check_adam(checks: Checks, device: str, tiny: bool) -> None:
         for unit_norm in (False, True):
             _, weights = problem(1, D, F, 1.0, device)
             first, second = like(weights, 0.0), like(weights, 0.0)
-            exact = [Weights(*(t.double() for t in kept)) for kept in (weights, first, second)]
+            exact = [mapped(Tensor.double, kept) for kept in (weights, first, second)]
             for number in range(1, 4):
-                g = Weights(*(torch.randn_like(w) * 10.0 ** (-number) for w in weights))
+                g = mapped(lambda w: torch.randn_like(w) * 10.0 ** (-number), weights)  # noqa: B023
                 how = Adam(1e-2, number, (0.9, 0.99), 0.5, unit_norm)
                 gpu_adam.adam(weights, g, first, second, how)
-                adam(exact[0], Weights(*(t.double() for t in g)), exact[1], exact[2], how)
+                adam(exact[0], mapped(Tensor.double, g), exact[1], exact[2], how)
             for part, mine, ref in zip("Wmv", (weights, first, second), exact, strict=True):
-                for field, a, b in zip(Weights._fields, mine, ref, strict=True):
-                    checks.add(f"adam {D}x{F} {unit_norm} {part} {field}", away(a, b), 2e-6)
+                for field, want in ref.items():
+                    checks.add(f"adam {D}x{F} {unit_norm} {part} {field}", away(mine[field], want), 2e-6)

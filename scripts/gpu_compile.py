@@ -7,15 +7,16 @@ import pkgutil
 from typing import Any
 
 import torch
-from gpu_problem import like, problem
+from gpu_problem import like, problem, task
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from unmix import kernels
+from unmix.dictionary.nonlinearities import TanhRelu
 from unmix.kernels import gpu, gpu_adam
 from unmix.kernels.gpu_workspace import Workspace
-from unmix.kernels.reference import Adam, Noise, Objective
+from unmix.kernels.task import Adam, Noise
 
 
 def compile_for(capability: int) -> int:
@@ -45,8 +46,10 @@ def compile_for(capability: int) -> int:
     for D, F in ((768, 300), (5, 7), (5000, 33)):
         _, weights = problem(4, D, F, 1.0, "cpu")
         spare = [like(weights, 0.0) for _ in range(3)]
-        for objective in (Objective(0.3), Objective(0.0, "tanh_relu", False, 2, Noise(1.0, 2**63), True)):
-            gpu.step(torch.zeros(4, D), weights, spare[0], objective, Workspace(F, weights.b_enc_F))
+        other = task(0.0, TanhRelu(), weigh=False, norm_power=2, noise=Noise(1.0, 2**63), unit_norm=True)
+        for asked in (task(0.3), other):
+            x_BD = torch.zeros(4, D)
+            gpu.step(x_BD, x_BD, weights, spare[0], asked, Workspace(F, weights["b_enc"]))
         for unit_norm in (False, True):
             gpu_adam.adam(weights, *spare, Adam(1e-3, 1, (0.9, 0.99), 1.0, unit_norm))
     print(f"compiled for {capability}: {', '.join(sorted(set(done)))}")

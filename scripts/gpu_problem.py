@@ -3,40 +3,64 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from unmix.kernels.reference import Objective, Weights, token_weights
+from unmix.dictionary.nonlinearities import Nonlinearity, Relu, TanhRelu
+from unmix.dictionary.terms import L1, SquaredError, token_weights
+from unmix.kernels.task import Noise, Task, Weights
+
+RELU = Relu()
+
+
+def task(
+    l1: float,
+    phi: Nonlinearity = RELU,
+    *,
+    weigh: bool = True,
+    norm_power: int = 0,
+    noise: Noise | None = None,
+    unit_norm: bool = False,
+) -> Task:
+    """The squared error and the penalty."""
+    return Task(phi, ((1.0, SquaredError(norm_power)), (l1, L1(weigh))), noise, unit_norm)
 
 
 def formulas(
-    x_BD: Tensor, weights: Weights, objective: Objective, z_BF: Tensor | None = None
-) -> tuple[Weights, list[Tensor]]:
-    """Gradients and sums of a step in plain torch, every (B, F) array whole; `z_BF` where it is known already."""
-    W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = weights
-    per_token = objective.l1 / len(x_BD)
+    x_BD: Tensor, weights: Weights, asked: Task, z_BF: Tensor | None = None
+) -> tuple[Weights, Tensor, dict[str, Tensor]]:
+    """Gradients, their square and the sums of a step in plain torch, every (B, F) array whole; `z_BF` where it is known already."""
+    W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = (weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
+    per_token, bounded = asked.coefficient(L1) / len(x_BD), isinstance(asked.phi, TanhRelu)
     z_BF = x_BD @ W_enc_DF + b_enc_F if z_BF is None else z_BF
     f_BF = torch.relu(z_BF)
-    if objective.phi == "tanh_relu":
+    if bounded:
         f_BF = torch.tanh(f_BF)
     error_BD = f_BF @ W_dec_FD + b_dec_D - x_BD
-    square_B, r_B = error_BD.square().sum(1), token_weights(x_BD, objective.norm_power)
+    square_B, r_B = error_BD.square().sum(1), token_weights(x_BD, asked.error.norm_power)
     g_BD = error_BD * (r_B * (2 / len(x_BD)))[:, None]
-    w_F = W_dec_FD.norm(dim=1) if objective.weigh_by_norm else torch.ones_like(b_enc_F)
+    w_F = W_dec_FD.norm(dim=1) if asked.weigh_by_norm else torch.ones_like(b_enc_F)
     dz_BF = (g_BD @ W_dec_FD.T + w_F * per_token) * (f_BF > 0)
-    if objective.phi == "tanh_relu":
+    if bounded:
         dz_BF = dz_BF * (1 - f_BF * f_BF)
     dW_dec_FD = f_BF.T @ g_BD
-    if objective.weigh_by_norm:
+    if asked.weigh_by_norm:
         dW_dec_FD = dW_dec_FD + W_dec_FD * (f_BF.sum(0) * per_token / w_F)[:, None]
-    if objective.unit_norm:
+    if asked.unit_norm:
         dW_dec_FD = dW_dec_FD - W_dec_FD * (dW_dec_FD * W_dec_FD).sum(1, keepdim=True)
-    gradients = Weights((dz_BF.T @ x_BD).T, dz_BF.sum(0), dW_dec_FD, g_BD.sum(0))
-    square = torch.stack([g.square().sum() for g in gradients]).sum()
+    gradients = {"W_enc": (dz_BF.T @ x_BD).T, "b_enc": dz_BF.sum(0), "W_dec": dW_dec_FD, "b_dec": g_BD.sum(0)}
     penalty = (f_BF * w_F).sum()
-    return gradients, [square_B.sum(), (square_B * r_B).sum(), penalty, (f_BF > 0).sum(0), square, square_B]
+    sums = {
+        "squared_error": square_B.sum(),
+        "terms": torch.stack([(square_B * r_B).sum(), penalty]),
+        "penalty": penalty,
+        "active_F": (f_BF > 0).sum(0),
+        "square_B": square_B,
+    }
+    return gradients, torch.stack([g.square().sum() for g in gradients.values()]).sum(), sums
 
 
 def problem(B: int, D: int, F: int, active: float, device: str, skewed: bool = False) -> tuple[Tensor, Weights]:
@@ -54,12 +78,19 @@ def problem(B: int, D: int, F: int, active: float, device: str, skewed: bool = F
         b_F += 0.5 * spread * torch.randn(F, device=device)
         b_F[:8] = 10 * spread  # on every token
     W_dec_FD = torch.randn(F, D, device=device) / math.sqrt(D)
-    return x_BD, Weights(W_enc_FD.T, (b_F * 512).round() / 512 + 1 / 1024, W_dec_FD, torch.randn(D, device=device))
+    b_F = (b_F * 512).round() / 512 + 1 / 1024
+    b_dec_D = torch.randn(D, device=device)
+    return x_BD, {"W_enc": W_enc_FD.T, "b_enc": b_F, "W_dec": W_dec_FD, "b_dec": b_dec_D}
+
+
+def mapped(fn: Callable[[Tensor], Tensor], weights: Weights) -> Weights:
+    """The function of each tensor, by the same names."""
+    return {name: fn(weight) for name, weight in weights.items()}
 
 
 def like(weights: Weights, value: float) -> Weights:
     """Tensors of the same shapes and layouts, full of one value."""
-    return Weights(*(torch.full_like(w, value) for w in weights))
+    return mapped(lambda w: torch.full_like(w, value), weights)
 
 
 def away(out: Any, ref: Any) -> float:

@@ -12,13 +12,13 @@ from contextlib import suppress
 from typing import Any
 
 import torch
-from gpu_problem import formulas, like, problem
+from gpu_problem import formulas, like, problem, task
 from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 
 from unmix.kernels import gpu, gpu_adam
 from unmix.kernels.gpu_workspace import Workspace
-from unmix.kernels.reference import Adam, Objective, Weights
+from unmix.kernels.task import Adam, Sums, Weights
 
 WIDTH, BATCH = 768, 4096
 FEATURES, ACTIVE = (10_000, 32_768, 131_072), (32, 100, 1000)
@@ -78,13 +78,20 @@ def peer(active: int) -> Callable[[Tensor, Weights], None]:
 
     def step(x_BD: Tensor, weights: Weights) -> None:
         W_enc_FD, b_enc_F, W_dec_FD, b_dec_D = leaves = [
-            w.detach().requires_grad_() for w in (weights.W_enc_DF.T, *weights[1:])
+            (w.T if name == "W_enc" else w).detach().requires_grad_() for name, w in weights.items()
         ]
         f_BK, feature_BK, _ = fused_encoder(x_BD, W_enc_FD, b_enc_F, active, "topk")
         out_BD = xformers_embedding_bag(feature_BK, W_dec_FD, f_BK) + b_dec_D
         torch.autograd.grad((out_BD - x_BD).square().sum() / len(x_BD), leaves)
 
     return step
+
+
+def step(x_BD: Tensor, weights: Weights, gradients: Weights, workspace: Workspace) -> Sums:
+    """All that an update waits for: the gradients and their square."""
+    sums = gpu.step(x_BD, x_BD, weights, gradients, task(0.3), workspace)
+    gpu_adam.finish(weights, gradients, False)
+    return sums
 
 
 def time_steps(compiled: bool) -> list[dict[str, Any]]:
@@ -114,13 +121,13 @@ def time_steps(compiled: bool) -> list[dict[str, Any]]:
 def time_plain(F: int, compiled: bool) -> dict[str, Any]:
     """Plain torch; what is dense does not care how much is active."""
     x_BD, weights = problem(BATCH, WIDTH, F, 100, "cuda")
-    inputs, objective, times = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)], Objective(0.3), {}
-    times["plain"] = median_ms(lambda x: formulas(x, weights, objective), inputs)
+    inputs, asked, times = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)], task(0.3), {}
+    times["plain"] = median_ms(lambda x: formulas(x, weights, asked), inputs)
     if compiled:
         try:
             torch.compiler.reset()
             whole = torch.compile(formulas, dynamic=False)
-            times["compiled"] = median_ms(lambda x: whole(x, weights, objective), inputs)
+            times["compiled"] = median_ms(lambda x: whole(x, weights, asked), inputs)
         except Exception as error:
             times["compiled_not_timed"] = f"torch.compile: {type(error).__name__}: {str(error)[:200]}"
     return times
@@ -129,19 +136,19 @@ def time_plain(F: int, compiled: bool) -> dict[str, Any]:
 def time_step(F: int, active: int, skewed: bool) -> dict[str, Any]:
     """One size: the encoder's product alone, the sparse step, the dense one, the peer's."""
     x_BD, weights = problem(BATCH, WIDTH, F, active, "cuda", skewed)
-    inputs, objective = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)], Objective(0.3)
-    gradients, workspace = like(weights, 0.0), Workspace(F, weights.b_enc_F)
+    inputs = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)]
+    gradients, workspace = like(weights, 0.0), Workspace(F, weights["b_enc"])
     row: dict[str, Any] = {"F": F, "skewed": skewed}
-    row["L0"] = gpu.step(x_BD, weights, gradients, objective, workspace).active_F.double().sum().item() / BATCH
+    row["L0"] = step(x_BD, weights, gradients, workspace).active_F.double().sum().item() / BATCH
     z_BF = workspace.rows(BATCH)
     if len(z_BF) == BATCH:
-        row["encoder"] = median_ms(lambda x: torch.mm(x, weights.W_enc_DF, out=z_BF), inputs)
+        row["encoder"] = median_ms(lambda x: torch.mm(x, weights["W_enc"], out=z_BF), inputs)
     else:
-        row["encoder"] = median_ms(lambda x: torch.mm(x, weights.W_enc_DF), inputs)
+        row["encoder"] = median_ms(lambda x: torch.mm(x, weights["W_enc"]), inputs)
     for path, above in (("sparse", 1.0), ("dense", -1.0)):
         workspace.dense_above = above
         torch.cuda.reset_peak_memory_stats()
-        row[path] = median_ms(lambda x: gpu.step(x, weights, gradients, objective, workspace), inputs)
+        row[path] = median_ms(lambda x: step(x, weights, gradients, workspace), inputs)
         row[f"{path}_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
     try:
         theirs = peer(active)
@@ -169,10 +176,9 @@ def time_adam(copy_tb_per_s: float | None) -> list[dict[str, Any]]:
 def time_update(F: int) -> dict[str, Any]:
     _, weights = problem(1, WIDTH, F, 1.0, "cuda")
     g, m, v = (like(weights, 0.0) for _ in range(3))
-    for gradient, weight in zip(g, weights, strict=True):
-        gradient.normal_()
-        weight.grad = gradient
-    fused = torch.optim.Adam(list(weights), lr=1e-3, fused=True)
+    for name, weight in weights.items():
+        weight.grad = g[name].normal_()
+    fused = torch.optim.Adam(weights.values(), lr=1e-3, fused=True)
 
     def update(how: Adam) -> None:
         gpu_adam.adam(weights, g, m, v, how)
@@ -190,12 +196,12 @@ def time_parts() -> list[dict[str, Any]]:
     rows = []
     for F, active in ((10_000, 100), (32_768, 100), (32_768, 1000), (131_072, 32)):
         x_BD, weights = problem(BATCH, WIDTH, F, active, "cuda", skewed=True)
-        gradients, workspace = like(weights, 0.0), Workspace(F, weights.b_enc_F)
+        gradients, workspace = like(weights, 0.0), Workspace(F, weights["b_enc"])
         for _ in range(3):
-            gpu.step(x_BD, weights, gradients, Objective(0.3), workspace)
+            step(x_BD, weights, gradients, workspace)
         with profile(activities=[ProfilerActivity.CUDA]) as record:
             for _ in range(5):
-                gpu.step(x_BD, weights, gradients, Objective(0.3), workspace)
+                step(x_BD, weights, gradients, workspace)
             torch.cuda.synchronize()
         parts = sorted(
             ((e.device_time_total / 5000, e.count // 5, e.key) for e in record.key_averages() if e.device_time_total),

@@ -20,6 +20,7 @@ import torch
 
 from unmix.cache import remembered
 from unmix.config import RunConfig, SAEConfig, flat
+from unmix.dictionary.table import nonlinearity
 from unmix.kernels.dispatch import BORDER, dense_numbers
 from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
 from unmix.lm.model import LanguageModel
@@ -91,7 +92,7 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
 
 def _dense_formats(saes: Iterable[SAEConfig]) -> tuple[str, ...]:
     """The formats of a dense step that any of these dictionaries has."""
-    return tuple(dict.fromkeys(("fp32", *(dense_numbers("bf16", s.nonlinearity, s.noise > 0) for s in saes))))
+    return tuple(dict.fromkeys(("fp32", *(dense_numbers("bf16", nonlinearity(s), s.noise > 0) for s in saes))))
 
 
 def said(recipe: RunConfig, figures: dict[str, Any]) -> str:

@@ -3,16 +3,49 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 import yaml
 
 from unmix import yamltext
 from unmix.disk import flush, replacing, writing
 from unmix.errors import UserError
+
+
+class Request(NamedTuple):
+    """What a member was asked for. Requests sort as members are shown: rising, those for an L0 first."""
+
+    kind: Literal["l0", "l1"]
+    """An L0, active features per token, or a coefficient λ."""
+    value: float
+
+    @property
+    def number(self) -> str:
+        """As the recipe says it: 50, 0.5, 1e-05."""
+        return f"{self.value:g}" if math.isfinite(self.value) else "–"
+
+    @property
+    def label(self) -> str:
+        """`L0 50` or `λ 0.5`."""
+        return f"{'L0' if self.kind == 'l0' else 'λ'} {self.number}"
+
+
+def requested(row: Mapping[str, Any]) -> Request:
+    """From a line of metrics, or a candidate of a choice; NaN where it says nothing."""
+    kind: Literal["l0", "l1"] = "l1" if row.get("target_l0") is None else "l0"
+    value = row.get("target_l0" if kind == "l0" else "l1")
+    return Request(kind, float(value) if isinstance(value, (int, float)) else math.nan)
+
+
+def split_name(name: str) -> tuple[str, str]:
+    """The name of a member as (its hook and variant, its request and what follows); either may be empty."""
+    found = re.fullmatch(r"(?:(.*)-)?(l[01]-\d.*)", name)
+    return (found[1] or "", found[2]) if found else ("", name)
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
@@ -62,6 +95,22 @@ def read_choices(folder: Path) -> list[dict[str, Any]]:
 def write_choices(folder: Path, choices: list[dict[str, Any]]) -> None:
     """Write `choice.json`."""
     write_json(folder / "choice.json", choices[0] if len(choices) == 1 else {"hooks": choices})
+
+
+def newest_checkpoints(run: Path) -> dict[str, Path]:
+    """name -> the newest SAE of each member, the extended one beside the one of the sweep."""
+    found = {}
+    for member in sorted((run / "members").glob("*"), key=lambda path: _place(path.name)):
+        if steps := sorted(path.parent for path in member.glob("step-?????????/cfg.json")):
+            found[member.name] = steps[-1]
+    return found
+
+
+def _place(name: str) -> tuple[str, str, float, str]:
+    """l0-5 stands before l0-20."""
+    before, request = split_name(name)
+    number = re.match(r"(l[01])-(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", request)
+    return (before, number[1], float(number[2]), name) if number else (before, "", 0.0, name)
 
 
 def write_manifest(path: Path, manifest: dict[str, Any]) -> None:

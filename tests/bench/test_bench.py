@@ -10,9 +10,9 @@ from statistics import median
 import pytest
 import yaml
 
-from unmix.arguments import split_dotted
 from unmix.cli import _parser, main
-from unmix.kernels import cpu, trial
+from unmix.cli.arguments import split_dotted
+from unmix.kernels import active, cpu, trial
 from unmix.kernels.dispatch import HYSTERESIS
 from unmix.training import member, run
 
@@ -66,7 +66,7 @@ def sane(found, what):
 
 
 def test_a_sparse_step(bench):
-    kept = cpu._find, cpu._by_feature, member.adam, member.Window.add
+    kept = active.candidates, cpu._by_feature, member.adam, member.Window.add
     found = bench(*STEP, "--l0", "20", "--selection", "fp32", "bf16", "int8")
     sane(found, "step")
     assert found["settings"] == {
@@ -84,7 +84,7 @@ def test_a_sparse_step(bench):
         ratios = [g / s for g, s in zip(floor["seconds"], variant["seconds"], strict=True)]
         assert variant["bound_share"] == pytest.approx(median(ratios))
         assert floor["gflop_per_s"] == pytest.approx(2 * 64 * 16 * 400 / floor["median_s"] / 1e9)
-        phases = {"find", "by_token", "transpose", "by_feature", "adam", "counts", "rest", "whole"}
+        phases = {"find", "by_token", "transpose", "by_feature", "finish", "adam", "counts", "rest", "whole"}
         assert variant["phases"]["seconds"].keys() == phases
         assert variant["phases"]["inside_find"].keys() == {"product", "compaction"} | (
             {"rounding"} if name == "int8" else set()
@@ -94,7 +94,7 @@ def test_a_sparse_step(bench):
             whole = taken.pop("whole")
             assert all(seconds >= 0 for seconds in taken.values())  # `rest` is what the others leave
             assert sum(taken.values()) == pytest.approx(whole)
-    assert (cpu._find, cpu._by_feature, member.adam, member.Window.add) == kept  # the timers are gone
+    assert (active.candidates, cpu._by_feature, member.adam, member.Window.add) == kept  # the timers are gone
 
 
 @pytest.mark.parametrize(

@@ -160,3 +160,69 @@ def test_a_long_text_file_is_cut_at_ends_of_lines_so_that_both_splits_get_some(t
     assert "".join(pieces) == text
     assert len(pieces) > 10
     assert all(piece.endswith("\n") for piece in pieces)
+
+
+SPARSE = ["", "one", "  \n\t", None, "x", "a whole sentence"]
+
+
+def _write_sparse(folder: Path, kind: str) -> str:
+    if kind == "jsonl":
+        (folder / "a.jsonl").write_text("\n\n".join(json.dumps({"text": text}) for text in SPARSE))
+    elif kind == "json":
+        (folder / "a.json").write_text(json.dumps([{"text": text} for text in SPARSE]))
+    elif kind == "parquet":
+        pq.write_table(pa.table({"text": SPARSE}), folder / "a.parquet")
+    elif kind == "csv":
+        (folder / "a.csv").write_text("n,text\n" + "".join(f'{n},"{text or ""}"\n' for n, text in enumerate(SPARSE)))
+    else:
+        for n, text in enumerate(SPARSE):
+            (folder / f"{n}.txt").write_text(text or " ")
+        return str(folder)
+    return str(folder / f"a.{kind}")
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "json", "parquet", "csv", "txt"])
+def test_empty_records_are_counted_and_one_word_documents_stay(tmp_path: Path, kind: str) -> None:
+    source, said = _write_sparse(tmp_path, kind), list[str]()
+    if kind == "txt":
+        (tmp_path / "0.txt").write_text(" ")  # a file of no bytes is passed over, and counted there
+    found = [document.text for document in documents(CorpusConfig(source=source), said.append)]
+    assert found == ["one", "x", "a whole sentence"]
+    assert said == ["3 of 6 records are empty and were left out"]
+
+
+def test_empty_records_of_a_dataset_by_name_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    library, said = ModuleType("datasets"), list[str]()
+    library.load_dataset = lambda *_, **__: [{"text": text} for text in SPARSE]  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "datasets", library)
+    assert len(list(documents(CorpusConfig(source="datasets:owner/name"), said.append))) == 3
+    assert said == ["3 of 6 records are empty and were left out"]
+
+
+def test_one_empty_record_is_said_in_the_singular_and_those_not_read_are_not_counted(tmp_path: Path) -> None:
+    file, said = tmp_path / "a.jsonl", list[str]()
+    file.write_text("\n".join(json.dumps({"text": text}) for text in ["one", "", *["more"] * 1300, ""]))
+    reading = documents(CorpusConfig(source=str(file)), said.append)
+    for _ in range(1201):
+        next(reading)
+    reading.close()
+    assert said == ["1 of 1,202 records is empty and was left out"]
+
+
+def test_a_corpus_of_nothing_but_empty_records_is_refused_with_their_number(tmp_path: Path) -> None:
+    file = tmp_path / "a.jsonl"
+    file.write_text('{"text": ""}\n{"text": null}\n')
+    refuses(file, "no document in corpus.source = .*a.jsonl; all of its 2 records are empty")
+
+
+def test_a_text_file_that_ends_with_a_whole_piece_has_no_empty_record(tmp_path: Path) -> None:
+    file, said = tmp_path / "book.txt", list[str]()
+    file.write_text(("x" * 9_999 + "\n") * 3)
+    assert len(list(documents(CorpusConfig(source=str(file)), said.append))) == 3
+    assert said == []
+
+
+def test_modules_without_text_are_no_records_of_the_standard_library(library: Path) -> None:
+    said: list[str] = []
+    list(documents(CorpusConfig(), said.append))
+    assert said == []

@@ -150,6 +150,17 @@ def test_what_was_passed_over_is_said_with_cached_tokens_too(source: Path, tmp_p
         assert said == list(got.remarks) == ["1 file passed over: 1 .png"]
 
 
+def test_empty_records_are_said_with_cached_tokens_too_and_documents_of_one_token_are_kept(source: Path) -> None:
+    lines = ["", "   ", "\n", "a", *TEXTS]
+    source.write_text("\n".join(json.dumps({"text": text}) for text in lines))
+    config = CorpusConfig(source=str(source), held_out_fraction=0.3)
+    for split in ("train", "held_out") * 2:
+        said: list[str] = []
+        got = load_tokens(config, TOKENIZER, T, split, say=said.append)  # type: ignore[arg-type]
+        assert said == list(got.remarks) == [f"3 of {len(lines)} records are empty and were left out"]
+        assert got.documents == sum(is_held_out(text, 0.3) == (split == "held_out") for text in lines[3:])
+
+
 def test_no_more_is_read_than_max_tokens_takes(tmp_path: Path, source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "texts"
     folder.mkdir()

@@ -2,22 +2,23 @@ import json
 
 import pytest
 import torch
+from run_pairs import same
 
 from unmix.dictionary.files import load_sae, save_sae
-from unmix.dictionary.model import new_sae
+from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
 
 
 def save(folder, hook="resid_post.3"):
-    sae = new_sae(8, 32, 0.1, seed=1)
+    sae = new_dictionary(8, 32, 0.1, seed=1)
     save_sae(sae, folder, model="gpt2", hook=hook, context=128, more={"l1": 5.0})
     return sae
 
 
 def test_what_is_saved_is_what_is_loaded(tmp_path):
     sae, loaded = save(tmp_path), load_sae(tmp_path)
-    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), loaded.parameters(), strict=True))
+    assert same(sae.weights, loaded.weights)
     config = json.loads((tmp_path / "cfg.json").read_text())
     assert (config["architecture"], config["d_in"], config["d_sae"]) == ("standard", 8, 32)
     assert config["metadata"]["hook_name"] == "blocks.3.hook_resid_post"
@@ -56,7 +57,7 @@ def test_a_folder_that_is_no_sae_is_named(tmp_path, harm):
         path = tmp_path / "sae_weights.safetensors"
         path.write_bytes(path.read_bytes()[:100])
     else:
-        (tmp_path / "cfg.json").write_text('{"architecture": "gated"}')
+        (tmp_path / "cfg.json").write_text('{"architecture": "temporal"}')
     with pytest.raises(UserError, match=str(tmp_path)):
         load_sae(tmp_path)
 
@@ -67,7 +68,7 @@ def test_hooks_have_the_names_that_others_use():
 
 
 def test_what_was_left_out_of_training_is_known_after_reading(tmp_path):
-    sae = new_sae(64, 32, 0.1, seed=1)
+    sae = new_dictionary(64, 32, 0.1, seed=1)
     sae.longest = 50_000.0
     x = torch.ones(4, 64) * torch.tensor([1.0, 6249.0, 6251.0, torch.inf])[:, None]  # norms of 8, 49,992, 50,008
     assert sae.leaves(x).tolist() == [False, False, True, False]  # what is not finite stays, so that it shows

@@ -1,20 +1,20 @@
 import pytest
 import torch
 
-from unmix.dictionary.model import fold_scaling, new_sae
+from unmix.dictionary.model import fold_scaling, new_dictionary
 
 
 def test_it_starts_as_the_recipe_says():
-    sae = new_sae(16, 64, 0.1, seed=3)
+    sae = new_dictionary(16, 64, 0.1, seed=3)
     assert torch.allclose(sae.W_dec.norm(dim=1), torch.full((64,), 0.1))
     assert torch.equal(sae.W_enc, sae.W_dec.T)
     assert not sae.b_enc.any()
     assert not sae.b_dec.any()
-    assert torch.equal(sae.W_dec, new_sae(16, 64, 0.1, seed=3).W_dec)
+    assert torch.equal(sae.W_dec, new_dictionary(16, 64, 0.1, seed=3).W_dec)
 
 
 def test_any_leading_shape_and_the_dtype_of_the_input():
-    sae = new_sae(16, 64, 0.1, seed=0)
+    sae = new_dictionary(16, 64, 0.1, seed=0)
     x = torch.randn(2, 3, 16, dtype=torch.bfloat16)
     assert sae.encode(x).shape == (2, 3, 64)
     assert sae(x).shape == (2, 3, 16)
@@ -23,7 +23,7 @@ def test_any_leading_shape_and_the_dtype_of_the_input():
 
 @pytest.mark.parametrize("scale", [1.0, 0.03, 17.0])
 def test_a_folded_dictionary_acts_on_raw_activations(scale):
-    sae = new_sae(16, 64, 0.5, seed=0)
+    sae = new_dictionary(16, 64, 0.5, seed=0)
     with torch.no_grad():
         sae.b_enc.normal_()
         sae.b_dec.normal_()
@@ -36,4 +36,4 @@ def test_a_folded_dictionary_acts_on_raw_activations(scale):
 @pytest.mark.parametrize("scale", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="scale"):
-        fold_scaling(new_sae(4, 8, 0.1, 0), scale)
+        fold_scaling(new_dictionary(4, 8, 0.1, 0), scale)

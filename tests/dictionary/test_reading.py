@@ -7,9 +7,11 @@ from dataclasses import fields
 import pytest
 import safetensors.torch
 import torch
+from run_pairs import same
 
 from unmix.dictionary.files import _IGNORED, _READ, load_sae, save_sae
-from unmix.dictionary.model import Dictionary, new_sae
+from unmix.dictionary.model import Dictionary, new_dictionary
+from unmix.dictionary.nonlinearities import Relu, TanhRelu
 from unmix.errors import UserError
 
 D, F = 6, 20
@@ -184,7 +186,7 @@ def refusal(folder):
         (V5, "activation_fn_str", "topk"),
         (V2, "activation_fn", "tanh-relu"),
         (V5, "activation_fn_kwargs", {"k": 8}),
-        (V6, "architecture", "gated"),
+        (V6, "architecture", "temporal"),
         (V6, "architecture", "jumprelu_skip_transcoder"),
         (V6, "architecture", None),
         (V6, "architecture", ["standard"]),
@@ -257,14 +259,14 @@ def test_a_bound_of_the_mask_that_is_no_norm_is_refused(tmp_path, value):
     assert f"metadata.mask.longer_than = {value!r}" in refusal(put(tmp_path, config))
 
 
-@pytest.mark.parametrize("nonlinearity", ["relu", "tanh_relu"])
+@pytest.mark.parametrize("nonlinearity", [Relu(), TanhRelu()])
 @pytest.mark.parametrize("per_token", [False, True])
 def test_every_kind_that_unmix_writes_is_read_to_the_same_bits(tmp_path, nonlinearity, per_token):
-    sae = Dictionary(*tensors().values(), nonlinearity=nonlinearity, per_token_scaling=per_token)
+    sae = Dictionary(tensors(), nonlinearity, per_token_scaling=per_token)
     save_sae(sae, tmp_path, model="gpt2", hook="resid_post.1", context=64, more={"anything": 1})
     loaded = load_sae(tmp_path)
     assert (loaded.nonlinearity, loaded.per_token_scaling) == (nonlinearity, per_token)
-    assert all(torch.equal(a, b) for a, b in zip(sae.parameters(), loaded.parameters(), strict=True))
+    assert same(sae.weights, loaded.weights)
     assert torch.equal(sae(inputs()), loaded(inputs()))
 
 
@@ -334,5 +336,5 @@ def test_the_keys_that_sae_lens_trains_with_are_known():
 
 
 def test_a_new_dictionary_is_in_the_layout(tmp_path):
-    save_sae(new_sae(D, F, 0.1, seed=0), tmp_path, model="gpt2", hook="resid_post.1", context=64, more={})
+    save_sae(new_dictionary(D, F, 0.1, seed=0), tmp_path, model="gpt2", hook="resid_post.1", context=64, more={})
     assert json.loads((tmp_path / "cfg.json").read_text()).keys() <= _IGNORED | _READ.keys()

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmix.dictionary.model import Dictionary, new_sae
+from unmix.dictionary.model import Dictionary, new_dictionary
 from unmix.evaluation.by_norm import ByNorm
 
 D, F = 6, 24
@@ -17,7 +17,7 @@ CLOSE = 2e-6  # what is kept is float32
 
 
 def random_sae(seed: int = 0, sparse: float = 0.0) -> Dictionary:
-    sae = new_sae(D, F, 0.7, seed).double()
+    sae = new_dictionary(D, F, 0.7, seed).double()
     with torch.no_grad():
         sae.b_enc.normal_(generator=torch.Generator().manual_seed(seed + 1)).sub_(sparse)
         sae.b_dec.normal_(generator=torch.Generator().manual_seed(seed + 2))

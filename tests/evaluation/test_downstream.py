@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from tiny_models import FAMILIES, VOCABULARY, WIDTH, tiny_model_folder
 
 from unmix.config import ModelConfig
-from unmix.dictionary.model import new_sae
+from unmix.dictionary.model import new_dictionary
 from unmix.evaluation import memory
 from unmix.evaluation.downstream import Downstream, Effect, ablations
 from unmix.evaluation.splice import error_of, splice, with_feature
@@ -34,7 +34,7 @@ def alone(ids_NT):
 
 
 def small_sae():
-    sae = new_sae(WIDTH, 40, 0.3, 0)
+    sae = new_dictionary(WIDTH, 40, 0.3, 0)
     with torch.no_grad():
         sae.b_dec.fill_(0.1)
     return sae

@@ -11,10 +11,11 @@ from transformers import AutoModelForCausalLM
 
 from unmix import cli
 from unmix.activations.mask import Mask
+from unmix.cli.evaluate import evaluation_mask
 from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
 from unmix.dictionary.files import load_sae
-from unmix.dictionary.model import new_sae
+from unmix.dictionary.model import new_dictionary
 from unmix.evaluation import evaluate as module
 from unmix.evaluation.command import _debiased
 from unmix.evaluation.downstream import Downstream
@@ -40,7 +41,7 @@ def numbers(result):
 def test_no_number_depends_on_the_batch_size(setting, mask, monkeypatch):
     monkeypatch.setattr(module, "BY_NORM_TOKENS", 10 * 16)  # ends within a batch
     lm, tokens = setting
-    saes = {"a": new_sae(lm.width, 24, 0.5, 0)}
+    saes = {"a": new_dictionary(lm.width, 24, 0.5, 0)}
     made = [
         numbers(
             evaluate(
@@ -69,7 +70,7 @@ def flattened(tree, prefix=""):
 
 def test_masked_tokens_are_not_counted(setting):
     lm, tokens = setting
-    saes = {"a": new_sae(lm.width, 24, 0.5, 0)}
+    saes = {"a": new_dictionary(lm.width, 24, 0.5, 0)}
 
     def counted(**mask):
         found = evaluate(lm, tokens, "resid_post.0", saes, fidelity_tokens=400, ce_tokens=32, mask=MaskConfig(**mask))
@@ -123,7 +124,7 @@ def sinks(tmp_path, monkeypatch):
 
 def test_outliers_are_left_out_of_the_headline_and_given_apart(sinks):
     lm, tokens = sinks
-    saes = {"a": new_sae(lm.width, 24, 0.5, 0)}
+    saes = {"a": new_dictionary(lm.width, 24, 0.5, 0)}
     by_default = evaluate(lm, tokens, "resid_pre.1", saes, fidelity_tokens=400, ce_tokens=200)
     assert by_default["outliers"]["share_of_tokens"] == pytest.approx(1 / 16)
     assert by_default["outliers"]["share_of_square"] > 0.99
@@ -144,7 +145,7 @@ def test_outliers_are_left_out_of_the_headline_and_given_apart(sinks):
 def test_a_model_without_outliers_has_no_numbers_of_them(setting):
     lm, tokens = setting
     found = evaluate(
-        lm, tokens, "resid_post.0", {"a": new_sae(lm.width, 24, 0.5, 0)}, fidelity_tokens=400, ce_tokens=32
+        lm, tokens, "resid_post.0", {"a": new_dictionary(lm.width, 24, 0.5, 0)}, fidelity_tokens=400, ce_tokens=32
     )
     assert found["outliers"]["tokens"] == 0
     assert "outliers" not in found["saes"]["a"]
@@ -154,7 +155,7 @@ def test_splice_leaves_what_the_dictionary_was_not_trained_on(sinks):
     lm, tokens = sinks
     ids_NT = torch.from_numpy(tokens.ids_NT[:3].astype("int64"))
     x_NTD = lm.activations(ids_NT, ["resid_pre.1"])["resid_pre.1"]
-    sae = new_sae(lm.width, 24, 0.5, 0)
+    sae = new_dictionary(lm.width, 24, 0.5, 0)
     sae.longest = 10 * x_NTD.norm(dim=-1).median().item()
     for replacement, new in [
         (sae, sae(x_NTD)),
@@ -185,7 +186,7 @@ AUTO, SPECIAL = MaskConfig(), MaskConfig(special=True, norm_above=None)
 )
 def test_flags_change_the_mask_of_the_training(trained, flags, wanted):
     args = cli._parser().parse_args(["evaluate", "folder", *flags])
-    assert cli._evaluation_mask(args)(trained) == wanted
+    assert evaluation_mask(args)(trained) == wanted
 
 
 def test_the_tightest_of_the_members_masks_is_that_of_the_training():
@@ -206,7 +207,9 @@ def test_an_sae_folder_is_judged_by_its_own_mask(overrides, tmp_path):
 
 def test_a_single_outlier_has_no_variance_and_is_no_mistake(sinks):
     lm, tokens = sinks
-    found = evaluate(lm, tokens, "resid_pre.1", {"a": new_sae(lm.width, 24, 0.5, 0)}, fidelity_tokens=16, ce_tokens=16)
+    found = evaluate(
+        lm, tokens, "resid_pre.1", {"a": new_dictionary(lm.width, 24, 0.5, 0)}, fidelity_tokens=16, ce_tokens=16
+    )
     assert found["outliers"]["tokens"] == 1
     assert found["saes"]["a"]["outliers"]["normalised_mse"] > 0
 
@@ -217,7 +220,7 @@ def test_what_is_refitted_was_trained_on_and_says_so(sinks, tmp_path):
     bound = 10 * x_BD.norm(dim=-1).median().item()
     saes = {}
     for name, longest in (("left", bound), ("all", None)):
-        saes[name] = new_sae(lm.width, 24, 0.5, 0)
+        saes[name] = new_dictionary(lm.width, 24, 0.5, 0)
         saes[name].longest = longest
     made = {"model": {}, "corpus": {}, "activations": {}}
     _debiased(saes, lm, tokens, "resid_pre.1", tmp_path, made)

@@ -7,12 +7,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from unmix.dictionary.model import Dictionary, new_sae
+from unmix.dictionary.model import Dictionary, new_dictionary
 from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
 
 
 def random_sae(D: int = 6, F: int = 20, seed: int = 0) -> Dictionary:
-    sae = new_sae(D, F, 0.7, seed).double()
+    sae = new_dictionary(D, F, 0.7, seed).double()
     with torch.no_grad():
         sae.b_enc.normal_(generator=torch.Generator().manual_seed(seed + 1))
         sae.b_dec.normal_(generator=torch.Generator().manual_seed(seed + 2))
@@ -122,8 +122,21 @@ def test_percentiles_of_l0_are_counts_that_occur():
 
 
 def test_twins_are_seen():
-    sae = new_sae(8, 10, 1.0, 0)
+    sae = new_dictionary(8, 10, 1.0, 0)
     with torch.no_grad():
         sae.W_dec[3] = 2 * sae.W_dec[7]
     found = redundancy(sae)
     assert found["max_decoder_cosine_above_0.9"] == pytest.approx(0.2)
+
+
+@pytest.mark.parametrize("batch", [3, 50])
+def test_what_lies_along_the_all_ones_direction_is_what_subtracting_each_tokens_mean_takes_out(batch):
+    x_BD = torch.randn(50, 6, generator=torch.Generator().manual_seed(0)) + 0.7
+    centred_BD = x_BD - x_BD.mean(1, keepdim=True)
+    _, activations = measure(random_sae(), x_BD.double(), batch)
+    lost = 1 - centred_BD.square().sum().item() / x_BD.square().sum().item()
+    assert activations.along_ones == pytest.approx(lost, rel=1e-5)
+    _, activations = measure(random_sae(), centred_BD.double(), batch)
+    assert activations.along_ones == pytest.approx(0, abs=1e-12)
+    _, activations = measure(random_sae(), torch.zeros(9, 6, dtype=torch.float64), 9)
+    assert math.isnan(activations.along_ones)

@@ -12,7 +12,7 @@ from tiny_run import write_texts
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from unmix.dictionary.files import save_sae
-from unmix.dictionary.model import new_sae
+from unmix.dictionary.model import new_dictionary
 from unmix.evaluation.memory import BUDGET, MOST_SEQUENCES, PIECE, pieces, sequences_at_once
 
 
@@ -60,7 +60,9 @@ def evaluate(folders, features, T, *words):
     """(bytes at the peak, bytes that were said)."""
     name = f"sae-{features}-{T}"
     if not (folders / name).exists():
-        save_sae(new_sae(WIDTH, features, 0.5, 0), folders / name, model="m", hook="resid_post.0", context=T, more={})
+        save_sae(
+            new_dictionary(WIDTH, features, 0.5, 0), folders / name, model="m", hook="resid_post.0", context=T, more={}
+        )
     command = [sys.executable, "-c", MEASURE, sys.executable, "-m", "unmix.cli", "evaluate", str(folders / name)]
     command += ["--model", str(folders / "model"), "--corpus", str(folders / "texts"), *words]
     done = subprocess.run(

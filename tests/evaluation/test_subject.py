@@ -10,16 +10,16 @@ from tiny_run import make, write_texts
 
 from unmix.cli import main
 from unmix.config import MaskConfig
-from unmix.dictionary.model import new_sae
+from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
-from unmix.evaluation.subject import UNKNOWN_SPLIT, find_subject
+from unmix.evaluation.subject import PROCESSED, UNKNOWN_SPLIT, find_subject
 from unmix.training import run
 
 
 def saelens(folder, width=WIDTH, top=None, **metadata):
     """A folder as SAELens 6 writes it; with `top`, as version 3 did."""
     folder.mkdir()
-    sae = new_sae(width, 24, 0.5, 0)
+    sae = new_dictionary(width, 24, 0.5, 0)
     tensors = {name: getattr(sae, name).detach().contiguous() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
     safetensors.torch.save_file(tensors, folder / "sae_weights.safetensors")
     config = {"d_in": width, "d_sae": 24, "dtype": "float32", "apply_b_dec_to_input": False}
@@ -167,3 +167,41 @@ def test_a_dictionary_in_another_place_than_its_own_is_asked_about(tmp_path, tex
     [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
     assert result["saes"]["sae"]["explained_variance"] < 0
     assert any("is this the hook and the scale" in sentence for sentence in result["findings"]["sae"])
+
+
+def judged(folder, texts, capsys):
+    assert evaluate(folder, texts) == 0
+    out, err = capsys.readouterr()
+    [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
+    return out, err, result
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"center_writing_weights": True, "fold_ln": True}, ["center_writing_weights", "fold_ln"]),
+        ({"center_writing_weights": True, "fold_ln": False}, ["center_writing_weights"]),
+        ({"fold_ln": True, "dtype": "bfloat16"}, ["fold_ln"]),
+    ],
+)
+@pytest.mark.parametrize("old", [False, True])
+def test_an_sae_of_processed_activations_is_judged_with_a_warning(tmp_path, texts, capsys, options, said, old):
+    facts = {**GPT2, "model_from_pretrained_kwargs": options}
+    folder = saelens(tmp_path / "sae", top=facts) if old else saelens(tmp_path / "sae", **facts)
+    out, err, result = judged(folder, texts, capsys)
+    [warning] = [line for line in err.splitlines() if "TransformerLens" in line]
+    assert "warning: " in warning
+    assert "it is evaluated on raw ones" in warning
+    assert [key for key in PROCESSED if key in warning] == said == result["processed"]
+    share = result["mean_removed_fraction"]
+    assert any(f"({', '.join(said)})" in line and f"{share:.2%} of" in line for line in result["findings"]["sae"])
+    assert f"{share:.2%} of" in out
+
+
+@pytest.mark.parametrize("options", [None, {}, {"center_writing_weights": False}, {"dtype": "float16"}, "broken"])
+def test_where_nothing_was_processed_nothing_is_said(tmp_path, texts, capsys, options):
+    folder = saelens(tmp_path / "sae", **GPT2, model_from_pretrained_kwargs=options)
+    out, err, result = judged(folder, texts, capsys)
+    assert "TransformerLens" not in out + err
+    assert "processed" not in result
+    assert 0 <= result["mean_removed_fraction"] <= 1

@@ -39,6 +39,19 @@ def test_the_report_has_held_out_numbers_without_asking(sweep, folder, capsys):
     assert "Held out" in (folder / "report.html").read_text()
 
 
+def test_after_an_extension_the_report_says_that_its_evaluation_is_older_and_how_to_renew_it(sweep, folder):
+    def said():
+        return f"<code>unmix evaluate {folder}</code>" in (folder / "report.html").read_text()
+
+    assert sweep() == 0
+    assert not said()
+    assert main(["extend", str(folder), "--member", "l1-1", "--steps", "30"]) == 0
+    assert said()
+    assert main(["evaluate", str(folder), "--tokens", "200", "--ce-tokens", "64"]) == 0
+    assert main(["report", str(folder)]) == 0
+    assert not said()
+
+
 @pytest.mark.parametrize("flag", ["--no-evaluate", "--train-only"])
 def test_it_can_be_left_out(sweep, folder, flag):
     assert sweep(flag) == 0

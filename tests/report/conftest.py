@@ -46,6 +46,16 @@ def row(hook: str, l1: float, step: int, *, member: str, phase: str = "sweep", n
     }
 
 
+def asked(hook: str, variant: str, l0: float, step: int, *, member: str, quality: float) -> dict[str, Any]:
+    """The same of a member that was asked for an L0: it comes close, from above, and explains as `quality` says."""
+    found = row(hook, 0.0, step, member=member)
+    active = l0 * (1.02 + 5 * math.exp(-step / 300))
+    k = variant in ("topk", "batchtopk", "matryoshka")
+    found |= {"l1": None, "target_l0": l0, "coefficient": 0.0 if k else 2 - math.exp(-step / 500)}
+    found |= {"variant": variant} if variant else {}
+    return found | {"l0": active, "nonzero_proportion": active / F, "explained_variance": quality - 2 / l0}
+
+
 def candidate(hook: str, l1: float, member: str, at: int, to: int, cap: float) -> dict[str, Any]:
     now, later = row(hook, l1, at, member=member)["l0"], row(hook, l1, to, member=member)["l0"]
     good = later < cap
@@ -84,7 +94,12 @@ class Made:
         cap: float = 300,
         model: str = "embedded",
         source: str = "stdlib",
+        l0: tuple[float, ...] = (),
+        architectures: tuple[str, ...] = (),
+        sae: dict[str, Any] | None = None,
+        training: dict[str, Any] | None = None,
     ) -> Path:
+        """With `l0`, members are asked for these in place of `l1`; `architectures` are variants of those names."""
         run = self.folder / "runs" / "made"
         run.mkdir(parents=True)
         recipe = RunConfig.model_validate(
@@ -93,8 +108,14 @@ class Made:
                 "model": {"name": model},
                 "corpus": {"source": source},
                 "activations": {"hooks": list(hooks)},
-                "sae": {"features": F},
-                "training": {"l1": list(l1), "steps": steps, "batch_tokens": BATCH},
+                "sae": {"features": F, **(sae or {})},
+                "training": {
+                    "l0" if l0 else "l1": list(l0 or l1),
+                    "steps": steps,
+                    "batch_tokens": BATCH,
+                    **(training or {}),
+                },
+                "variants": {name: {"sae": {"architecture": name}} for name in architectures},
                 "choice": {"max_active": cap, "extend_to": extend_to},
             }
         )
@@ -121,7 +142,13 @@ class Made:
         rows = []
         for step in range(every, (reached or steps) + 1, every):
             for hook in hooks:
-                for value in l1:
+                for number, variant in enumerate(architectures or ("",)):
+                    for value in l0:
+                        member = "-".join(
+                            [*([hook] if len(hooks) > 1 else []), *([variant] if variant else []), f"l0-{value:g}"]
+                        )
+                        rows.append(asked(hook, variant, value, step, member=member, quality=0.9 - 0.05 * number))
+                for value in () if l0 else l1:
                     wobble = 0.03 * math.sin(step * 12.9898 + value) * math.sin(step * 4.1)
                     rows.append(row(hook, value, step, member=name(hook, value), noise=wobble))
         stable = int(steps * 0.8)

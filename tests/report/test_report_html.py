@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from unmix.errors import UserError
-from unmix.report import facts, words, write_report
+from unmix.report import trained_on, words, write_report
 from unmix.report.data import read
 
 Make = Callable[..., Path]
@@ -155,6 +155,54 @@ def test_several_hooks(make: Make) -> None:
     assert "λ = 5 on resid_post.3" in page
 
 
+def choose(folder: Path, *choices: dict[str, Any]) -> None:
+    """Choices in the place of the one made up: each with some of its keys, and the candidates named."""
+    made = json.loads((folder / "choice.json").read_text())
+    several = [
+        {**made, **c, "candidates": [k for k in made["candidates"] if k["member"] in c["candidates"]]} for c in choices
+    ]
+    (folder / "choice.json").write_text(json.dumps({"hooks": several}))
+
+
+HOOKS = ("resid_post.3", "mlp_out.2")
+
+
+def test_choices_of_variants_have_a_heading_and_a_line_each(make: Make) -> None:
+    folder = make(hooks=HOOKS, l1=(0.0, 5.0), steps=400, chosen=5.0)
+    for hook, variant in ((HOOKS[0], "plain"), (HOOKS[1], "wide")):
+        change(folder, lambda row, h=hook, v=variant: row.update(variant=v) if row["hook"] == h else None)
+    own = [[f"{hook}-l1-0", f"{hook}-l1-5"] for hook in HOOKS]
+    choose(
+        folder,
+        {"member": f"{HOOKS[0]}-l1-5", "variant": "plain", "candidates": own[0]},
+        {"member": None, "variant": "wide", "candidates": own[1]},
+    )
+    page = report(folder)
+    assert "<h2>The choice: resid_post.3, plain</h2>" in page
+    assert "<h2>The choice: mlp_out.2, wide</h2>" in page
+    assert "<li>The choice is λ = 5 on resid_post.3, plain. After 819,200 tokens it uses" in page
+    assert "<li>No member was chosen of mlp_out.2, wide.</li>" in page
+    assert page.count('<td class="text hook">') == 4  # candidates of one group do not name it
+
+
+def test_every_extension_is_drawn_and_their_times_and_tokens_are_summed(make: Make) -> None:
+    folder = make(hooks=HOOKS, l1=(0.0, 5.0), steps=1000, extend_to=2000, chosen=5.0)
+    one = trained_on.trained_on(read(folder))
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    other = [{**row, "member": f"{HOOKS[1]}-l1-5", "hook": HOOKS[1]} for row in rows if row["phase"] == "extend"]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows + other))
+    plan = {"from_step": 800, "to_step": 2000, "decay_fraction": 0.0}
+    plans = {f"{hook}-l1-5": plan for hook in HOOKS}
+    (folder / "extension.json").write_text(json.dumps(plans))
+    page = report(folder)
+    two = trained_on.trained_on(read(folder))
+    assert "extension 98 s, 25,000 tokens/s" in dict(one)["Time"]
+    assert "extension 3 min, 25,000 tokens/s" in dict(two)["Time"]
+    assert "by the extended ones" in dict(two)["Tokens seen"]
+    assert sorted(path.stem for path in (folder / "plots").glob("whole*")) == ["whole_length", "whole_length_1"]
+    assert page.count("The path that led to the last checkpoint of") == 2
+
+
 def test_many_members(make: Make) -> None:
     report(make(l1=tuple(float(i) for i in range(20)), steps=200))
 
@@ -241,23 +289,14 @@ def _chromium(tmp_path: Path, page: Path, *flags: str) -> str:
     return done.stdout.decode("utf-8", errors="replace")
 
 
-def test_a_page_says_where_the_loss_is_not_the_plain_one(make: Make) -> None:
-    folder = make()
-    assert "departs from this" not in report(folder)
-    about = yaml.safe_load((folder / "run.yaml").read_text())
-    about["recipe"].setdefault("training", {})["norm_power"] = 2
-    (folder / "run.yaml").write_text(yaml.safe_dump(about))
-    assert "departs from this" in report(folder)
-
-
 def test_narrow_numbers_are_said_with_what_they_change(make: Make) -> None:
     folder = make(l1=(1.0,), steps=100)
-    assert "Arithmetic" not in dict(facts.trained_on(read(folder)))
+    assert "Arithmetic" not in dict(trained_on.trained_on(read(folder)))
     about = yaml.safe_load((folder / "run.yaml").read_text())
     about["model"] |= {"dtype": "float32", "bf16_change": {"resid_post.3": 0.0071}}
     about["recipe"]["training"]["selection"] = "int8"
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
-    said = dict(facts.trained_on(read(folder)))
+    said = dict(trained_on.trained_on(read(folder)))
     assert said["Activations"].startswith(
         "from the running model, which computes in float32; its matrix products are in"
     )
@@ -265,15 +304,20 @@ def test_narrow_numbers_are_said_with_what_they_change(make: Make) -> None:
     assert said["Arithmetic"] == "once few features are active, a product in int8 finds which; all else in float32"
     about["recipe"]["training"]["dense"], about["recipe"]["sae"]["nonlinearity"] = "bf16", "relu"
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
-    assert dict(facts.trained_on(read(folder)))["Arithmetic"].startswith("while many features are active, the matrix")
+    assert dict(trained_on.trained_on(read(folder)))["Arithmetic"].startswith(
+        "while many features are active, the matrix"
+    )
     about["recipe"]["sae"]["nonlinearity"] = "tanh_relu"
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
-    assert "bf16" not in dict(facts.trained_on(read(folder)))["Arithmetic"]
+    assert "bf16" not in dict(trained_on.trained_on(read(folder)))["Arithmetic"]
     about["recipe"]["variants"] = {"plain": {"sae": {"nonlinearity": "relu"}}, "noisy": {"sae": {"noise": 1.0}}}
+    rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    both = [{**row, "member": f"{name}-l1-1", "variant": name} for row in rows for name in ("plain", "noisy")]
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in both))
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
-    said = dict(facts.trained_on(read(folder)))["Arithmetic"]
-    assert "plain: while many" in said
-    assert "noisy: all in float32" in said
+    said = dict(trained_on.trained_on(read(folder)))["Arithmetic"]
+    assert "plain (relu): while many" in said
+    assert "noisy (tanh_relu): all in float32" in said
 
 
 def test_outliers_are_given_apart(make: Make, held: Any) -> None:
@@ -284,7 +328,7 @@ def test_outliers_are_given_apart(make: Make, held: Any) -> None:
     about["hooks"]["resid_post.3"]["outliers"] = found
     about["recipe"]["training"]["mask"] = {"special": False, "norm_above": 10.0}
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
-    said = dict(facts.trained_on(read(folder)))
+    said = dict(trained_on.trained_on(read(folder)))
     share = "98.6 % of Σ||x||² is on 0.5 % of the tokens, longer than 10 times the median norm"
     assert share in said["Hook resid_post.3"]
     assert said["Tokens masked"] == "tokens longer than 10 times the median norm are not trained on"

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from tiny_run import make
 
 from unmix import config
-from unmix.runlog import append_metrics, write_json, write_manifest
+from unmix.runlog import append_metrics, read_choices, write_json, write_manifest
 from unmix.training import chosen
 from unmix.training.choice import NoForecast, Trend, choose, extrapolate, forecast, level, steady
 from unmix.training.manifest import FORMAT
@@ -241,6 +241,87 @@ def test_a_member_gone_wrong_is_not_chosen(predict_step):
     assert of(found, "l1-2")["why"] == "halted by batch 460"
 
 
+# members that were asked for an L0
+
+
+def asked(variant, target, l0, share, steps=range(50, 1050, 50), **more):
+    name = f"{variant}-l0-{target:g}" if variant else f"l0-{target:g}"
+    return curve(name, None, lambda s: l0, steps, target_l0=float(target), explained_variance=share, **more)
+
+
+def test_of_architectures_at_about_the_same_l0_the_one_that_explains_most_is_chosen():
+    """The densest is the one whose controller overshot most, and no better for it."""
+    rows = asked("gated", 50, 60.2, 0.777) + asked("relu", 50, 52.5, 0.878) + asked("topk", 50, 50, 0.858)
+    rows += asked("topk", 20, 20, 0.95) + asked("jumprelu", 50, 5.5, 0.99)
+    found = choose(rows, max_active=100, predict_step=1000)
+    json.dumps(found, allow_nan=False)
+    assert found["member"] == "relu-l0-50"
+    assert found["rule"].endswith(
+        "; of variants near the L0 asked for, with about as many, the one with the best explained variance"
+    )
+    assert found["reason"].endswith(
+        "Of the 3 variants at about as many active features, it explains the most variance, 87.8 % at 52.5; "
+        "topk-l0-50 85.8 % at 50, gated-l0-50 77.7 % at 60.2."
+    )
+    relu = of(found, "relu-l0-50")
+    assert (relu["l1"], relu["target_l0"], relu["explained_variance"]) == (None, 50, 0.878)
+
+
+def test_a_variant_that_missed_its_l0_is_chosen_only_where_all_did():
+    over = asked("relu", 50, 93.3, 0.636) + asked("relu", 20, 30.1, 0.9)
+    assert choose(over, max_active=100, predict_step=1000)["member"] == "relu-l0-50"
+    near = asked("tanh_relu", 50, 59, 0.717) + asked("topk", 50, 50, 0.527)
+    found = choose(over + near, max_active=100, predict_step=1000)
+    assert found["member"] == "tanh_relu-l0-50"
+    assert "Of the 2 variants" in found["reason"]
+    every = choose(over + asked("gated", 50, 80, 0.7), max_active=100, predict_step=1000)
+    assert every["member"] == "gated-l0-50"
+
+
+def test_of_one_variant_the_densest_under_the_cap_is_chosen_though_another_explains_more():
+    found = choose(asked("", 50, 51, 0.8) + asked("", 45, 45, 0.9), max_active=100, predict_step=1000)
+    assert found["member"] == "l0-50"
+    assert "best explained variance" not in found["rule"]
+    assert "far fewer" not in choose(asked("", 5, 5, 0.8), max_active=100, predict_step=1000)["reason"]
+
+
+def test_coefficients_are_chosen_by_l0_and_the_reason_names_the_variant_that_explains_most():
+    share = {"explained_variance": 0.8}, {"explained_variance": 0.9}
+    rows = curve("wide-l1-1", 1, lambda s: 95, **share[0]) + curve("plain-l1-5", 5, lambda s: 90, **share[1])
+    found = choose(rows, max_active=100, predict_step=1000)
+    assert found["member"] == "wide-l1-1"
+    assert "plain-l1-5 explains the most variance, 90.0 % at 90; wide-l1-1 80.0 % at 95." in found["reason"]
+
+
+@pytest.mark.parametrize("share", [None, math.nan])
+def test_an_explained_variance_that_is_not_known_is_not_compared(share):
+    found = choose(asked("a", 50, 50, share) + asked("b", 50, 48, 0.9), max_active=100, predict_step=1000)
+    assert found["member"] == "b-l0-50"
+    assert "explains" not in found["reason"]
+    json.dumps(found, allow_nan=False)
+
+
+def test_where_too_many_are_active_fewer_are_to_be_asked_for():
+    found = choose(asked("", 150, 160, 0.9) + asked("", 200, 200, 0.9), max_active=100, predict_step=1000)
+    assert found["member"] is None
+    assert found["reason"].endswith("Ask for fewer: --l0 75 150 200.")
+    within = choose(asked("", 50, 52, 0.9) + asked("", 5, 4.8, 0.9), max_active=50, predict_step=1000)
+    assert within["reason"].endswith("An L0 between 5 and 50 would come closer to the cap.")
+
+
+def test_a_member_far_from_what_it_was_asked_for_says_so():
+    far = choose(asked("", 50, 5.5, 0.5), max_active=100, predict_step=1000)
+    near = choose(asked("", 50, 49, 0.5), max_active=100, predict_step=1000)
+    assert "l0-50 has 5.5 active features per token at step 1,000, where 50 were asked for: under 100." in far["reason"]
+    assert "asked" not in near["reason"]
+
+
+def test_nothing_is_predicted_of_a_member_that_is_held_at_an_l0():
+    found = choose(asked("", 50, 52, 0.9), max_active=100, predict_step=2000)["candidates"][0]
+    assert (found["low"], found["predicted_l0"]) == (None, 52)
+    assert found["no_forecast"] == "it is held at the 50 that it was asked for"
+
+
 # choice.json
 
 
@@ -296,3 +377,53 @@ def test_what_came_true_of_an_earlier_question_does_not_stay(folder):
     found = chosen.make_choices(path, 300, 2000)[0]
     write_json(path / "choice.json", found | {"came_true": {"step": 1500, "l0": 3.0}})
     assert chosen.note_what_came_true(path)[0]["came_true"] is None
+
+
+# one choice for each hook, or for each variant of each
+
+
+@pytest.fixture
+def variants(overrides, tmp_path):
+    """A run of two hooks and two variants; the choices of it and their members."""
+
+    def made(per_variant):
+        more = {"activations.hooks": ["resid_post.0", "resid_post.1"], "variants": {"plain": {}, "wide": {}}}
+        recipe = make(overrides | more, training__steps=1000, choice__per_variant=per_variant)
+        write_manifest(tmp_path / "run.yaml", {"format": FORMAT, "recipe": config.dump(recipe)})
+        heights = {("resid_post.0", "plain"): 90, ("resid_post.0", "wide"): 20,
+                   ("resid_post.1", "plain"): 30, ("resid_post.1", "wide"): 70}  # fmt: skip
+        for (hook, variant), height in heights.items():
+            for l1 in (1, 2):
+                name = f"{hook}-{variant}-l1-{l1}"
+                more = {"hook": hook, "variant": variant}
+                append_metrics(tmp_path / "metrics.jsonl", curve(name, l1, lambda s, h=height, a=l1: h / a, **more))
+        return tmp_path
+
+    return made
+
+
+def test_there_is_one_choice_over_all_variants_of_a_hook(variants):
+    found = chosen.make_choices(variants(False), 50)
+    assert [choice["member"] for choice in found] == ["resid_post.0-plain-l1-2", "resid_post.1-wide-l1-2"]
+    assert not any("variant" in choice for choice in found)
+
+
+def test_with_per_variant_there_is_one_for_each_variant_of_each_hook(variants):
+    path = variants(True)
+    found = chosen.make_choices(path, 50)
+    assert [(choice["variant"], choice["member"]) for choice in found] == [
+        ("plain", "resid_post.0-plain-l1-2"), ("wide", "resid_post.0-wide-l1-1"),
+        ("plain", "resid_post.1-plain-l1-1"), ("wide", "resid_post.1-wide-l1-2"),
+    ]  # fmt: skip
+    assert {c["member"] for c in found[0]["candidates"]} == {"resid_post.0-plain-l1-1", "resid_post.0-plain-l1-2"}
+    assert chosen.note_what_came_true(path) == read_choices(path)
+    assert [choice["variant"] for choice in read_choices(path)] == ["plain", "wide", "plain", "wide"]
+
+
+def test_without_variants_per_variant_changes_nothing(folder, overrides):
+    path = folder()
+    before = chosen.make_choices(path, 300)
+    recipe = make(overrides, training__steps=1000, training__decay_fraction=0.0, choice__extend_to=2500,
+                  choice__extend_decay_fraction=0.2, choice__per_variant=True)  # fmt: skip
+    write_manifest(path / "run.yaml", {"format": FORMAT, "recipe": config.dump(recipe)})
+    assert chosen.make_choices(path, 300) == before

@@ -8,7 +8,7 @@ import torch
 from unmix import config
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
-from unmix.kernels.reference import token_weights
+from unmix.dictionary.terms import token_weights
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member
 
@@ -44,8 +44,8 @@ def reconstruction_terms(member: Member, now: Batch) -> torch.Tensor:
     """||x̂ - x||² / ||x||^k of every token in the member's own units; 0 for what it masks."""
     x_BD = now.activations["h"]
     seen_BD, weights = member.sees(x_BD), member.weights
-    f_BF = torch.relu(seen_BD @ weights.W_enc_DF + weights.b_enc_F)
-    error_BD = f_BF @ weights.W_dec_FD + weights.b_dec_D - seen_BD
+    f_BF = torch.relu(seen_BD @ weights["W_enc"] + weights["b_enc"])
+    error_BD = f_BF @ weights["W_dec"] + weights["b_dec"] - seen_BD
     kept_B = member.mask.keeps(now.token_ids_B, x_BD)
     return error_BD.square().sum(1) * token_weights(seen_BD, member.training.norm_power) * kept_B
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from unmix.training import loop
+from unmix.training.member import Entry
 from unmix.training.pace import Pace
 from unmix.training.schedule import Schedule
 
@@ -154,9 +155,8 @@ def test_training_logs_a_rate_over_whole_chunks_and_passes_the_time_left_on(monk
         source.now += 1.0
         return ""
 
-    entry = SimpleNamespace(name="m", hook="h", l1=1.0, variant="")
     member = SimpleNamespace(
-        entry=entry, training=SimpleNamespace(lr=1.0), facts=SimpleNamespace(coefficient=1.0),
+        entry=Entry("m", "h", "", 1.0), training=SimpleNamespace(lr=1.0), coefficient=1.0,
         halted_at=None, tokens=0, update=update, metrics=lambda dead: {},
     )  # fmt: skip
     monkeypatch.setattr(loop.time, "perf_counter", lambda: source.now)

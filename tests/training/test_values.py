@@ -4,12 +4,13 @@ import math
 
 import pytest
 import torch
+from kernel_cases import like, mapped, task
 from tiny_run import make
 
-from unmix.dictionary.model import new_sae
+from unmix.dictionary.model import new_dictionary
 from unmix.kernels import reference
 from unmix.kernels.noise import noise_key
-from unmix.kernels.reference import Adam, Noise, Objective, Weights
+from unmix.kernels.task import Adam, Noise
 from unmix.runlog import read_manifest, read_metrics
 from unmix.training import run
 from unmix.training.inputs import open_inputs
@@ -34,15 +35,15 @@ def by_hand(recipe, facts):
     """Rows of metrics of the only member, a window of `log_every` steps each."""
     t, sae, scale, coefficient = recipe.training, recipe.sae, facts["scale"], facts["coefficient"]
     [hook], source = recipe.activations.hooks, open_inputs(recipe).source
-    start = new_sae(source.widths[hook], sae.features, sae.initial_row_norm, t.seed)
-    weights = Weights(*(w.detach().clone() for w in (start.W_enc, start.b_enc, start.W_dec, start.b_dec)))
+    start = new_dictionary(source.widths[hook], sae.features, sae.initial_row_norm, t.seed)
+    weights = mapped(torch.clone, start.weights)
 
     def kept(x_RD):
         return x_RD[x_RD.norm(dim=1) <= 10 * facts["median_norm"]]
 
     if sae.bias_init == "mean":
-        weights.b_dec_D.copy_(scale * kept(source.head().activations[hook]).double().mean(0))
-    gradients, first, second = (Weights(*(torch.zeros_like(w) for w in weights)) for _ in range(3))
+        weights["b_dec"].copy_(scale * kept(source.head().activations[hook]).double().mean(0))
+    gradients, first, second = (like(weights, 0.0) for _ in range(3))
     rows, window, decay = [], [], round(t.decay_fraction * t.steps)
     for s, batch in enumerate(source.batches(0, t.steps)):
         x_BD = scale * kept(batch.activations[hook])
@@ -51,14 +52,13 @@ def by_hand(recipe, facts):
         l1_steps = round(t.l1_warmup_fraction * t.steps)
         l1 = coefficient * (min(1, (s + 1) / l1_steps) if l1_steps else 1)
         noise = Noise(sae.noise, noise_key(t.seed, s)) if sae.noise else None
-        objective = Objective(
-            l1, sae.nonlinearity, sae.weigh_by_norm, t.norm_power, noise, unit_norm=sae.decoder == "unit_norm"
-        )
-        sums = reference.step(x_BD, weights, gradients, objective)
+        asked = task(l1, sae.architecture, sae.weigh_by_norm, t.norm_power, noise, unit_norm=sae.has_unit_rows)
+        sums = reference.step(x_BD, x_BD, weights, gradients, asked)
+        reference.finish(weights, gradients, asked.unit_norm)
         window.append((x_BD, sums, l1))
-        norm = math.sqrt(sum(g.square().sum().item() for g in gradients))
+        norm = math.sqrt(sum(g.square().sum().item() for g in gradients.values()))
         shrink = 1 if t.clip_norm is None or norm <= t.clip_norm else t.clip_norm / norm
-        reference.adam(weights, gradients, first, second, Adam(lr, s + 1, t.betas, shrink, objective.unit_norm))
+        reference.adam(weights, gradients, first, second, Adam(lr, s + 1, t.betas, shrink, asked.unit_norm))
         if (s + 1) % t.log_every == 0 or s + 1 == t.steps:
             rows.append({"step": s + 1, "lr": lr, **means(window, sae.features)})
             window = []
@@ -70,7 +70,7 @@ def means(window, features):
     n, error = len(x_ND), sum(sums.squared_error for _, sums, _ in window)
     active = sum(sums.active_F.sum().item() for _, sums, _ in window)
     return {
-        "loss": sum(sums.reconstruction + l1 * sums.penalty for _, sums, l1 in window) / n,
+        "loss": sum(sums.terms[0] + l1 * sums.penalty for _, sums, l1 in window) / n,
         "l2_reconstruction_loss": error / n,
         "l1_penalty": sum(sums.penalty for _, sums, _ in window) / n,
         "l0": active / n,

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from unmix.kernels.cpu import TILE_BYTES
+from unmix.kernels.find import TILE_BYTES
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 COPY_BYTES = 2**28  # of each of the two arrays: more than any cache holds

@@ -25,7 +25,7 @@ from unmix.bench.machine import about, peak_memory, require_memory
 from unmix.bench.table import aligned, machine_line, ms
 from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels import cpu, dense, dense_bf16, select, trial
+from unmix.kernels import active, cpu, dense, dense_bf16, find, select, trial
 from unmix.training import member as members
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member
@@ -34,13 +34,14 @@ from unmix.training.window import Window
 HOOK, L1, LR = "bench", 5.0, 1e-9
 PRODUCTS = {"sparse": 1, "dense": 5}  # [B, D] x [D, F] in a step
 PLACES: tuple[tuple[Any, str, str], ...] = (
-    (cpu, "_find", "find"),
+    (active, "candidates", "find"),
     (cpu, "_by_token", "by_token"),
     (cpu, "_transpose", "transpose"),
     (cpu, "_by_feature", "by_feature"),
     *((kind, "_activate", "activate") for kind in (dense, dense_bf16)),
     *((kind, "_back", "back") for kind in (dense, dense_bf16)),
-    *((kind, "finish", "finish") for kind in (dense, dense_bf16)),
+    *((kind, "add_pull", "finish") for kind in (dense, dense_bf16)),
+    (members, "finish", "finish"),
     (members, "adam", "adam"),
     (Window, "add", "counts"),
 )
@@ -50,8 +51,8 @@ INSIDE_FIND = (
     (select, "_positive", "compaction"),
     (select, "_nearly", "compaction"),
     (select, "_above", "compaction"),
-    (cpu, "_collect", "compaction"),
-    (cpu, "_join", "compaction"),
+    (find, "_collect", "compaction"),
+    (find, "_join", "compaction"),
 )
 SAYS = {
     "find": "find: encoder product, compaction",
@@ -160,8 +161,8 @@ def _member(batch: Batch, features: int, l0: float, selection: str) -> Member:
         Entry("bench", HOOK, "", L1), x_BD.shape[1], config=sae, training=training, facts=facts, mask=mask
     )
     some_TD = made.sees(x_BD[: max(1, 2**22 // features)])
-    z_N = (some_TD @ made.weights.W_enc_DF).flatten()
-    made.weights.b_enc_F.fill_(-z_N.kthvalue(max(1, round(z_N.numel() * (1 - l0 / features)))).values.item())
+    z_N = (some_TD @ made.weights["W_enc"]).flatten()
+    made.weights["b_enc"].fill_(-z_N.kthvalue(max(1, round(z_N.numel() * (1 - l0 / features)))).values.item())
     return made
 
 
@@ -180,11 +181,11 @@ def _stepper(one: Member, batch: Batch) -> Callable[[], None]:
 
 
 def _floor(one: Member, batch: Batch, name: str) -> Any:
-    x_BD, W_FD = batch.activations[HOOK], one.weights.W_enc_DF.T
+    x_BD, W_FD = batch.activations[HOOK], one.weights["W_enc"].T
     if name == "int8":
         return whole_product(*(t.mul(127 / t.abs().max()).round().to(torch.int8) for t in (x_BD, W_FD)))
     dtype = DTYPES[name]
-    return encoder_product(x_BD.to(dtype), W_FD.to(dtype), one.weights.b_enc_F.to(dtype))
+    return encoder_product(x_BD.to(dtype), W_FD.to(dtype), one.weights["b_enc"].to(dtype))
 
 
 def _phases(one: Member, batch: Batch, repeats: int) -> dict[str, Any]:

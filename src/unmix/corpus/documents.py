@@ -2,7 +2,8 @@
 
 A document's key decides its side of the split (see `split.py`): the path for the standard library, the text
 everywhere else. Order is deterministic (files sorted by path, records as stored); whoever packs, shuffles.
-Empty documents are left out. Memory holds one document, one batch of rows, or one JSON array.
+Records that are empty, null or white space are left out and counted. Memory holds one document, one batch of rows, or
+one JSON array.
 """
 
 from __future__ import annotations
@@ -39,24 +40,31 @@ def silent(text: str) -> None:
 def documents(config: CorpusConfig, say: Say = silent, commit: str | None = None) -> Generator[Document]:
     """All documents of both splits, in a fixed order; of a dataset on the hub, as it was at `commit`.
 
-    When the reading ends, or is ended, `say` is given a line on the files that were passed over, if any were.
+    When the reading ends, or is ended, `say` is given a line on the files that were passed over, if any were, and one
+    on the records so far that were empty.
     Raises `UserError`: nothing at this path, a file that is no text, no such field or column, a broken record, bytes
     that are not UTF-8, a damaged file (which is named), or no document found.
     """
     passed = PassedOver()
-    count = 0
+    count = empty = 0
     try:
         for key, text in _of_source(config, passed, say, commit):
             if text.strip():
                 count += 1
                 yield Document(key, text)
+            else:
+                empty += 1
     except OSError as error:
         raise UserError(f"cannot read corpus.source = {config.source}: {error}") from None
     finally:
         if count and str(passed):
             say(str(passed))
+        if count and empty:
+            verbs = ("is", "was") if empty == 1 else ("are", "were")
+            say(f"{empty:,} of {count + empty:,} records {verbs[0]} empty and {verbs[1]} left out")
     if not count:
-        why = f"; {passed}; {passed.why}" if str(passed) else f"; give {READ}"
+        why = f"; all of its {empty:,} records are empty" if empty else ""
+        why += f"; {passed}; {passed.why}" if str(passed) else f"; give {READ}"
         raise UserError(f"no document in corpus.source = {config.source}{why}")
 
 

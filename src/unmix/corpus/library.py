@@ -14,12 +14,14 @@ def modules(root: Path) -> list[Path]:
 
 
 def texts(root: Path) -> Iterator[tuple[str, str]]:
-    """(`json/decoder.py`, its text); the few modules that are not UTF-8 are left out."""
+    """(`json/decoder.py`, its text); modules without any text, and the few that are not UTF-8, are left out."""
     for path in modules(root):
         try:
-            yield relative(path, root), path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8")
         except (UnicodeDecodeError, OSError):
             continue
+        if text.strip():
+            yield relative(path, root), text
 
 
 def _foreign(key: str) -> bool:

@@ -53,7 +53,8 @@ def pieces(path: Path) -> Iterator[str]:
             if size >= _PIECE_CHARACTERS:
                 yield "".join(piece)
                 piece, size = [], 0
-    yield "".join(piece)
+    if piece:
+        yield "".join(piece)
 
 
 def _not_utf8(path: Path, place: str) -> Unfit:

@@ -1,7 +1,8 @@
 """One SAE on disk, as SAELens lays it out: `cfg.json` and `sae_weights.safetensors`.
 
-Tensors: W_enc [D, F], b_enc [F], W_dec [F, D], b_dec [D], float32. A relu SAE opens in sae-lens >= 6 with
-`SAE.load_from_disk`; the normalized SAE has an architecture that sae-lens does not know and refuses by name.
+Tensors: W_enc [D, F], b_enc [F], W_dec [F, D], b_dec [D], float32, and those of the nonlinearity: `threshold` [F] of a
+jumprelu; `b_gate` (b_enc), `r_mag`, `b_mag` [F] of a gated one. They open in sae-lens >= 6 with `SAE.load_from_disk`;
+only the normalized SAE has an architecture that sae-lens does not know and refuses by name.
 Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw activations.
 
 Folders that SAELens wrote, versions 1 to 6, are brought to the same form when they are read. A key, value or tensor
@@ -22,14 +23,21 @@ from torch import Tensor
 
 import unmix
 from unmix.dictionary.model import Dictionary, fold_scaling
+from unmix.dictionary.nonlinearities import Gated, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
-ARCHITECTURES = {"relu": "standard", "tanh_relu": "unmix_tanh_relu"}
-_TENSORS = ("W_enc", "b_enc", "W_dec", "b_dec")
+ARCHITECTURES = {
+    "relu": "standard", "tanh_relu": "unmix_tanh_relu", "jumprelu": "jumprelu", "topk": "topk", "gated": "gated",
+}  # fmt: skip
+"""What a nonlinearity is called in cfg.json; a batchtopk is saved as a jumprelu."""
+_FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
+_OWN = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
+_B_ENC = {"gated": "b_gate"}
+"""What SAELens calls b_enc, where it has another name."""
 _FEATURE_SCALE = "scaling_factor"  # of SAELens before 6: f is multiplied by it, [F]
 _USES_FEATURE_SCALE = "finetuning_scaling_factor"
 _SCALER = "activation_scaler.json"  # in checkpoints of SAELens 6: what activations were multiplied by in training
@@ -38,6 +46,7 @@ _AVERAGE = ("expected_average_only_in", True)  # one factor for all of x, folded
 
 _READ: dict[str, tuple[Any, ...]] = {
     "architecture": tuple(ARCHITECTURES.values()),
+    "rescale_acts_by_decoder_norm": (False, True),
     "activation_fn": ("relu",),
     "activation_fn_str": ("relu",),
     "activation_fn_kwargs": ({}, None),
@@ -91,11 +100,13 @@ _OTHER_LAYOUTS = {
 def save_sae(sae: Dictionary, folder: Path, *, model: str, hook: str, context: int, more: dict[str, Any]) -> None:
     """Write the folder. `more` is kept under the metadata (the run, the step, the coefficient …)."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS, {name: getattr(sae, name) for name in _TENSORS})
+    architecture = ARCHITECTURES[sae.nonlinearity.name]
+    names = {name: _B_ENC.get(architecture, name) if name == "b_enc" else name for name in sae.weights}
+    save_tensors(folder / WEIGHTS, {names[name]: weight for name, weight in sae.weights.items()})
     write_json(
         folder / CONFIG,
         {
-            "architecture": ARCHITECTURES[sae.nonlinearity],
+            "architecture": architecture,
             "d_in": sae.width,
             "d_sae": sae.features,
             "dtype": "float32",
@@ -103,6 +114,7 @@ def save_sae(sae: Dictionary, folder: Path, *, model: str, hook: str, context: i
             "apply_b_dec_to_input": False,
             "normalize_activations": _PER_TOKEN if sae.per_token_scaling else "none",
             "reshape_activations": "none",
+            **_of_topk(sae),
             "metadata": {
                 # readers of this format rebuild the metadata of anything older than 6.0.0, losing what is here
                 "sae_lens_version": "6.0.0",
@@ -120,6 +132,11 @@ def save_sae(sae: Dictionary, folder: Path, *, model: str, hook: str, context: i
     )
 
 
+def _of_topk(sae: Dictionary) -> dict[str, Any]:
+    phi = sae.nonlinearity
+    return {"k": phi.k, "rescale_acts_by_decoder_norm": phi.weigh_by_norm} if isinstance(phi, TopK) else {}
+
+
 def load_sae(folder: str | Path) -> Dictionary:
     """The SAE in the folder, on the CPU, in float32: raw x [..., D] in, raw x̂ out.
 
@@ -130,22 +147,39 @@ def load_sae(folder: str | Path) -> Dictionary:
     _require_sae_folder(folder)
     config = _read_config(folder)
     scale = _unfolded_scale(folder, config)
-    tensors = _read_tensors(folder, config)
-    W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = (tensors[name] for name in _TENSORS)
+    w = _read_tensors(folder, config)
+    gated = config["architecture"] == "gated"
     if config["apply_b_dec_to_input"]:  # z = (x - b_dec) W_enc + b_enc: one bias does both
-        b_enc_F = b_enc_F - b_dec_D @ W_enc_DF
-    if _FEATURE_SCALE in tensors:  # s relu(z) = relu(s z), as s >= 0
-        W_enc_DF, b_enc_F = W_enc_DF * tensors[_FEATURE_SCALE], b_enc_F * tensors[_FEATURE_SCALE]
-    sae = Dictionary(
-        W_enc_DF,
-        b_enc_F,
-        W_dec_FD,
-        b_dec_D,
-        nonlinearity={name: phi for phi, name in ARCHITECTURES.items()}[config["architecture"]],
-        per_token_scaling=config["normalize_activations"] == _PER_TOKEN,
-        longest=_longest(folder),
-    )
+        shift_F = w["b_dec"] @ w["W_enc"]
+        w["b_enc"] = w["b_enc"] - shift_F
+        if gated:
+            w["b_mag"] = w["b_mag"] - w["r_mag"].exp() * shift_F
+    if (scale_F := w.pop(_FEATURE_SCALE, None)) is not None:  # s relu(z) = relu(s z), as s >= 0
+        w["W_enc"], w["b_enc"] = w["W_enc"] * scale_F, w["b_enc"] * scale_F
+    phi = _nonlinearity(folder, config)
+    if isinstance(phi, TopK) and phi.weigh_by_norm:
+        phi, w = phi.saved(w, 0.0)
+    sae = Dictionary(w, phi, per_token_scaling=config["normalize_activations"] == _PER_TOKEN, longest=_longest(folder))
     return sae if scale is None else fold_scaling(sae, scale)
+
+
+def _nonlinearity(folder: Path, config: dict[str, Any]) -> Nonlinearity:
+    match config["architecture"]:
+        case "topk":
+            k = config.get("k")
+            if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= config["d_sae"]:
+                raise UserError(
+                    f"{folder / CONFIG} says {_said(config, 'k')} of {config['d_sae']} features; a topk SAE has a "
+                    "whole k from 1 to that"
+                )
+            return TopK(k, weigh_by_norm=config["rescale_acts_by_decoder_norm"])
+        case "jumprelu":
+            return JumpRelu()
+        case "gated":
+            return Gated()
+        case "unmix_tanh_relu":
+            return TanhRelu()
+    return Relu()
 
 
 def _require_sae_folder(folder: Path) -> None:
@@ -200,7 +234,11 @@ def _read_config(folder: Path) -> dict[str, Any]:
             raise UserError(
                 f"{path} says {_said(config, key)}; this version reads {read}: open it with the library that wrote it"
             )
-    if unknown := [key for key in config if key not in _READ and key not in _IGNORED]:
+    of_topk = {"k", "rescale_acts_by_decoder_norm"}
+    known = _READ.keys() | _IGNORED | of_topk
+    if config.get("architecture") != "topk":
+        known -= {key for key in of_topk if config.get(key)}
+    if unknown := [key for key in config if key not in known]:
         raise UserError(
             f"{path} says {_said(config, unknown[0])}, which this version does not know; "
             "if it does not change what the SAE computes, remove it there"
@@ -222,15 +260,17 @@ def _said(config: dict[str, Any], key: str) -> str:
 
 
 def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
-    """The four tensors, and the scale of the features if there is one: float32, finite, of shapes that fit."""
-    path = folder / WEIGHTS
+    """The tensors by our names, and the scale of the features if there is one: float32, finite, of shapes that fit."""
+    path, architecture = folder / WEIGHTS, config["architecture"]
+    own, b_enc = _OWN.get(architecture, ()), _B_ENC.get(architecture, "b_enc")
+    wanted = ["W_enc", b_enc, "W_dec", "b_dec", *own]
     try:
         tensors = safetensors.torch.load_file(path)
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged or cannot be read ({error}); copy or download it again") from None
-    if missing := [name for name in _TENSORS if name not in tensors]:
+    if missing := [name for name in wanted if name not in tensors]:
         raise UserError(f"{path} lacks {', '.join(missing)}; it holds {', '.join(sorted(tensors))}")
-    if extra := sorted(tensors.keys() - {*_TENSORS, _FEATURE_SCALE}):
+    if extra := sorted(tensors.keys() - {*wanted, _FEATURE_SCALE}):
         raise UserError(
             f"{path} holds {', '.join(extra)}, which {config['architecture']} does not have: it is an SAE of another "
             "kind, or damaged; open it with the library that wrote it"
@@ -241,15 +281,20 @@ def _read_tensors(folder: Path, config: dict[str, Any]) -> dict[str, Tensor]:
         tensors[name] = tensor.float()
         if bad := int((~tensors[name].isfinite()).sum()):
             raise UserError(f"{path}: {bad:,} values of {name} are NaN or infinite; take another checkpoint")
-    shapes = [tuple(tensors[name].shape) for name in _TENSORS]
-    D, F = tensors["b_dec"].numel(), tensors["b_enc"].numel()
-    if shapes != [(D, F), (F,), (F, D), (D,)]:
-        found = ", ".join(f"{name} {list(shape)}" for name, shape in zip(_TENSORS, shapes, strict=True))
-        raise UserError(f"{path} has shapes that do not fit each other: {found}; wanted are [D, F], [F], [F, D], [D]")
+    D, F = tensors["b_dec"].numel(), tensors[b_enc].numel()
+    fitting = {"W_enc": (D, F), "W_dec": (F, D), "b_dec": (D,)} | dict.fromkeys((b_enc, *own), (F,))
+    if any(tuple(tensors[name].shape) != shape for name, shape in fitting.items()):
+        found = ", ".join(f"{name} {list(tensors[name].shape)}" for name in wanted)
+        also = f", and [F] of {', '.join(own)}" if own else ""
+        raise UserError(
+            f"{path} has shapes that do not fit each other: {found}; wanted are [D, F], [F], [F, D], [D]{also}"
+        )
     if (said := (config["d_in"], config["d_sae"])) != (D, F):
         raise UserError(f"{folder / CONFIG} says d_in, d_sae = {said}, the weights are {(D, F)}")
     _check_feature_scale(folder, config, tensors.get(_FEATURE_SCALE))
-    return tensors
+    if "threshold" in own:
+        tensors["threshold"] = tensors["threshold"].clamp(min=0)  # SAELens' f is relu(z) [z > θ]: the same
+    return {"b_enc" if name == b_enc else name: tensor for name, tensor in tensors.items()}
 
 
 def _check_feature_scale(folder: Path, config: dict[str, Any], scale_F: Tensor | None) -> None:

@@ -20,9 +20,10 @@ from unmix.evaluation import memory
 from unmix.evaluation.debias import debias as refit
 from unmix.evaluation.evaluate import SKIP, evaluate
 from unmix.evaluation.findings import findings
-from unmix.evaluation.subject import Subject, find_subject, newest_checkpoints
+from unmix.evaluation.subject import Subject, find_subject
 from unmix.lm.model import LanguageModel, load_language_model
-from unmix.runlog import read_json, write_json
+from unmix.machine import held
+from unmix.runlog import newest_checkpoints, read_json, write_json
 
 FILE = "evaluation.json"
 SUPERSEDED = "evaluation.superseded-{}.json"  # 1, 2 …: none is overwritten
@@ -80,7 +81,7 @@ def evaluate_folder(
     needed = max(memory.peak(lm, saes.values(), T, n, counted) for saes in subject.saes.values())
     if debias:
         needed = max(needed, max(memory.refitting(sae, DEBIAS_TOKENS, n * T) for sae in everything))
-    say(f"about {size(memory.held() + needed)} of memory at the peak, {n} sequences a pass (--batch)")
+    say(f"about {size(held() + needed)} of memory at the peak, {n} sequences a pass (--batch)")
     results = []
     for at, saes in subject.saes.items():
         if debias:
@@ -100,6 +101,8 @@ def evaluate_folder(
             progress=_seldom(say),
         )
         result["split"] = subject.split
+        if subject.processed:
+            result["processed"] = list(subject.processed)
         results.append({**result, "findings": findings(result)})
     return {
         "corpus": subject.corpus.source,

@@ -42,9 +42,4 @@ def debias(sae: Dictionary, batches: Iterable[Tensor]) -> Dictionary:
         ridge = RIDGE * A.diagonal().mean().clamp_min(1e-30)
         A.diagonal().add_(ridge)
         s_F = torch.linalg.solve(A, y_F + ridge).float()
-        return sae.with_weights(
-            sae.W_enc.detach().clone(),
-            sae.b_enc.detach().clone(),
-            sae.W_dec * s_F[:, None],
-            sae.b_dec.detach().clone(),
-        )
+        return sae.changed({"W_dec": sae.W_dec.detach() * s_F[:, None]})

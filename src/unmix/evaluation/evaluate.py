@@ -142,6 +142,7 @@ def evaluate(
         "corpus_fingerprint": tokens.fingerprint,
         "model_fingerprint": model.fingerprint,
         "fidelity_tokens": x_sums.tokens,
+        "mean_removed_fraction": x_sums.along_ones,
         "ce_tokens": effects["tokens"],
         "ce_sequences": ce_sequences,
         "ce_documents": effects["documents"],

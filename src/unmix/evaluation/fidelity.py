@@ -55,6 +55,11 @@ class Activations:
         """Σ||x - μ||²."""
         return self.square - self.sum_D.square().sum().item() / self.tokens
 
+    @property
+    def along_ones(self) -> float:
+        """The share of Σ||x||² along the all-ones direction, Σ D mean_d(x)² / Σ||x||²: what centring takes out."""
+        return self.square_DD.sum().item() / len(self.sum_D) / self.square if self.square > 0 else float("nan")
+
     def pca_explained_variance(self) -> Tensor:
         """Explained variance of the best k directions, for k = 0 … D; fitted on the tokens it is judged on."""
         centred_DD = self.square_DD - torch.outer(self.sum_D, self.sum_D) / self.tokens

@@ -16,13 +16,19 @@ def findings(evaluation: dict[str, Any]) -> dict[str, list[str]]:
 def _of(row: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
     said = []
     tokens, held_out = _count(row["tokens"]), "held-out " if evaluation["split"] == "held_out" else ""
+    if processed := evaluation.get("processed"):
+        said.append(
+            f"It was trained on activations that TransformerLens had processed ({', '.join(processed)}), and is judged "
+            f"on raw ones: {evaluation['mean_removed_fraction']:.2%} of their Σ||x||² lies along the all-ones "
+            "direction, which centring takes out."
+        )
     if row["dead"] > DEAD_SHARE:
         said.append(f"{row['dead']:.0%} of features never fired in {tokens} {held_out}tokens.")
     if row["above_10_percent"] > DENSE_SHARE:
         said.append(f"{row['above_10_percent']:.0%} of features fire on more than a tenth of the tokens.")
     short = 1 - row["reconstruction_bias"]
     if short > SHRUNK:
-        said.append(f"Reconstructions are {short:.0%} too short for what they explain, as L1 shrinkage makes them.")
+        said.append(f"Reconstructions are {short:.0%} too short for what they explain: shrinkage.")
     if row["explained_variance"] < 0:
         said.append(
             f"It explains less than the mean does (explained variance {row['explained_variance']:.3g}): is this the "

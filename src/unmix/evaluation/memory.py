@@ -8,10 +8,7 @@ time (PIECE), and do not grow with n.
 
 from __future__ import annotations
 
-import ctypes
-import gc
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 
 import torch
 
@@ -19,7 +16,6 @@ from unmix.dictionary.model import Dictionary
 from unmix.evaluation.by_norm import BY_NORM_TOKENS
 from unmix.lm.hooks import text_config
 from unmix.lm.model import LanguageModel
-from unmix.machine import resident
 
 BUDGET = 2**30  # bytes of logits
 PIECE = 2**24  # bytes of log-probabilities, or of features, made at a time
@@ -58,14 +54,6 @@ def peak(model: LanguageModel, saes: Iterable[Dictionary], T: int, n: int, token
     alike = 8 * F * D
     passing = max(logits + blocks, 4 * rows * V + vectors, head + blocks, alike)
     return passing + 10 * PIECE + covariances + by_norm
-
-
-def held() -> int:
-    """Bytes that the process has; what was freed before, by a training for instance, goes back to the system first."""
-    gc.collect()
-    with suppress(AttributeError, OSError, TypeError):  # another C library than glibc
-        ctypes.CDLL(None).malloc_trim(0)
-    return resident()
 
 
 def refitting(sae: Dictionary, tokens: int, rows: int) -> int:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
@@ -15,10 +15,15 @@ from unmix.dictionary.files import CONFIG, load_sae, metadata, origin
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import canonical
-from unmix.runlog import read_manifest
+from unmix.runlog import newest_checkpoints, read_manifest
 
 UNKNOWN_SPLIT = "unknown: the dictionary may have been trained on these documents"
 USUAL_LENGTH = 256  # tokens a sequence, where cfg.json names no context_size
+PROCESSED = {
+    "center_writing_weights": "each token's mean over its D coordinates is subtracted",
+    "fold_ln": "the scales and biases of layer norms are in the weights behind them",
+}
+"""What TransformerLens' `from_pretrained` may do to a model, so that activations at a hook are others than raw ones."""
 Config = TypeVar("Config", ModelConfig, CorpusConfig)
 
 
@@ -42,6 +47,8 @@ class Subject:
     """Whether longer sequences than the model takes are shortened: nobody asked for that length."""
     notes: tuple[str, ...] = ()
     """What its user should know."""
+    processed: tuple[str, ...] = ()
+    """Those of `PROCESSED` that the training's activations had; raw ones are evaluated."""
 
 
 def find_subject(folder: Path, *, model: str | None, corpus: str | None, hook: str | None) -> Subject:
@@ -63,15 +70,6 @@ def tightest(masks: Sequence[MaskConfig]) -> MaskConfig:
     above = [mask.norm_above for mask in masks if mask.norm_above is not None]
     found = MaskConfig(special=any(mask.special for mask in masks), norm_above=min(above, default=None))
     return MaskConfig() if found == EVERY_TOKEN else found
-
-
-def newest_checkpoints(run: Path) -> dict[str, Path]:
-    """name -> the newest SAE of each member, the extended one beside the one of the sweep."""
-    found = {}
-    for member in sorted((run / "members").glob("*")):
-        if steps := sorted(path.parent for path in member.glob(f"step-?????????/{CONFIG}")):
-            found[member.name] = steps[-1]
-    return found
 
 
 def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
@@ -149,6 +147,13 @@ def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | 
         notes += (f"{folder / CONFIG} names no context_size: sequences are of {T} tokens",)
     if facts.get("prepend_bos") is False:
         notes += (f"{folder / CONFIG} says prepend_bos: false; sequences begin with the BOS here all the same",)
+    processed = _processed(facts)
+    if processed:
+        done = " and ".join(f"{key} ({PROCESSED[key]})" for key in processed)
+        notes += (
+            f"warning: {folder / CONFIG} says that it was trained on activations of TransformerLens with {done}; it is "
+            "evaluated on raw ones, on which its features may differ",
+        )
     return Subject(
         {at: {_name(folder): sae}},
         {_name(folder): "."},
@@ -159,7 +164,14 @@ def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | 
         split=UNKNOWN_SPLIT,
         fits=True,
         notes=notes,
+        processed=processed,
     )
+
+
+def _processed(facts: dict[str, Any]) -> tuple[str, ...]:
+    """What was done to the model that it was trained on, by the options that cfg.json gives for loading that model."""
+    given = facts.get("model_from_pretrained_kwargs")
+    return tuple(key for key in PROCESSED if isinstance(given, dict) and given.get(key) is True)
 
 
 def _name(folder: Path) -> str:

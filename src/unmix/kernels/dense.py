@@ -17,9 +17,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmix.dictionary.nonlinearities import TanhRelu
+from unmix.dictionary.terms import L1, SquaredError, token_weights
 from unmix.kernels.noise import add_noise
-from unmix.kernels.reference import Objective, Sums, Weights, token_weights
-from unmix.kernels.rows import finish
+from unmix.kernels.rows import add_pull
+from unmix.kernels.task import Sums, Task, Weights
 
 TILE_BYTES = 32 * 2**20  # of one (tile, F) array, of which there are two; in smaller ones the products are slower
 _PART = 512  # features that a thread takes at a time, all tokens of the tile
@@ -34,44 +36,45 @@ class Workspace:
         self.dz = like.new_empty(self.tile, features)
 
 
-def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective, workspace: Workspace) -> Sums:
+def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, workspace: Workspace) -> Sums:
     """As `reference.step`; agrees with it up to rounding."""
-    W_enc_DF, b_enc_F, W_dec_FD, b_dec_D = weights
-    per_token = objective.l1 / len(x_BD)
-    norm_F = W_dec_FD.norm(dim=1) if objective.weigh_by_norm else torch.ones_like(b_enc_F)
+    W_enc_DF, b_enc_F, W_dec_FE, b_dec_E = (weights[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec"))
+    per_token = task.coefficient(L1) / len(x_BD)
+    norm_F = W_dec_FE.norm(dim=1) if task.weigh_by_norm else torch.ones_like(b_enc_F)
     active_F, total_F = np.zeros(len(b_enc_F), norm_F.numpy().dtype), np.zeros(len(b_enc_F), norm_F.numpy().dtype)
-    bounded, db_enc_F = objective.phi == "tanh_relu", gradients.b_enc_F.numpy()
-    r_B = token_weights(x_BD, objective.norm_power)
+    bounded, db_enc_F = isinstance(task.phi, TanhRelu), gradients["b_enc"].numpy()
+    r_B = token_weights(x_BD, task.error.norm_power)
     squared_error = reconstruction = 0.0
     square_B = torch.empty(len(x_BD), dtype=torch.float64)
-    for gradient in gradients:
+    for gradient in gradients.values():
         gradient.zero_()
     for start in range(0, len(x_BD), workspace.tile):
         x_TD, r_T = x_BD[start : start + workspace.tile], r_B[start : start + workspace.tile]
         f_TF, dz_TF = workspace.f[: len(x_TD)], workspace.dz[: len(x_TD)]
         torch.addmm(b_enc_F, x_TD, W_enc_DF, out=f_TF)
-        if objective.noise:
-            add_noise(f_TF.numpy(), objective.noise, start)
+        if task.noise:
+            add_noise(f_TF.numpy(), task.noise, start)
         _activate(f_TF.numpy(), bounded, active_F, total_F)
         if bounded:
             total_F += f_TF.tanh_().sum(0).numpy()  # PyTorch's is several times as fast as a loop's
-        error_TD = torch.addmm(b_dec_D, f_TF, W_dec_FD).sub_(x_TD)
+        error_TE = torch.addmm(b_dec_E, f_TF, W_dec_FE).sub_(y_BE[start : start + workspace.tile])
         square_T = square_B[start : start + workspace.tile]
-        torch.sum(error_TD.square(), 1, dtype=torch.float64, out=square_T)
+        torch.sum(error_TE.square(), 1, dtype=torch.float64, out=square_T)
         squared_error += square_T.sum().item()
         reconstruction += (square_T @ r_T.double()).item()
-        g_TD = error_TD.mul_((r_T * (2 / len(x_BD)))[:, None])
-        gradients.W_dec_FD.addmm_(f_TF.T, g_TD)
-        gradients.b_dec_D.add_(g_TD.sum(0))
-        torch.mm(g_TD, W_dec_FD.T, out=dz_TF)
+        g_TE = error_TE.mul_((r_T * (2 / len(x_BD)))[:, None])
+        gradients["W_dec"].addmm_(f_TF.T, g_TE)
+        gradients["b_dec"].add_(g_TE.sum(0))
+        torch.mm(g_TE, W_dec_FE.T, out=dz_TF)
         _back(dz_TF.numpy(), f_TF.numpy(), (norm_F * per_token).numpy(), bounded, db_enc_F)
-        gradients.W_enc_DF.addmm_(x_TD.T, dz_TF)
+        gradients["W_enc"].addmm_(x_TD.T, dz_TF)
+    add_pull(weights, gradients, task, norm_F, total_F, len(x_BD))
+    penalty = float(total_F.astype(np.float64) @ norm_F.numpy())
     return Sums(
         squared_error,
-        reconstruction,
-        penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
+        terms=task.values({SquaredError: reconstruction, L1: penalty}),
+        penalty=penalty,
         active_F=torch.from_numpy(active_F),
-        gradient_square=finish(weights, gradients, objective, norm_F, total_F, len(x_BD)),
         square_B=square_B,
     )
 

@@ -18,9 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmix.dictionary.terms import L1, SquaredError, token_weights
 from unmix.kernels.bfloat16 import as_bits, narrowed, widened
-from unmix.kernels.reference import Objective, Sums, Weights, token_weights
-from unmix.kernels.rows import finish, moments
+from unmix.kernels.rows import add_pull, moments
+from unmix.kernels.task import Sums, Task, Weights
 
 TILE_BYTES = 20 * 2**20  # of one (tile, F) array, of which there are two
 _PART = 512  # features that a thread takes at a time, all tokens of the tile
@@ -29,55 +30,57 @@ _PART = 512  # features that a thread takes at a time, all tokens of the tile
 class Workspace:
     """The bf16 arrays of one shape, made once."""
 
-    def __init__(self, features: int, width: int) -> None:
+    def __init__(self, features: int, width: int, target_width: int) -> None:
         def low(*shape: int) -> Tensor:
             return torch.empty(shape, dtype=torch.bfloat16)
 
         self.tile = max(64, TILE_BYTES // (2 * features))
         self.f, self.dz = low(self.tile, features), low(self.tile, features)
-        self.W_enc_FD, self.W_dec_FD, self.gradient_FD = (low(features, width) for _ in range(3))
+        self.W_enc_FD, self.dW_enc_FD = low(features, width), low(features, width)
+        self.W_dec_FE, self.dW_dec_FE = low(features, target_width), low(features, target_width)
 
 
-def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective, workspace: Workspace) -> Sums:
+def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, workspace: Workspace) -> Sums:
     """As `reference.step`, within the rounding of bf16; for float32, phi = relu, and no noise."""
-    b_enc_F, W_dec_FD, b_dec_D = weights[1:]
-    W_enc_FD, dW_enc_FD = weights.W_enc_DF.T, gradients.W_enc_DF.T
+    b_enc_F, W_dec_FE, b_dec_E = weights["b_enc"], weights["W_dec"], weights["b_dec"]
+    W_enc_FD, dW_enc_FD = weights["W_enc"].T, gradients["W_enc"].T
     B, F = len(x_BD), len(b_enc_F)
-    low_enc_FD, low_dec_FD = workspace.W_enc_FD.copy_(W_enc_FD), workspace.W_dec_FD.copy_(W_dec_FD)
+    low_enc_FD, low_dec_FE = workspace.W_enc_FD.copy_(W_enc_FD), workspace.W_dec_FE.copy_(W_dec_FE)
     mean_D = (moments(x_BD)[1] / B).to(x_BD.dtype)
     low_BD, b_shifted_F = (x_BD - mean_D).bfloat16(), torch.addmv(b_enc_F, W_enc_FD, mean_D)
-    norm_F = W_dec_FD.norm(dim=1) if objective.weigh_by_norm else torch.ones_like(b_enc_F)
-    slope_F, r_B = norm_F * (objective.l1 / B), token_weights(x_BD, objective.norm_power)
+    norm_F = W_dec_FE.norm(dim=1) if task.weigh_by_norm else torch.ones_like(b_enc_F)
+    slope_F, r_B = norm_F * (task.coefficient(L1) / B), token_weights(x_BD, task.error.norm_power)
     active_F, total_F, db_enc_F = (np.zeros(F, np.float32) for _ in range(3))
     squared_error = reconstruction = 0.0
     square_B = torch.empty(len(x_BD), dtype=torch.float64)
-    gradients.b_dec_D.zero_()
+    gradients["b_dec"].zero_()
     for start in range(0, B, workspace.tile):
         tile = slice(start, start + workspace.tile)
         x_TD, low_TD, r_T = x_BD[tile], low_BD[tile], r_B[tile]
         f_TF, dz_TF = workspace.f[: len(x_TD)], workspace.dz[: len(x_TD)]
         torch.mm(low_TD, low_enc_FD.T, out=f_TF)
         _activate(as_bits(f_TF), b_shifted_F.numpy(), active_F, total_F)
-        error_TD = torch.mm(f_TF, low_dec_FD).float().add_(b_dec_D).sub_(x_TD)
+        error_TE = torch.mm(f_TF, low_dec_FE).float().add_(b_dec_E).sub_(y_BE[tile])
         square_T = square_B[start : start + workspace.tile]
-        torch.sum(error_TD.square(), 1, dtype=torch.float64, out=square_T)
+        torch.sum(error_TE.square(), 1, dtype=torch.float64, out=square_T)
         squared_error += square_T.sum().item()
         reconstruction += (square_T @ r_T.double()).item()
-        g_TD = error_TD.mul_((r_T * (2 / B))[:, None])
-        gradients.b_dec_D.add_(g_TD.sum(0))
-        low_g_TD = g_TD.bfloat16()
-        _add(gradients.W_dec_FD, torch.mm(f_TF.T, low_g_TD, out=workspace.gradient_FD), start)
-        torch.mm(low_g_TD, low_dec_FD.T, out=dz_TF)
+        g_TE = error_TE.mul_((r_T * (2 / B))[:, None])
+        gradients["b_dec"].add_(g_TE.sum(0))
+        low_g_TE = g_TE.bfloat16()
+        _add(gradients["W_dec"], torch.mm(f_TF.T, low_g_TE, out=workspace.dW_dec_FE), start)
+        torch.mm(low_g_TE, low_dec_FE.T, out=dz_TF)
         _back(as_bits(dz_TF), as_bits(f_TF), slope_F.numpy(), db_enc_F)
-        _add(dW_enc_FD, torch.mm(dz_TF.T, low_TD, out=workspace.gradient_FD), start)
-    gradients.b_enc_F.copy_(torch.from_numpy(db_enc_F))
-    dW_enc_FD.addr_(gradients.b_enc_F, mean_D)
+        _add(dW_enc_FD, torch.mm(dz_TF.T, low_TD, out=workspace.dW_enc_FD), start)
+    gradients["b_enc"].copy_(torch.from_numpy(db_enc_F))
+    dW_enc_FD.addr_(gradients["b_enc"], mean_D)
+    add_pull(weights, gradients, task, norm_F, total_F, len(x_BD))
+    penalty = float(total_F.astype(np.float64) @ norm_F.numpy())
     return Sums(
         squared_error,
-        reconstruction,
-        penalty=float(total_F.astype(np.float64) @ norm_F.numpy()),
+        terms=task.values({SquaredError: reconstruction, L1: penalty}),
+        penalty=penalty,
         active_F=torch.from_numpy(active_F),
-        gradient_square=finish(weights, gradients, objective, norm_F, total_F, len(x_BD)),
         square_B=square_B,
     )
 

@@ -16,9 +16,11 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unmix.kernels import cpu, dense, dense_bf16, rows
-from unmix.kernels.reference import Adam, Objective, Sums, Weights
+from unmix.dictionary.nonlinearities import BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
+from unmix.dictionary.terms import L1, SquaredError
+from unmix.kernels import cpu, dense, dense_bf16, find, reference, rows
 from unmix.kernels.select import Precision
+from unmix.kernels.task import Adam, Sums, Task, Weights
 
 Dense = Literal["fp32", "bf16"]
 
@@ -29,9 +31,20 @@ HYSTERESIS = 1.25
 """A sparse member goes back to dense steps at so many times the border."""
 
 
-def dense_numbers(asked: Dense, phi: str, noise: bool) -> Dense:
+def dense_numbers(asked: Dense, phi: Nonlinearity, noise: bool) -> Dense:
     """What a dense step multiplies: float32 where bf16 is not asked for, with noise, and with tanh (`dense_bf16`)."""
-    return "bf16" if asked == "bf16" and phi == "relu" and not noise else "fp32"
+    return "bf16" if asked == "bf16" and isinstance(phi, Relu) and not noise else "fp32"
+
+
+def is_plain(task: Task) -> bool:
+    """Whether the dense kernels know it, and those of a GPU: relu or tanh(relu), squared error and L1."""
+    known = isinstance(task.phi, Relu | TanhRelu) and task.only(SquaredError, L1)
+    return known and not task.error.prefixes
+
+
+def always_sparse(task: Task) -> bool:
+    """Whether a nonlinearity keeps few features whatever its weights."""
+    return isinstance(task.phi, TopK | BatchTopK)
 
 
 class Scratch:
@@ -64,34 +77,47 @@ class Step:
         self.select, self.dense, self.scratch, self.border = select, dense, scratch or Scratch(), border
         self.sparse = False
 
-    def __call__(self, x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective) -> Sums:
-        F = len(weights.b_enc_F)
+    def __call__(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
+        words = x_BD, y_BE, weights, gradients, task
+        F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
         if x_BD.is_cuda:
-            from unmix.kernels import gpu, gpu_workspace  # only the files gpu* need triton
-
-            workspace = self.scratch.get(("gpu", F), lambda: gpu_workspace.Workspace(F, weights.b_enc_F))
-            return gpu.step(x_BD, weights, gradients, objective, workspace)  # it chooses from the batch itself
-        numbers = dense_numbers(self.dense, objective.phi, objective.noise is not None)
-        if x_BD.dtype != torch.float32:
-            numbers = "fp32"  # or what the weights are in
-        if self.sparse:
-            workspace = self.scratch.get(self.select, lambda: cpu.Workspace(self.select))
-            sums = cpu.step(x_BD, weights, gradients, objective, workspace)
-        elif numbers == "bf16":
-            D = x_BD.shape[1]
-            workspace = self.scratch.get(("bf16", F, D), lambda: dense_bf16.Workspace(F, D))
-            sums = dense_bf16.step(x_BD, weights, gradients, objective, workspace)
+            return self._on_gpu(*words)
+        if (self.sparse or always_sparse(task)) and cpu.covers(task):
+            sums = cpu.step(*words, self.scratch.get(self.select, lambda: find.Workspace(self.select)))
+        elif not is_plain(task):
+            sums = reference.step(*words)
+        elif dense_numbers(self.dense, task.phi, task.noise is not None) == "bf16" and x_BD.dtype == torch.float32:
+            sums = dense_bf16.step(*words, self.scratch.get(("bf16", F, D, E), lambda: dense_bf16.Workspace(F, D, E)))
         else:
-            workspace = self.scratch.get(("dense", F), lambda: dense.Workspace(F, weights.b_enc_F))
-            sums = dense.step(x_BD, weights, gradients, objective, workspace)
+            make = lambda: dense.Workspace(F, weights["b_enc"])  # noqa: E731
+            sums = dense.step(*words, self.scratch.get(("dense", F), make))
         density = sums.active_F.sum().item() / (len(x_BD) * F)
         self.sparse = density < self.border * (HYSTERESIS if self.sparse else 1)
         return sums
 
+    def _on_gpu(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
+        """It chooses between dense and sparse from the batch itself."""
+        if not is_plain(task) or y_BE.shape != x_BD.shape:
+            return reference.step(x_BD, y_BE, weights, gradients, task)
+        from unmix.kernels import gpu, gpu_workspace  # only the files gpu* need triton
+
+        F = len(weights["b_enc"])
+        workspace = self.scratch.get(("gpu", F), lambda: gpu_workspace.Workspace(F, weights["b_enc"]))
+        return gpu.step(x_BD, y_BE, weights, gradients, task, workspace)
+
+
+def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
+    """The last touch to gradients, once they are those of the whole batch; the same call as `reference.finish`."""
+    if weights["b_enc"].is_cuda:
+        from unmix.kernels import gpu_adam
+
+        return gpu_adam.finish(weights, gradients, unit_norm)
+    return rows.finish(weights, gradients, unit_norm)
+
 
 def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
     """An update; the same call as `reference.adam`."""
-    if weights.b_enc_F.is_cuda:
+    if weights["b_enc"].is_cuda:
         from unmix.kernels import gpu_adam
 
         gpu_adam.adam(weights, gradients, first, second, how)

@@ -4,7 +4,7 @@
     2  per token:    x̂ from the decoder rows of its active features, g = (2/B)(x̂ - x) / ||x||^k, and for each of
                      them dz_i = (g · W_dec_i + (l1/B) w_i) phi'_i
     3  per feature:  the tokens on which it was active (CSC: a stable sort by feature) give dW_dec_i = Σ f g and
-                     dW_enc_i = Σ dz x, its part of the penalty, and the part along W_dec_i taken out
+                     dW_enc_i = Σ dz x, and its part of the penalty
 
 Where more than `workspace.dense_above` of the first tile is active, `gpu_dense` does less. No number is added up by
 several programs at once: the same inputs give the same bits. The host waits for the device twice in a step, to size the
@@ -28,36 +28,43 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from unmix.dictionary.nonlinearities import TanhRelu
+from unmix.dictionary.terms import L1, SquaredError, token_weights
 from unmix.kernels.gpu_dense import dense
 from unmix.kernels.gpu_launch import FUSED, device_of, warps
 from unmix.kernels.gpu_workspace import Workspace
-from unmix.kernels.reference import Noise, Objective, Sums, Weights, token_weights
+from unmix.kernels.task import Noise, Sums, Task, Weights
 
 CHUNK = 2048  # of a token's features, looked through by one program
 GATHERED = 8192  # numbers that a program asks for at once: rows times D, in powers of 2
 
 
-def step(x_BD: Tensor, weights: Weights, gradients: Weights, objective: Objective, workspace: Workspace) -> Sums:
+def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, workspace: Workspace) -> Sums:
     """As `reference.step`; agrees with it up to rounding."""
-    x_BD = x_BD.contiguous()
-    W_enc_FD, W_dec_FD = weights.W_enc_DF.T.contiguous(), weights.W_dec_FD.contiguous()
-    weights = Weights(W_enc_FD.T, weights.b_enc_F.contiguous(), W_dec_FD, weights.b_dec_D.contiguous())
-    out = Weights(_rows_like(gradients.W_enc_DF.T).T, *map(_rows_like, gradients[1:]))
-    norm_F = W_dec_FD.norm(dim=1) if objective.weigh_by_norm else torch.ones_like(weights.b_enc_F)
-    r_B = token_weights(x_BD, objective.norm_power)
+    if y_BE.shape != x_BD.shape:
+        raise ValueError(f"these kernels want a target as wide as x: {list(y_BE.shape)}, {list(x_BD.shape)}")
+    x_BD, y_BE = x_BD.contiguous(), y_BE.contiguous()
+    W_enc_FD, W_dec_FD = weights["W_enc"].T.contiguous(), weights["W_dec"].contiguous()
+    biases = {name: weights[name].contiguous() for name in ("b_enc", "b_dec")}
+    weights = {"W_enc": W_enc_FD.T, "W_dec": W_dec_FD, **biases}
+    out = {name: _rows_like(g.T).T if name == "W_enc" else _rows_like(g) for name, g in gradients.items()}
+    norm_F = W_dec_FD.norm(dim=1) if task.weigh_by_norm else torch.ones_like(weights["b_enc"])
+    r_B = token_weights(x_BD, task.error.norm_power)
     with device_of(x_BD), _without_tf32():
-        active = _find(x_BD, weights, objective.noise, workspace)
+        active = _find(x_BD, weights, task.noise, workspace)
         if active is None:
-            found = dense(x_BD, weights, out, objective, workspace, norm_F, r_B)
+            found = dense(x_BD, y_BE, weights, out, task, workspace, norm_F, r_B)
         else:
-            found = _sparse(x_BD, weights, out, objective, active, norm_F, r_B)
-    for mine, theirs in zip(out, gradients, strict=True):
+            found = _sparse(x_BD, y_BE, weights, out, task, active, norm_F, r_B)
+    for name, theirs in gradients.items():
+        mine = out[name]
         if mine.data_ptr() != theirs.data_ptr():
             theirs.copy_(mine)
-    square_B, total_F, active_F, gradient_square = found
-    sums = [square_B.sum(), (square_B * r_B).sum(), (total_F * norm_F).sum(dtype=torch.float64), gradient_square]
-    squared_error, reconstruction, penalty, gradient = torch.stack(sums).tolist()
-    return Sums(squared_error, reconstruction, penalty, active_F, gradient, square_B.double())
+    square_B, total_F, active_F = found
+    sums = [square_B.sum(), (square_B * r_B).sum(), (total_F * norm_F).sum(dtype=torch.float64)]
+    squared_error, reconstruction, penalty = torch.stack(sums).tolist()
+    terms = task.values({SquaredError: reconstruction, L1: penalty})
+    return Sums(squared_error, terms, penalty, active_F, square_B.double())
 
 
 class _Active(NamedTuple):
@@ -75,11 +82,11 @@ def _find(x_BD: Tensor, weights: Weights, noise: Noise | None, workspace: Worksp
     entries = 0
     for first in range(0, len(x_BD), workspace.tile):
         z_TF = workspace.encode(x_BD, weights, noise, first)
-        end_TC = _ends(z_TF, weights.b_enc_F)
+        end_TC = _ends(z_TF, weights["b_enc"])
         here = int(end_TC[-1, -1].item())  # the host waits
         if first == 0 and here > workspace.dense_above * z_TF.numel():
             return None
-        feature_n, token_n, z_n = _compact(z_TF, weights.b_enc_F, end_TC, here, first)
+        feature_n, token_n, z_n = _compact(z_TF, weights["b_enc"], end_TC, here, first)
         starts.append(end_TC[:, -1] + entries)
         features.append(feature_n)
         tokens.append(token_n)
@@ -108,25 +115,26 @@ def _compact(z_TF: Tensor, b_enc_F: Tensor, end_TC: Tensor, entries: int, first:
 
 def _sparse(
     x_BD: Tensor,
+    y_BE: Tensor,
     weights: Weights,
     gradients: Weights,
-    objective: Objective,
+    task: Task,
     active: _Active,
     norm_F: Tensor,
     r_B: Tensor,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """As `gpu_dense.dense`, from what is active alone."""
     (B, D), F = x_BD.shape, len(norm_F)
     start_B1, feature_N, token_N, f_N = active  # relu(z) is z
-    if objective.phi == "tanh_relu":
+    if isinstance(task.phi, TanhRelu):
         f_N.tanh_()
-    slope_F = norm_F * (objective.l1 / B)
+    slope_F = norm_F * (task.coefficient(L1) / B)
     g_BD, dz_N, square_B = torch.empty_like(x_BD), torch.empty_like(f_N), x_BD.new_empty(B, dtype=torch.float64)
     block_d = triton.next_power_of_2(D)
     _decode_kernel[(B,)](
-        x_BD,
-        weights.W_dec_FD,
-        weights.b_dec_D,
+        y_BE,
+        weights["W_dec"],
+        weights["b_dec"],
         slope_F,
         r_B * (2 / B),
         start_B1,
@@ -136,7 +144,7 @@ def _sparse(
         dz_N,
         square_B,
         D,
-        BOUNDED=objective.phi == "tanh_relu",
+        BOUNDED=isinstance(task.phi, TanhRelu),
         BLOCK_N=_entries(GATHERED, block_d),
         BLOCK_D=block_d,
         num_warps=warps(block_d),
@@ -146,11 +154,11 @@ def _sparse(
     start_F1 = torch.searchsorted(sorted_N, torch.arange(F + 1, dtype=torch.int32, device=x_BD.device))
     active_F = start_F1.diff()
     order_F = active_F.argsort(descending=True)  # one that is always active starts at once, ends with the rest
-    total_F, square_F = torch.empty_like(norm_F), norm_F.new_empty(F, dtype=torch.float64)
+    total_F = torch.empty_like(norm_F)
     _gradients_kernel[(F,)](
         x_BD,
         g_BD,
-        weights.W_dec_FD,
+        weights["W_dec"],
         slope_F,
         norm_F,
         order_F,
@@ -159,22 +167,19 @@ def _sparse(
         token_N,
         f_N,
         dz_N,
-        gradients.W_enc_DF,
-        gradients.b_enc_F,
-        gradients.W_dec_FD,
+        gradients["W_enc"],
+        gradients["b_enc"],
+        gradients["W_dec"],
         total_F,
-        square_F,
         D,
-        PULLED=objective.weigh_by_norm and objective.l1 != 0,
-        UNIT_NORM=objective.unit_norm,
+        PULLED=task.weigh_by_norm and task.coefficient(L1) != 0,
         BLOCK_N=_entries(GATHERED // 2, block_d),
         BLOCK_D=block_d,
         num_warps=warps(block_d),
         **FUSED,
     )
-    torch.sum(g_BD, 0, out=gradients.b_dec_D)
-    gradient_square = square_F.sum() + gradients.b_dec_D.double().square().sum()
-    return square_B, total_F, active_F.to(norm_F.dtype), gradient_square
+    torch.sum(g_BD, 0, out=gradients["b_dec"])
+    return square_B, total_F, active_F.to(norm_F.dtype)
 
 
 def _rows_like(gradient: Tensor) -> Tensor:
@@ -288,10 +293,8 @@ def _gradients_kernel(
     db_enc_F,
     dW_dec_FD,
     total_F,
-    square_F,
     D,
     PULLED: tl.constexpr,
-    UNIT_NORM: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
@@ -315,18 +318,12 @@ def _gradients_kernel(
         dec_D += tl.sum(f[:, None] * tl.load(g_BD + row, mask=both, other=0), 0)
         enc_D += tl.sum(dz[:, None] * tl.load(x_BD + row, mask=both, other=0), 0)
     total, bias = tl.sum(total_k, 0), tl.sum(bias_k, 0)
-    if PULLED or UNIT_NORM:
-        W_D = tl.load(W_dec_FD + i * D + d, mask=d < D, other=0)
-        if PULLED:
-            norm = tl.load(norm_F + i)
-            if norm > 0:  # a row of norm 0 has no direction to be pulled in
-                dec_D += total * (tl.load(slope_F + i) / norm) * (W_D / norm)
-        if UNIT_NORM:
-            dec_D -= tl.sum(dec_D * W_D, 0) * W_D
+    if PULLED:
+        norm = tl.load(norm_F + i)
+        if norm > 0:  # a row of norm 0 has no direction to be pulled in
+            W_D = tl.load(W_dec_FD + i * D + d, mask=d < D, other=0)
+            dec_D += total * (tl.load(slope_F + i) / norm) * (W_D / norm)
     tl.store(dW_dec_FD + i * D + d, dec_D, mask=d < D)
     tl.store(dW_enc_FD + i * D + d, enc_D, mask=d < D)
     tl.store(db_enc_F + i, bias)
     tl.store(total_F + i, total)
-    dec_in_double_D, enc_in_double_D, bias_in_double = dec_D.to(tl.float64), enc_D.to(tl.float64), bias.to(tl.float64)
-    square = tl.sum(dec_in_double_D * dec_in_double_D + enc_in_double_D * enc_in_double_D, 0)
-    tl.store(square_F + i, square + bias_in_double * bias_in_double)

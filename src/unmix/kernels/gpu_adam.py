@@ -5,20 +5,23 @@
 
 from __future__ import annotations
 
+import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from unmix.kernels.gpu_launch import FUSED, device_of, warps
-from unmix.kernels.reference import Adam, Weights
+from unmix.kernels.task import Adam, Weights
 
 
 def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
     """As `reference.adam`; each number is read once and written once."""
     b1, b2 = how.betas
-    for name, *kept in zip(Weights._fields, weights, gradients, first, second, strict=True):
-        rows = [t.T if name == "W_enc_DF" else t for t in kept]
+    for name in weights:
+        kept = [each[name] for each in (weights, gradients, first, second)]
+        rows = [t.T if name == "W_enc" else t for t in kept]
         W, g, m, v = (t.contiguous() for t in rows)
-        unit_norm = how.unit_norm and name == "W_dec_FD"
+        unit_norm = how.unit_norm and name == "W_dec"
         D = W.shape[-1] if unit_norm else 1024
         block_d = triton.next_power_of_2(D)
         with device_of(W):
@@ -45,6 +48,20 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
         for new, old in zip((W, m, v), (rows[0], rows[2], rows[3]), strict=True):
             if new.data_ptr() != old.data_ptr():
                 old.copy_(new)
+
+
+def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
+    """As `reference.finish`; the host waits for the sum."""
+    if unit_norm:
+        g_FE, W_FE = gradients["W_dec"], weights["W_dec"]
+        g_FE.addcmul_(W_FE, (g_FE * W_FE).sum(1, keepdim=True), value=-1)
+    return torch.stack([_square(gradient) for gradient in gradients.values()]).sum().item()
+
+
+def _square(gradient: Tensor) -> Tensor:
+    """Σ g² in float64, a stretch at a time: no copy of the whole in float64."""
+    flat = (gradient if gradient.is_contiguous() else gradient.T).view(-1)
+    return torch.stack([part.double().square().sum() for part in torch.split(flat, 2**24)]).sum()
 
 
 @triton.jit

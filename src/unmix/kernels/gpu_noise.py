@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unmix.kernels.gpu_launch import FUSED
-from unmix.kernels.reference import Noise
+from unmix.kernels.task import Noise
 
 
 def add_noise(z_TF: Tensor, noise: Noise, first_token: int) -> None:

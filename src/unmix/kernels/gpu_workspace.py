@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from unmix.kernels.gpu_noise import add_noise
-from unmix.kernels.reference import Noise, Weights
+from unmix.kernels.task import Noise, Weights
 
 TILE_BYTES = 2 * 2**30  # of z, one (tile, F) array; the dense step has two
 # From data-sheet figures, not measured: where 4 products of 2·BDF operations at 50 TFLOP/s would cost what 4 gathers of
@@ -31,7 +31,7 @@ class Workspace:
     def encode(self, x_BD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
         """x W_enc (+ ε) of the tile that starts at token `first`; the bias is left to its readers."""
         x_TD = x_BD[first : first + self.tile]
-        z_TF = torch.mm(x_TD, weights.W_enc_DF, out=self.rows(len(x_TD)))
+        z_TF = torch.mm(x_TD, weights["W_enc"], out=self.rows(len(x_TD)))
         if noise:
             add_noise(z_TF, noise, first)
         return z_TF

@@ -13,7 +13,7 @@ from typing import Any
 import numba
 import numpy as np
 
-from unmix.kernels.reference import Noise
+from unmix.kernels.task import Noise
 
 _MASK = 2**64 - 1
 

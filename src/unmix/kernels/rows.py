@@ -15,7 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.kernels.reference import Adam, Objective, Weights
+from unmix.dictionary.terms import L1
+from unmix.kernels.task import Adam, Task, Weights
 
 SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN
 _PARTS = 16  # that tokens are cut into for a sum over them
@@ -35,14 +36,14 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
     (b1, b2), t = how.betas, how.number
     numbers = how.shrink, b1, 1 - b1, b2, 1 - b2, how.lr / (1 - b1**t), 1 / math.sqrt(1 - b2**t), how.eps
     with np.errstate(over="ignore"):  # a rate beyond the number format: what comes of it is seen in the next loss
-        numbers_P = np.array(numbers).astype(weights.b_enc_F.numpy().dtype)
-    for name, W, g, m, v in zip(Weights._fields, weights, gradients, first, second, strict=True):
-        rows = [_as_rows(name, tensor) for tensor in (W, g, m, v)]
-        _rows(rows[0], rows[1], rows[2], rows[3], numbers_P, how.unit_norm and name == "W_dec_FD")
+        numbers_P = np.array(numbers).astype(weights["b_enc"].numpy().dtype)
+    for name in weights:
+        rows = [_as_rows(name, kept[name]) for kept in (weights, gradients, first, second)]
+        _rows(rows[0], rows[1], rows[2], rows[3], numbers_P, how.unit_norm and name == "W_dec")
 
 
 def _as_rows(name: str, tensor: Tensor) -> Any:
-    return tensor.T.numpy() if name == "W_enc_DF" else tensor.numpy().reshape(-1, tensor.shape[-1])
+    return tensor.T.numpy() if name == "W_enc" else tensor.numpy().reshape(-1, tensor.shape[-1])
 
 
 @numba.njit(parallel=True, cache=True, fastmath=SUMS)
@@ -83,38 +84,41 @@ def _row_norms(W_ND: Any, norm_N: Any) -> None:
         norm_N[n] = np.sqrt(square)
 
 
-def finish(
-    weights: Weights, gradients: Weights, objective: Objective, norm_F: Tensor, total_F: Any, tokens: int
-) -> float:
-    """The last touches to the gradients of a dense step; answers Σ g² of all four.
-
-    With the penalty weighed by norms, dW_dec_i += (l1/B) (Σ_B f_i) W_dec_i / ||W_dec_i||, `total_F` being Σ_B f. Then,
-    with decoder rows of unit norm, the part along W_dec_i is taken out.
-    """
-    pull_F = torch.zeros_like(norm_F)
-    if objective.weigh_by_norm:  # a row of norm 0 has no direction to be pulled in
-        pull_F = torch.where(norm_F > 0, torch.from_numpy(total_F) * (objective.l1 / tokens) / norm_F, 0)
-    square_F = np.empty(len(norm_F))
-    rows = weights.W_dec_FD.numpy(), gradients.W_dec_FD.numpy(), gradients.W_enc_DF.T.numpy()
-    _finish(*rows, pull_F.numpy(), objective.unit_norm, square_F)
-    return float(square_F.sum()) + sum(g.square().sum(dtype=torch.float64).item() for g in gradients[1::2])
+def add_pull(weights: Weights, gradients: Weights, task: Task, norm_F: Tensor, total_F: Any, tokens: int) -> None:
+    """dW_dec_i += (l1/B) (Σ_B f_i) W_dec_i / ||W_dec_i||, `total_F` being Σ_B f: a penalty weighed by norms."""
+    if task.weigh_by_norm:  # a row of norm 0 has no direction to be pulled in
+        pull_F = torch.where(norm_F > 0, torch.from_numpy(total_F) * (task.coefficient(L1) / tokens) / norm_F, 0)
+        _add_pull(weights["W_dec"].numpy(), gradients["W_dec"].numpy(), pull_F.numpy())
 
 
 @numba.njit(parallel=True, cache=True, fastmath=SUMS)
-def _finish(W_FD: Any, dec_FD: Any, enc_FD: Any, pull_F: Any, unit_norm: bool, square_F: Any) -> None:
-    F, D = W_FD.shape
-    for i in numba.prange(F):
-        W_D, dec_D, enc_D, pull = W_FD[i], dec_FD[i], enc_FD[i], pull_F[i]
-        along = W_FD.dtype.type(0)
-        for d in range(D):
-            dec_D[d] += pull * W_D[d]
-            along += dec_D[d] * W_D[d]
-        square = W_FD.dtype.type(0)
-        for d in range(D):
-            if unit_norm:
-                dec_D[d] -= along * W_D[d]
-            square += dec_D[d] * dec_D[d] + enc_D[d] * enc_D[d]
-        square_F[i] = square
+def _add_pull(W_FE: Any, g_FE: Any, pull_F: Any) -> None:
+    for i in numba.prange(len(W_FE)):
+        W_E, g_E, pull = W_FE[i], g_FE[i], pull_F[i]
+        for d in range(len(W_E)):
+            g_E[d] += pull * W_E[d]
+
+
+def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
+    """As `reference.finish`."""
+    square = sum(g.square().sum(dtype=torch.float64).item() for g in gradients.values() if g.dim() == 1)
+    for name in ("W_enc", "W_dec"):
+        W_FD, g_FD = (_as_rows(name, kept[name]) for kept in (weights, gradients))
+        square_F = np.empty(len(W_FD))
+        _finish(W_FD, g_FD, unit_norm and name == "W_dec", square_F)
+        square += float(square_F.sum())
+    return square
+
+
+@numba.njit(parallel=True, cache=True, fastmath=SUMS)
+def _finish(W_FD: Any, g_FD: Any, unit_norm: bool, square_F: Any) -> None:
+    for i in numba.prange(len(W_FD)):
+        W_D, g_D = W_FD[i], g_FD[i]
+        if unit_norm:
+            along = dot(g_D, W_D)
+            for d in range(len(W_D)):
+                g_D[d] -= along * W_D[d]
+        square_F[i] = dot(g_D, g_D)
 
 
 def moments(x_BD: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,10 @@
-"""Which features are active, and how much: z = x W_enc + b_enc where it is positive, from a product that may be coarse.
+"""Where z = x W_enc + b_enc is above a floor, and how much it is, from a product that may be coarse.
+
+The floor is 0, or a number for each feature; what is compared with 0 below is z without it.
 
     fp32    the product is z
     bf16    x, W_enc and b_enc rounded to bf16. Where the product is positive, z is computed in fp32; a feature whose
-            z lies within the rounding above 0 may be missed
+            z lies within the rounding above the floor may be missed
     int8    x and W_enc in steps of 1/127 of the largest entry of each row; z is computed in fp32 wherever the product
             leaves it open that z is positive, so that next to nothing is missed
 
@@ -32,8 +34,8 @@ from torch import Tensor
 
 from unmix.kernels.bits import LANES, above_bits, active_bits, lowest_bit
 from unmix.kernels.noise import add_noise
-from unmix.kernels.reference import Noise, Weights
 from unmix.kernels.rows import SUMS, dot, moments
+from unmix.kernels.task import Noise, Weights
 
 Precision = Literal["fp32", "bf16", "int8"]
 SIGMAS = 2.5  # of a bound that adds two deviations where their squares add: 2.5 to 3.5 of the true one
@@ -44,40 +46,47 @@ Product = Callable[[int, int, Any, Any, Any], None]
 of each row. start_B1[0] is given; where the rows' entries end is put behind it."""
 
 
-def fp32(x_BD: Tensor, weights: Weights, workspace: Any, noise: Noise | None = None) -> Product:
+def fp32(
+    x_BD: Tensor, weights: Weights, workspace: Any, floor_F: Tensor | None = None, noise: Noise | None = None
+) -> Product:
     """The product is z, and the noise is added to it."""
-    W_FD, b_F = weights.W_enc_DF.T, weights.b_enc_F
+    W_FD, b_F = weights["W_enc"].T, weights["b_enc"]
 
     def find(first: int, count: int, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
         product_BT = _tile(workspace, x_BD, count, x_BD.dtype)
         torch.addmm(b_F[first : first + count], x_BD, W_FD[first : first + count].T, out=product_BT)
         if noise:
             add_noise(product_BT.numpy(), noise, 0, first)
-        _positive(_as_integers(product_BT), product_BT.numpy(), column_BT, z_BT, start_B1)
+        if floor_F is None:
+            _positive(_as_integers(product_BT), product_BT.numpy(), column_BT, z_BT, start_B1)
+        else:
+            _above_floor(product_BT.numpy(), floor_F[first : first + count].numpy(), column_BT, z_BT, start_B1)
 
     return find
 
 
-def bf16(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
+def bf16(x_BD: Tensor, weights: Weights, workspace: Any, floor_F: Tensor | None = None) -> Product:
     """A product in bf16, and z of what it finds."""
-    W_FD, b_F = weights.W_enc_DF.T, weights.b_enc_F
+    W_FD, b_F = weights["W_enc"].T, weights["b_enc"]
     F, D = W_FD.shape
+    least_F = torch.zeros_like(b_F) if floor_F is None else floor_F
     low_FD = workspace.tensor("W", F * D, torch.bfloat16).view(F, D).copy_(W_FD)
-    low_BD, low_F = x_BD.bfloat16(), b_F.bfloat16()
+    low_BD, low_F = x_BD.bfloat16(), (b_F - least_F).bfloat16()
 
     def find(first: int, count: int, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
         tile = slice(first, first + count)
         product_BT = _tile(workspace, x_BD, count, torch.bfloat16)
         torch.addmm(low_F[tile], low_BD, low_FD[tile].T, out=product_BT)
-        exact = x_BD.numpy(), W_FD[tile].numpy(), b_F[tile].numpy()
+        exact = x_BD.numpy(), W_FD[tile].numpy(), b_F[tile].numpy(), least_F[tile].numpy()
         _nearly(_as_integers(product_BT), *exact, column_BT, z_BT, start_B1)
 
     return find
 
 
-def int8(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
+def int8(x_BD: Tensor, weights: Weights, workspace: Any, floor_F: Tensor | None = None) -> Product:
     """A product of whole numbers, and z of what it leaves open."""
-    W_FD, b_F = weights.W_enc_DF.T, weights.b_enc_F
+    W_FD, b_F = weights["W_enc"].T, weights["b_enc"]
+    floor_F = torch.zeros_like(b_F) if floor_F is None else floor_F
     (B, D), F = x_BD.shape, len(b_F)
     square_D, sum_D = moments(x_BD)
     scale_D = (square_D / B - (sum_D / B).square()).clamp(min=0) ** 0.25
@@ -88,7 +97,7 @@ def int8(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
     r_B, length_B = _whole(x_BD.numpy(), mean_D.numpy(), (1 / scale_D).numpy(), whole_BD.numpy())
     s_F, length_F = _whole(W_FD.numpy(), np.zeros(D, x_BD.numpy().dtype), scale_D.numpy(), whole_FD.numpy())
     margin = SIGMAS / 12**0.5
-    b_shifted_F = torch.addmv(b_F, W_FD, mean_D).numpy()
+    b_shifted_F = torch.addmv(b_F - floor_F, W_FD, mean_D).numpy()
     slope_F, least_F = _float32(-b_shifted_F / s_F, F + LANES), _float32(-margin * length_F / s_F, F + LANES)
     by_B, plus_B = _float32(1 / r_B, B), _float32(-margin * length_B / r_B, B)
 
@@ -96,14 +105,14 @@ def int8(x_BD: Tensor, weights: Weights, workspace: Any) -> Product:
         tile = slice(first, first + count)
         product_BT = _tile(workspace, x_BD, count, torch.int32)
         torch._int_mm(whole_BD, whole_FD[tile].T, out=product_BT)
-        exact = x_BD.numpy(), W_FD[tile].numpy(), b_F[tile].numpy()
+        exact = x_BD.numpy(), W_FD[tile].numpy(), b_F[tile].numpy(), floor_F[tile].numpy()
         line = slope_F[first:], least_F[first:], by_B, plus_B
         _above(product_BT.numpy(), *line, *exact, column_BT, z_BT, start_B1)
 
     return find
 
 
-COARSE: dict[Precision, Callable[[Tensor, Weights, Any], Product]] = {"bf16": bf16, "int8": int8}
+COARSE: dict[Precision, Callable[[Tensor, Weights, Any, Tensor | None], Product]] = {"bf16": bf16, "int8": int8}
 
 
 def _tile(workspace: Any, x_BD: Tensor, count: int, dtype: torch.dtype) -> Tensor:
@@ -161,12 +170,14 @@ def _cumulate(start_B1: Any) -> None:
 
 
 @numba.njit(cache=True, fastmath=SUMS, inline="always")
-def _compute(word: Any, first: int, n: int, x_D: Any, W_TD: Any, b_T: Any, column_T: Any, z_T: Any) -> int:
-    """z of the features whose bits are set; those with a positive one are put at n and behind. Answers their end."""
+def _compute(
+    word: Any, first: int, n: int, x_D: Any, W_TD: Any, b_T: Any, floor_T: Any, column_T: Any, z_T: Any
+) -> int:
+    """z of the features whose bits are set; those above their floor are put at n and behind. Answers their end."""
     while word:
         i = first + lowest_bit(word)
         z = b_T[i] + dot(x_D, W_TD[i])
-        if not (z <= 0):
+        if not (z <= floor_T[i]):
             column_T[n], z_T[n] = i, z
             n += 1
         word &= word - np.uint64(1)
@@ -189,14 +200,29 @@ def _positive(bits_BT: Any, product_BT: Any, column_BT: Any, z_BT: Any, start_B1
     _cumulate(start_B1)
 
 
+@numba.njit(parallel=True, cache=True)
+def _above_floor(product_BT: Any, floor_T: Any, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
+    B, T = product_BT.shape
+    for t in numba.prange(B):
+        n = 0
+        for i in range(T):
+            z = product_BT[t, i]
+            column_BT[t, n], z_BT[t, n] = i, z  # the next one lies over it unless it counts
+            n += not (z <= floor_T[i])
+        start_B1[t + 1] = n
+    _cumulate(start_B1)
+
+
 @numba.njit(parallel=True, cache=True, fastmath=SUMS)
-def _nearly(bits_BT: Any, x_BD: Any, W_TD: Any, b_T: Any, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
+def _nearly(
+    bits_BT: Any, x_BD: Any, W_TD: Any, b_T: Any, floor_T: Any, column_BT: Any, z_BT: Any, start_B1: Any
+) -> None:
     B, T = bits_BT.shape
     for t in numba.prange(B):
         n = 0
         for first in range(0, T, LANES):
             word = _within(active_bits(bits_BT[t], first), first, T)
-            n = _compute(word, first, n, x_BD[t], W_TD, b_T, column_BT[t], z_BT[t])
+            n = _compute(word, first, n, x_BD[t], W_TD, b_T, floor_T, column_BT[t], z_BT[t])
         start_B1[t + 1] = n
     _cumulate(start_B1)
 
@@ -211,6 +237,7 @@ def _above(
     x_BD: Any,
     W_TD: Any,
     b_T: Any,
+    floor_T: Any,
     column_BT: Any,
     z_BT: Any,
     start_B1: Any,
@@ -220,6 +247,6 @@ def _above(
         n = 0
         for first in range(0, T, LANES):
             word = _within(above_bits(product_BT[t], first, slope_T, least_T, by_B[t], plus_B[t]), first, T)
-            n = _compute(word, first, n, x_BD[t], W_TD, b_T, column_BT[t], z_BT[t])
+            n = _compute(word, first, n, x_BD[t], W_TD, b_T, floor_T, column_BT[t], z_BT[t])
         start_B1[t + 1] = n
     _cumulate(start_B1)

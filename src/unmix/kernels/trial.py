@@ -21,9 +21,11 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from unmix.kernels import cpu, dense, dense_bf16
-from unmix.kernels.reference import Noise, Objective, Sums, Weights
+from unmix.dictionary.nonlinearities import Relu
+from unmix.dictionary.terms import L1, SquaredError
+from unmix.kernels import cpu, dense, dense_bf16, find
 from unmix.kernels.select import Precision
+from unmix.kernels.task import Noise, Sums, Task, Weights
 
 FLOPS = 4e9
 """Operations of the encoder's product over the rows that are timed: some 10 ms on two cores."""
@@ -84,19 +86,21 @@ def measure(shape: Shape) -> Times:
     generator = torch.Generator().manual_seed(0)
     x_RD = torch.randn(R, D, generator=generator)
     settled, busy = (_weights(D, F, share, generator) for share in (SETTLED, BUSY))
-    gradients = Weights(*(torch.empty_like(w) for w in settled))
-    objective = Objective(1.0, noise=Noise(1e-6, 0) if noise else None)
+    gradients = {name: torch.empty_like(w) for name, w in settled.items()}
+    task = Task(Relu(), ((1.0, SquaredError()), (1.0, L1())), Noise(1e-6, 0) if noise else None)
     possible = [name for name in selections() if _worth_trying(name, x_RD, settled)]
     selecting = ["fp32"] if noise else possible
 
     def sparse(selection: str, weights: Weights) -> Callable[[int], Sums]:
-        workspace = cpu.Workspace(cast(Precision, selection))
-        return lambda rows: cpu.step(x_RD[:rows], weights, gradients, objective, workspace)
+        workspace = find.Workspace(cast(Precision, selection))
+        return lambda rows: cpu.step(x_RD[:rows], x_RD[:rows], weights, gradients, task, workspace)
 
-    steps: dict[str, Callable[[int], Sums]] = {"dense fp32": _dense(x_RD, settled, gradients, objective)}
+    steps: dict[str, Callable[[int], Sums]] = {"dense fp32": _dense(x_RD, settled, gradients, task)}
     if "bf16" in possible and "bf16" in dense_formats:
-        workspace = dense_bf16.Workspace(F, D)
-        steps["dense bf16"] = lambda rows: dense_bf16.step(x_RD[:rows], settled, gradients, objective, workspace)
+        workspace = dense_bf16.Workspace(F, D, D)
+        steps["dense bf16"] = lambda rows: dense_bf16.step(
+            x_RD[:rows], x_RD[:rows], settled, gradients, task, workspace
+        )
     steps |= {f"sparse {name}": sparse(name, settled) for name in selecting}
     found = _times(steps, R, B)
     of_sparse = {name: found[f"sparse {name}"] for name in selecting}
@@ -109,9 +113,9 @@ def measure(shape: Shape) -> Times:
     )
 
 
-def _dense(x_RD: Tensor, weights: Weights, gradients: Weights, objective: Objective) -> Callable[[int], Sums]:
-    workspace = dense.Workspace(len(weights.b_enc_F), weights.b_enc_F)
-    return lambda rows: dense.step(x_RD[:rows], weights, gradients, objective, workspace)
+def _dense(x_RD: Tensor, weights: Weights, gradients: Weights, task: Task) -> Callable[[int], Sums]:
+    workspace = dense.Workspace(len(weights["b_enc"]), weights["b_enc"])
+    return lambda rows: dense.step(x_RD[:rows], x_RD[:rows], weights, gradients, task, workspace)
 
 
 def _weights(D: int, F: int, share: float, generator: torch.Generator) -> Weights:
@@ -119,14 +123,14 @@ def _weights(D: int, F: int, share: float, generator: torch.Generator) -> Weight
     W_enc_FD = torch.randn(F, D, generator=generator) / D**0.5
     b = -math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * share, dtype=torch.float64)).item()
     W_dec_FD = 0.1 * torch.randn(F, D, generator=generator) / D**0.5
-    return Weights(W_enc_FD.T, torch.full((F,), b), W_dec_FD, torch.zeros(D))
+    return {"W_enc": W_enc_FD.T, "b_enc": torch.full((F,), b), "W_dec": W_dec_FD, "b_dec": torch.zeros(D)}
 
 
 def _worth_trying(name: str, x_RD: Tensor, weights: Weights) -> bool:
     """Whether a product in this format can be made, and is not many times as slow as in float32, by a small part."""
     if name == "fp32":
         return True
-    x_RD, W_FD = x_RD[:64].contiguous(), weights.W_enc_DF.T[:1024].contiguous()
+    x_RD, W_FD = x_RD[:64].contiguous(), weights["W_enc"].T[:1024].contiguous()
     plain = _least(lambda: torch.mm(x_RD, W_FD.T), 3)
     try:
         if name == "int8":

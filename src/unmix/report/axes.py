@@ -1,4 +1,4 @@
-"""What every picture shares: looks, scales, smoothing, colours in the order of l1, labels at the ends of the lines."""
+"""What every picture shares: looks, scales, smoothing, colours, labels at the ends of the lines."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import matplotlib
 import numpy as np
@@ -16,6 +16,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocato
 
 from unmix.report import words
 from unmix.report.data import Floats
+from unmix.runlog import Request
 
 DPI = 180
 SMOOTH = 50
@@ -23,6 +24,13 @@ WIDTH = 4.8  # inches: 10 pt stays legible when a phone shows the picture 330 px
 INK, GREY = "#1b1b1b", "#767676"
 CAP = "#d55e00"  # Okabe and Ito's vermilion: apart from viridis for every kind of colour vision
 DASHES = ("solid", (0, (5, 1.4)), (0, (5, 1.4, 1, 1.4)), (0, (1.3, 1.1)))
+KINDS = (
+    ("#0072b2", "o"), ("#009e73", "s"), ("#cc79a7", "^"), ("#1b1b1b", "v"), ("#56b4e9", "P"), ("#e69f00", "X"),
+    ("#8c564b", "<"),
+)  # fmt: skip
+"""Of variants, which have no order: colours of Okabe and Ito but for the cap's, and a brown; the marks of points."""
+
+Ordered = TypeVar("Ordered", float, Request)
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -61,11 +69,18 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
-def colours(coefficients: Sequence[float]) -> dict[float, tuple[float, float, float]]:
-    """Viridis in the order of l1, without its yellow end that paper and white cards swallow."""
-    ordered = sorted(set(coefficients))
+def colours(values: Sequence[Ordered]) -> dict[Ordered, tuple[float, float, float]]:
+    """Viridis in their order, without its yellow end that paper and white cards swallow."""
+    ordered = sorted(set(values))
     places = np.linspace(0.0, 0.84, len(ordered)) if len(ordered) > 1 else [0.25]
-    return {l1: matplotlib.colormaps["viridis"](float(place))[:3] for l1, place in zip(ordered, places, strict=True)}
+    return {
+        value: matplotlib.colormaps["viridis"](float(place))[:3] for value, place in zip(ordered, places, strict=True)
+    }
+
+
+def kinds(names: Sequence[str]) -> dict[str, tuple[str, str]]:
+    """A colour and a mark for each name."""
+    return {name: KINDS[index % len(KINDS)] for index, name in enumerate(dict.fromkeys(names))}
 
 
 def smooth(values: Floats) -> Floats:
@@ -159,6 +174,11 @@ def cap_line(ax: Axes, value: float, text: str = "") -> None:
         ha="center",
         va="bottom",
     )
+
+
+def asked_line(ax: Axes, value: float) -> None:
+    """An L0 that was asked for."""
+    ax.axhline(value, color=GREY, linewidth=0.7, zorder=0.9)
 
 
 def mark_step(ax: Axes, step: float, text: str) -> None:

@@ -14,7 +14,8 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from unmix.report import axes, words
 from unmix.report.data import Floats
-from unmix.report.plots import Picture, new_figure
+from unmix.report.heldout import within
+from unmix.report.picture import Picture, new_figure
 
 MOST = 6  # dictionaries in one picture
 SHORT = "#0072b2"  # Okabe and Ito's blue, beside their vermilion
@@ -50,6 +51,7 @@ def sections(evaluation: dict[str, Any]) -> list[Section]:
             table = [
                 (name, [(group, _known(row["by_norm"]["groups"][group])) for group in GROUPS]) for name, row in rows
             ]
+            rows = _ordered(within(result))
             pictures = [_deciles(rows, suffix), _histogram(rows, "l0", suffix), _histogram(rows, "l1", suffix)]
             found.append(Section(str(result["hook"]), first["tokens"], str(first["mask"]), table, pictures))
     return found

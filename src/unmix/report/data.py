@@ -6,7 +6,6 @@ The run may still be going. A torn last line of `metrics.jsonl` is left out; of 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +13,11 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from pydantic import ValidationError
 
+from unmix.config import SAEConfig
 from unmix.errors import UserError
-from unmix.runlog import read_choices, read_extensions, read_manifest, read_metrics
+from unmix.runlog import Request, read_choices, read_extensions, read_manifest, read_metrics, requested
 
 Floats = npt.NDArray[np.float64]
 
@@ -34,6 +35,7 @@ COLUMNS = (
     "tokens_per_s",
     "seconds",
     "over_tokens",
+    "coefficient",
 )
 
 
@@ -68,12 +70,12 @@ class Rows:
 
 @dataclass(frozen=True)
 class Member:
-    """One dictionary of the sweep: a hook, a variant of the recipe if it has any, and a coefficient."""
+    """One dictionary of the sweep: a hook, a variant of the recipe if it has any, and what it was asked for."""
 
     name: str
     hook: str
     variant: str
-    l1: float
+    request: Request
     sweep: Rows
     """All rows of the sweep."""
     extension: Rows
@@ -83,8 +85,13 @@ class Member:
 
     @property
     def group(self) -> str:
-        """What it shares a panel with: the members that differ in the coefficient alone."""
+        """Its hook and variant: of the members of a group, only what they were asked for differs."""
         return f"{self.hook}, {self.variant}" if self.variant else self.hook
+
+    @property
+    def is_steered(self) -> bool:
+        """Whether a controller moved its coefficient, to bring it to the L0 that it was asked for."""
+        return self.request.kind == "l0" and bool((self.sweep["coefficient"] > 0).any())
 
     def whole(self) -> Rows:
         """The path that led to the last checkpoint: the sweep up to `extended_from`, then the extension."""
@@ -101,9 +108,11 @@ class Candidate:
 
     member: str
     hook: str
-    l1: float
+    request: Request
     l0: float
     """Active features when the choice was made."""
+    explained_variance: float
+    """NaN where an earlier unmix chose."""
     predicted_l0: float
     low: float
     """The band; NaN where nothing was predicted."""
@@ -116,17 +125,14 @@ class Candidate:
         """Whether there is a forecast; if not, `predicted_l0` repeats what was measured."""
         return bool(np.isfinite([self.predicted_l0, self.low, self.high]).all())
 
-    @property
-    def group(self) -> str:
-        """As of a member; where no member is known, its hook."""
-        return self.hook
-
 
 @dataclass(frozen=True)
 class Choice:
     """`choice.json`."""
 
     member: str
+    variant: str
+    """Empty unless the choice is among the members of one variant alone."""
     rule: str
     reason: str
     max_active: float
@@ -148,6 +154,14 @@ class Choice:
     def chosen(self) -> Candidate | None:
         return next((c for c in self.candidates if c.member == self.member), None)
 
+    def compares(self) -> bool:
+        """Whether the candidates' explained variance is known."""
+        return any(np.isfinite(c.explained_variance) for c in self.candidates)
+
+    def among(self) -> str:
+        """The members that it is a choice of: their hook, and their variant where it is of one."""
+        return ", ".join(part for part in (self.candidates[0].hook if self.candidates else "", self.variant) if part)
+
 
 @dataclass(frozen=True)
 class RunData:
@@ -157,9 +171,9 @@ class RunData:
     about: dict[str, Any]
     """`run.yaml`: recipe, versions, machine, created, model, corpus, hooks."""
     members: tuple[Member, ...]
-    """By hook and variant in the recipe's order, then by l1."""
+    """By hook and variant in the recipe's order, then by what they were asked for."""
     choices: tuple[Choice, ...]
-    """One for each hook; none before one was made."""
+    """One for each hook, or for each variant of each; none before one was made."""
     step: float
     """The last sweep step that all members have logged."""
     features: float
@@ -175,13 +189,60 @@ class RunData:
     def groups(self) -> list[str]:
         return list(dict.fromkeys(member.group for member in self.members))
 
+    def variants(self) -> list[str]:
+        """In the recipe's order; one empty name where it has none."""
+        return list(dict.fromkeys(member.variant for member in self.members))
+
+    def requests(self) -> list[Request]:
+        """What members were asked for, rising."""
+        return sorted({member.request for member in self.members})
+
+    def asks_l0(self) -> bool:
+        """Whether every member was asked for an L0, and none for a coefficient."""
+        return all(request.kind == "l0" for request in self.requests())
+
+    def asks_l1(self) -> bool:
+        """Whether every member was asked for a coefficient."""
+        return all(request.kind == "l1" for request in self.requests())
+
+    def sae(self, variant: str) -> SAEConfig | None:
+        """What the members of a variant are; none where the recipe does not say, or not in a way that is read here."""
+        keys = self.section("recipe", "sae") | self.section("recipe", "variants", variant, "sae")
+        try:
+            return SAEConfig.model_validate(keys) if keys else None
+        except ValidationError:
+            return None
+
+    def training(self, variant: str) -> dict[str, Any]:
+        """The keys of `training` of a variant."""
+        return self.section("recipe", "training") | self.section("recipe", "variants", variant, "training")
+
+    def called(self, variant: str) -> str:
+        """The name of a variant, with its architecture where that is another word and variants differ in it."""
+        kinds = {name: sae.architecture for name in self.variants() if (sae := self.sae(name))}
+        kind = kinds.get(variant, variant)
+        return variant if kind == variant or len(set(kinds.values())) < 2 else f"{variant} ({kind})"
+
+    def apart(self, member: Member) -> str:
+        """What sets its group apart from the others: its hook and variant, each where there are several."""
+        hook, variant = len(self.hooks()) > 1, len(self.variants()) > 1
+        return member.group if hook else self.called(member.variant) if variant else ""
+
     def member(self, name: str) -> Member | None:
         return next((member for member in self.members if member.name == name), None)
 
-    def shown(self) -> Member | None:
-        """The member whose whole length is worth a picture: the extended one, else the chosen one."""
-        extended = next((member for member in self.members if len(member.extension)), None)
-        return extended or next((m for choice in self.choices if (m := self.member(choice.member))), None)
+    def extended(self) -> list[Member]:
+        """The members that were trained on."""
+        return [member for member in self.members if len(member.extension)]
+
+    def shown(self) -> list[Member]:
+        """The members whose whole length is worth a picture: the extended ones, else the chosen ones."""
+        return self.extended() or [member for member in self.members if self.chosen(member.name)]
+
+    def group_of(self, candidate: Candidate) -> str:
+        """What sets it apart, as a member; of a candidate that is no member, its hook."""
+        member = self.member(candidate.member)
+        return self.apart(member) if member else candidate.hook
 
     def chosen(self, name: str) -> bool:
         """Whether a member is that of a choice."""
@@ -199,8 +260,8 @@ def read(folder: Path) -> RunData:
     common = set.intersection(*steps) if steps else set()
     step = max(common) if common else min((max(s) for s in steps), default=float("nan"))
     choices = tuple(map(_choice, read_choices(folder)))
-    features = _number(_section(about, "recipe", "sae").get("features"))
-    max_active = choices[0].max_active if choices else _number(_section(about, "recipe", "choice").get("max_active"))
+    features = as_number(_section(about, "recipe", "sae").get("features"))
+    max_active = choices[0].max_active if choices else as_number(_section(about, "recipe", "choice").get("max_active"))
     return RunData(folder, about, members, choices, step, features, max_active)
 
 
@@ -215,45 +276,34 @@ def _members(rows: list[dict[str, Any]], extensions: dict[str, Any]) -> tuple[Me
         began = float("inf")
         if len(later):
             began = float(later["step"][0]) - 1
-            began = min(began, _number(_section(extensions, name).get("from_step"), began))
+            began = min(began, as_number(_section(extensions, name).get("from_step"), began))
         sweep = _rows(row for row in own if row.get("phase") != "extend")
         hook, variant = (str(own[0].get(key, "")) for key in ("hook", "variant"))
-        members.append(Member(name, hook, variant, own[0]["l1"], sweep, later, began))
+        members.append(Member(name, hook, variant, requested(own[0]), sweep, later, began))
     groups = list(dict.fromkeys(member.group for member in members))
-    return tuple(sorted(members, key=lambda member: (hooks.index(member.hook), groups.index(member.group), member.l1)))
+    return tuple(sorted(members, key=lambda m: (hooks.index(m.hook), groups.index(m.group), m.request)))
 
 
 def _rows(rows: Iterable[dict[str, Any]]) -> Rows:
     by_step = {row["step"]: row for row in rows}
     ordered = [by_step[step] for step in sorted(by_step)]
-    return Rows({name: np.array([_number(row.get(name)) for row in ordered]) for name in COLUMNS})
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
-    if not isinstance(data, dict):
-        raise UserError(f"{path} holds no description; remove it and run the command that wrote it again")
-    return data
+    return Rows({name: np.array([as_number(row.get(name)) for row in ordered]) for name in COLUMNS})
 
 
 def _choice(data: dict[str, Any]) -> Choice:
-    true, asked = _section(data, "came_true"), _number(data.get("predict_step"))
-    same = _number(true.get("step")) == asked  # another step says nothing about the prediction
+    true, asked = _section(data, "came_true"), as_number(data.get("predict_step"))
+    same = as_number(true.get("step")) == asked  # another step says nothing about the prediction
     return Choice(
         member=_text(data.get("member")),
+        variant=_text(data.get("variant")),
         rule=_text(data.get("rule")),
         reason=_text(data.get("reason")),
-        max_active=_number(data.get("max_active")),
-        at_step=_number(data.get("at_step")),
+        max_active=as_number(data.get("max_active")),
+        at_step=as_number(data.get("at_step")),
         predict_step=asked,
         candidates=tuple(_candidate(c) for c in data.get("candidates") or [] if isinstance(c, dict)),
-        true_step=_number(true.get("step")),
-        true_l0=_number(true.get("l0")) if same else float("nan"),
+        true_step=as_number(true.get("step")),
+        true_l0=as_number(true.get("l0")) if same else float("nan"),
     )
 
 
@@ -261,11 +311,12 @@ def _candidate(data: dict[str, Any]) -> Candidate:
     return Candidate(
         member=_text(data.get("member")),
         hook=_text(data.get("hook")),
-        l1=_number(data.get("l1")),
-        l0=_number(data.get("l0")),
-        predicted_l0=_number(data.get("predicted_l0")),
-        low=_number(data.get("low")),
-        high=_number(data.get("high")),
+        request=requested(data),
+        l0=as_number(data.get("l0")),
+        explained_variance=as_number(data.get("explained_variance")),
+        predicted_l0=as_number(data.get("predicted_l0")),
+        low=as_number(data.get("low")),
+        high=as_number(data.get("high")),
         admissible=bool(data.get("admissible")),
         why=_text(data.get("why")),
     )
@@ -282,7 +333,7 @@ def _text(value: Any) -> str:
     return "" if value is None else str(value)
 
 
-def _number(value: Any, otherwise: float = float("nan")) -> float:
+def as_number(value: Any, otherwise: float = float("nan")) -> float:
     """`value` as a float; `otherwise` for null and for what is no number. Infinities count as not measured."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return otherwise

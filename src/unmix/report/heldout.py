@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import json
 import math
+import re
+import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from unmix.errors import UserError
 from unmix.report import axes, words
-from unmix.report.plots import Picture, new_figure
+from unmix.report.data import RunData
+from unmix.report.picture import Picture, name_panel, new_figure
+from unmix.runlog import newest_checkpoints, split_name
 
 Row = dict[str, Any]
 RECOVERED = ("loss_recovered_mean", "loss_recovered_zero")
@@ -38,14 +45,53 @@ def read_evaluation(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def draw_evaluation(evaluation: dict[str, Any]) -> list[Picture]:
-    """Three pictures a hook."""
+def behind(folder: Path, evaluation: dict[str, Any]) -> str:
+    """What has been trained since the run was evaluated, in a sentence; empty if nothing has."""
+    newest = {name: str(path.relative_to(folder)) for name, path in newest_checkpoints(folder).items()}
+    there = {name for result in evaluation["hooks"] for name in result["saes"]}
+    known = evaluation.get("checkpoints") or {name: newest.get(name) for name in there}  # older ones name none
+    absent = [name for name in newest if name not in known]
+    further = [name for name in newest if name in known and known[name] != newest[name]]
+    if not absent + further:
+        return ""
+    said = [f"{words.listed(absent)} {'is' if len(absent) == 1 else 'are'} not in these numbers"] if absent else []
+    if further:
+        said.append(f"those of {words.listed(further)} are not of the newest checkpoint")
+    what = "the extension" if all(name.endswith("-extended") for name in absent + further) else "the newest checkpoints"
+    return f"Evaluated before {what}: {'; '.join(said)}."
+
+
+def command(folder: Path) -> str:
+    """What to type for an evaluation of the newest checkpoints."""
+    return f"unmix evaluate {shlex.quote(str(folder))}"
+
+
+def draw_evaluation(evaluation: dict[str, Any], run: RunData) -> list[list[Picture]]:
+    """Three pictures for each hook; variants look as they do in the run's other pictures."""
+    several = len(evaluation["hooks"]) > 1
+    called = {variant: run.called(variant) for variant in run.variants()}
     pictures = []
     with axes.style():
         for number, result in enumerate(evaluation["hooks"]):
-            suffix = f"_{number}" if len(evaluation["hooks"]) > 1 else ""
-            pictures += [_variance(result, suffix), _cross_entropy(result, suffix), _density(result, suffix)]
+            own, suffix = within(result), f"_{number}" if several else ""
+            pictures.append(
+                [_variance(own, suffix, called), _cross_entropy(own, suffix, called), _density(own, suffix)]
+            )
     return pictures
+
+
+def within(result: Row) -> Row:
+    """The result of a hook, the names of its dictionaries without the hook."""
+    hook = f"{result['hook']}-"
+    return {**result, "saes": {name.removeprefix(hook): row for name, row in result["saes"].items()}}
+
+
+def _figure(title: str, result: Row, suffix: str) -> tuple[Figure, Axes]:
+    """A figure of one panel, which is named for its hook where there are several."""
+    figure, [panel] = new_figure(1, title)
+    if suffix:
+        name_panel(panel, str(result["hook"]))
+    return figure, panel
 
 
 def _ordered(result: Row) -> list[tuple[str, Row]]:
@@ -58,38 +104,49 @@ def _palette(result: Row) -> dict[str, tuple[float, float, float]]:
     return {name: ranked[rank] for rank, name in enumerate(names)}
 
 
-def _points(panel: Axes, result: Row, column: str, error: str | None) -> None:
+def _points(
+    figure: Figure, panel: Axes, result: Row, column: str, error: str | None, called: Mapping[str, str]
+) -> None:
+    """A point a dictionary, a line through those of one variant; `called`: the variants in order, and their names."""
     palette, rows = _palette(result), _ordered(result)
     x = np.array([row["l0"] for _, row in rows])
     y = np.array([row[column] for _, row in rows])
     axes.scale(panel, x, "x", span=8)
-    axes.scale(panel, y, "y", span=20)
-    kinds = list(dict.fromkeys(_kind(name) for name, _ in rows))
-    shades = axes.colours(list(range(len(kinds))))
-    for index, kind in enumerate(kinds):
-        own = [(row["l0"], row[column]) for name, row in rows if _kind(name) == kind]
-        colour = shades[index] if len(kinds) > 1 else "#c4c4c4"
-        panel.plot(*zip(*own, strict=True), color=colour, linewidth=1.0, zorder=1, label=kind)
-    for name, row in rows:
-        bar = 2 * row[error] if error and math.isfinite(row[error]) else None
-        colour = shades[kinds.index(_kind(name))] if len(kinds) > 1 else palette[name]
-        panel.errorbar(row["l0"], row[column], yerr=bar, fmt="o", color=colour, markersize=7, capsize=3)
+    bars = np.array([2 * row[error] if error and math.isfinite(row[error]) else 0.0 for _, row in rows])
+    axes.scale(panel, np.append(y, y + bars), "y", span=20)
+    if panel.get_yscale() == "linear":
+        panel.set_ylim(bottom=min(panel.get_ylim()[0], float((y - bars).min())))
+    looks = axes.kinds([*called, *(split_name(name)[0] for name, _ in rows)])
+    there = {split_name(name)[0] for name, _ in rows}
+    for kind in [kind for kind in looks if kind in there]:
+        own = [(row["l0"], row[column]) for name, row in rows if split_name(name)[0] == kind]
+        panel.plot(
+            *zip(*own, strict=True), color=looks[kind][0] if len(there) > 1 else "#c4c4c4", linewidth=1.0, zorder=1
+        )
+    for (name, row), bar in zip(rows, bars, strict=True):
+        colour, mark = looks[split_name(name)[0]] if len(there) > 1 else (palette[name], "o")
+        panel.errorbar(row["l0"], row[column], yerr=bar or None, fmt=mark, color=colour, markersize=7, capsize=3)
     panel.set_xlabel("active features per token (L0)")
-    if len(kinds) > 1:
-        panel.legend(fontsize=7, ncols=2)
+    if len(there) > 1:
+        handles = [
+            Line2D([], [], color=colour, marker=mark, label=called.get(kind, kind))
+            for kind, (colour, mark) in looks.items()
+            if kind in there
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
     if len(rows) <= MOST_LABELS:
-        axes.point_labels(panel, [(row["l0"], row[column], name) for name, row in rows])
+        axes.point_labels(panel, [(row["l0"], row[column], _label(name, len(there) > 1)) for name, row in rows])
 
 
-def _kind(name: str) -> str:
-    """What a member's name has before its coefficient: a variant, or nothing."""
-    return name.rpartition("l1-")[0].rstrip("-")
+def _label(name: str, several: bool) -> str:
+    """What a point is called: among several variants not by that, nor by an L0, which is where it stands."""
+    return re.sub(r"^l0-[\d.]+[-, ]*", "", split_name(name)[1]) if several else name
 
 
-def _variance(result: Row, suffix: str) -> Picture:
+def _variance(result: Row, suffix: str, called: Mapping[str, str]) -> Picture:
     title = "Held out: explained variance against L0"
-    figure, [panel] = new_figure(1, title)
-    _points(panel, result, "explained_variance", None)
+    figure, panel = _figure(title, result, suffix)
+    _points(figure, panel, result, "explained_variance", None, called)
     rows = _ordered(result)
     order = np.argsort([row["l0"] for _, row in rows])
     x = np.array([row["l0"] for _, row in rows])[order]
@@ -109,10 +166,10 @@ def _variance(result: Row, suffix: str) -> Picture:
     return Picture(f"heldout_variance{suffix}", title, caption, alt, axes.png(figure))
 
 
-def _cross_entropy(result: Row, suffix: str) -> Picture:
+def _cross_entropy(result: Row, suffix: str, called: Mapping[str, str]) -> Picture:
     title = "Held out: cost in cross-entropy against L0"
-    figure, [panel] = new_figure(1, title)
-    _points(panel, result, "delta_ce", "delta_ce_standard_error")
+    figure, panel = _figure(title, result, suffix)
+    _points(figure, panel, result, "delta_ce", "delta_ce_standard_error", called)
     panel.set_ylabel("ΔCE, nats per token")
     mean, zero = result["baselines"]["predict the mean"], result["baselines"]["zero"]
     clusters = "document" if "ce_documents" in result else "sequence"  # as older evaluations have it
@@ -130,7 +187,7 @@ def _cross_entropy(result: Row, suffix: str) -> Picture:
 
 def _density(result: Row, suffix: str) -> Picture:
     title = "Held out: how often features fire"
-    figure, [panel] = new_figure(1, title)
+    figure, panel = _figure(title, result, suffix)
     palette = _palette(result)
     ends: list[tuple[float, str, object, bool]] = []
     rows = _ordered(result)

@@ -15,10 +15,11 @@ from matplotlib.ticker import NullLocator
 from unmix.errors import UserError
 from unmix.report import axes, words
 from unmix.report.data import Floats
-from unmix.report.plots import Picture, new_figure
+from unmix.report.picture import Picture, new_figure
 
 LONGEST_TEXT = 40  # characters of a token that are shown
 HEADROOM = 0.2  # above a share of 1, of the height below it; for words
+ROOMY = 0.8  # across the panel: what begins further right has no room for words beside its line
 
 Row = dict[str, Any]
 
@@ -136,10 +137,12 @@ def _panel(panel: Axes, row: Row, edges: Floats, tokens: float) -> None:
     panel.stairs(np.maximum(share, floor), edges, baseline=floor, fill=True, color=axes.colours([0.0])[0.0])
     panel.axvspan(row["top_from"], panel.get_xlim()[1], color=axes.CAP, alpha=0.13, linewidth=0, zorder=0)
     panel.axvline(row["top_from"], color=axes.CAP, linewidth=1.0)
-    _say(panel, 1.0, "top 1 %", axes.CAP, "right")
+    to_axes = panel.transData + panel.transAxes.inverted()
+    begins = float(to_axes.transform((row["top_from"], 1.0))[0])
+    _say(panel, begins if begins > ROOMY else 1.0, "top 1 %", axes.CAP, "right")
     median = row["quantiles"]["0.5"]
     panel.axvline(median, color=axes.INK, linewidth=1.0, linestyle=(0, (2, 1.5)))
-    place = float((panel.transData + panel.transAxes.inverted()).transform((median, 1.0))[0])
+    place = float(to_axes.transform((median, 1.0))[0])
     _say(panel, place, f"median {words.number(median)}", axes.INK, "left" if place < 0.45 else "right")
 
 

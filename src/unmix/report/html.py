@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from importlib import resources
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,12 @@ import yaml
 from markupsafe import Markup
 
 from unmix.activations.outliers import from_facts
-from unmix.report import by_norm, facts, hook_norms, plots, words
+from unmix.report import by_norm, facts, formulas, hook_norms, plots, words
 from unmix.report.data import RunData, read
-from unmix.report.heldout import draw_evaluation, read_evaluation
+from unmix.report.heldout import behind, command, draw_evaluation, read_evaluation
+from unmix.report.panels import panels
+from unmix.report.picture import Picture
+from unmix.report.trained_on import trained_on
 from unmix.runlog import write_whole
 
 
@@ -28,11 +32,11 @@ def write_report(run: Path) -> Path:
     """Writes `RUN/report.html` and `RUN/plots/*.png`, each whole or not at all, and returns the former's path."""
     data, evaluation, norms = read(run), read_evaluation(run), hook_norms.read_norms(run)
     pictures = plots.draw(data)
-    held_out = draw_evaluation(evaluation) if evaluation else []
+    held_out = draw_evaluation(evaluation, data) if evaluation else []
     lengths = by_norm.sections(evaluation) if evaluation else []
     hooks = hook_norms.section(norms, data.hooks()) if norms else None
     page = render(data, pictures, evaluation, held_out, lengths, hooks)
-    drawn = [*pictures, *held_out, *(picture for part in lengths for picture in part.pictures)]
+    drawn = [*pictures, *chain.from_iterable([*held_out, *(part.pictures for part in lengths)])]
     for picture in [*drawn, *([hooks.picture] if hooks else [])]:
         write_whole(run / "plots" / f"{picture.name}.png", picture.png)
     write_whole(run / "report.html", page)
@@ -41,9 +45,9 @@ def write_report(run: Path) -> Path:
 
 def render(
     run: RunData,
-    pictures: list[plots.Picture],
+    pictures: list[Picture],
     evaluation: dict[str, Any] | None = None,
-    held_out: Sequence[plots.Picture] = (),
+    held_out: Sequence[Sequence[Picture]] = (),
     lengths: Sequence[by_norm.Section] = (),
     hook_lengths: hook_norms.Section | None = None,
 ) -> str:
@@ -60,7 +64,9 @@ def render(
         data_uri=_data_uri,
         outliers=from_facts,
         verdict=facts.verdict,
+        group_of=run.group_of,
     )
+    own, shared = formulas.formulas(run)
     # the one script, which sorts a table, is allowed by its hash; any other is refused
     script = _packaged("sort.js") if evaluation else ""
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode("ascii")
@@ -71,18 +77,22 @@ def render(
         pictures=pictures,
         evaluation=evaluation,
         held_out=held_out,
+        behind=behind(run.folder, evaluation) if evaluation else "",
+        evaluate=command(run.folder),
         lengths=lengths,
         hook_lengths=hook_lengths,
         summary=facts.summary(run),
+        chosen=facts.chosen(run),
         tiles=facts.tiles(run),
-        table=[(member, member.sweep.at(run.step)) for member in run.members],
+        table=[(member, member.sweep.at(run.step)) for panel in panels(run) for member in panel.members],
         several_groups=len(run.groups()) > 1,
+        asked="asked L0" if run.asks_l0() else "λ" if run.asks_l1() else "asked for",
+        steered=any(member.is_steered for member in run.members),
         over=facts.averaged_over(run),
         dead_after=words.amount(facts.dead_after(run)),
-        trained_on=facts.trained_on(run),
-        scaled=facts.is_scaled(run),
-        warmup=facts.l1_warmup(run),
-        departs=facts.departs(run),
+        trained_on=trained_on(run),
+        formulas=own,
+        shared=shared,
         recipe=_recipe(run.section("recipe")),
     )
 

@@ -3,7 +3,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   const body = table.tBodies[0];
   const value = (row, column) => {
     const text = row.cells[column].textContent.trim();
-    const number = parseFloat(text.replace("%", ""));
+    const number = parseFloat(text.replace("%", "").replace("−", "-"));
     return Number.isNaN(number) ? text : number;
   };
   table.querySelectorAll("th button").forEach((button) => {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 MISSING = "–"
 
@@ -23,6 +24,11 @@ def whole(value: float) -> str:
     return f"{value:,.0f}" if math.isfinite(value) else MISSING
 
 
+def between(low: float, high: float) -> str:
+    """1,600 to 25,600; one number where both are the same."""
+    return whole(low) if low == high else f"{whole(low)} to {whole(high)}"
+
+
 def coefficient(value: float) -> str:
     """As the recipe says it: 50, 0.5, 1e-05."""
     return f"{value:g}" if math.isfinite(value) else MISSING
@@ -35,7 +41,12 @@ def percent(value: float) -> str:
 def fixed(value: float | None, decimals: int = 3) -> str:
     """Always so many decimals, so that a column can be compared; a sign for what is not known."""
     known = value is not None and math.isfinite(value)
-    return f"{value:.{decimals}f}".replace("-", "−") if known else MISSING
+    return f"{value:z.{decimals}f}".replace("-", "−") if known else MISSING
+
+
+def share(value: float) -> str:
+    """1/32, which is one of the field's constants; else as the recipe says it."""
+    return "1/32" if value == 1 / 32 else coefficient(value)
 
 
 def amount(value: float) -> str:
@@ -64,3 +75,8 @@ def duration(seconds: float) -> str:
     if minutes < 120:
         return f"{minutes} min"
     return f"{minutes // 60:,} h {minutes % 60} min"
+
+
+def listed(names: Sequence[str]) -> str:
+    """a · a and b · a, b and c"""
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names)

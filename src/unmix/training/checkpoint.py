@@ -23,15 +23,18 @@ import torch
 from unmix.dictionary.files import CONFIG, WEIGHTS, save_sae
 from unmix.disk import flush, sha256, writing
 from unmix.errors import UserError
-from unmix.kernels.reference import Weights
+from unmix.kernels.task import Weights
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
+from unmix.training.controller import Controller
 from unmix.training.member import Member
 from unmix.training.window import Window
 
 STATE, CHECKSUMS = "training_state.safetensors", "checksums.json"
 _FILES = (CONFIG, WEIGHTS, STATE)
-WINDOWS = ("window", "noiseless")
+_ONCE = {"W_enc": "W_enc_DF", "b_enc": "b_enc_F", "W_dec": "W_dec_FD", "b_dec": "b_dec_D"}
+"""What the weights are called in older checkpoints."""
+WINDOWS = ("window", "as_saved")
 """Attributes of a member that are sums since the last line of metrics."""
 
 
@@ -47,14 +50,15 @@ def steps_on_disk(folder: Path) -> list[int]:
 
 def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None:
     """Write the checkpoint of `step` whole, in place of one that may be there. Raises `UserError` if it cannot."""
-    if not all(w.isfinite().all() for w in member.weights):
+    if not all(w.isfinite().all() for w in member.weights.values()):
         raise UserError(
             f"the weights of {member.entry.name} are not finite at step {step:,}: lower training.lr; "
             "the checkpoint before it is kept"
         )
     target = step_folder(folder, step)
     new = target.with_name(target.name + ".new")
-    more = {"l1": member.entry.l1, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
+    asked = {"l1": member.entry.l1} if member.entry.l0 is None else {"target_l0": member.entry.l0}
+    more = {**asked, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
     if mask := member.mask.facts():
         more["mask"] = mask
     if member.halted_at is not None:
@@ -93,7 +97,7 @@ def retain(folder: Path, step: int, *, last: int, every: int | None, always: int
 
 def room(width: int, features: int) -> int:
     """Bytes of one checkpoint: four numbers a weight (the SAE, the weights, two moments), and the counts."""
-    return 16 * (2 * width * features + features + width) + 8 * (features + width) + 20_000
+    return 16 * (2 * width * features + 3 * features + width) + 8 * (features + width) + 20_000
 
 
 def damage(folder: Path) -> str:
@@ -163,22 +167,30 @@ def load(member: Member, folder: Path) -> None:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
     except (OSError, ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} is damaged ({error}); remove {folder} to go on from the checkpoint before") from None
-    for field, weight in zip(Weights._fields, member.weights, strict=True):
-        weight.copy_(tensors[field])
-        getattr(member.first, field).copy_(tensors[f"exp_avg.{field}"])
-        getattr(member.second, field).copy_(tensors[f"exp_avg_sq.{field}"])
+    for prefix, kept in _kept(member).items():
+        for name, weight in kept.items():
+            key = f"{prefix}{name}"
+            weight.copy_(tensors[key if key in tensors else f"{prefix}{_ONCE[name]}"])
     member.silent_F.copy_(tensors["silent_F"])
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
     for name in WINDOWS:
-        if name not in scalars:  # none, or an older checkpoint
+        there = name if name in scalars or name == "window" else "noiseless"  # its name in older checkpoints
+        if there not in scalars:
             continue
-        window = scalars[name]
+        window = scalars[there]
         if "raw_error" not in window:  # an older one: what it summed was not raw where each token has its own scale
             window["raw_error"] = math.nan if member.start.per_token_scaling else window["squared_error"]
-        setattr(member, name, Window(**window, sum_x_D=tensors[f"{name}.sum_x_D"].clone()))
+        setattr(member, name, Window(**window, sum_x_D=tensors[f"{there}.sum_x_D"].clone()))
     member.recent.extend(scalars.get("recent", []))
+    member.threshold = scalars.get("threshold", 0.0)
+    if member.controller is not None:
+        member.controller = Controller(**scalars["controller"])
+
+
+def _kept(member: Member) -> dict[str, Weights]:
+    return {"": member.weights, "exp_avg.": member.first, "exp_avg_sq.": member.second}
 
 
 def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
@@ -187,9 +199,8 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         if (window := getattr(member, name)) is not None:
             windows[name] = dataclasses.asdict(window)
             tensors[f"{name}.sum_x_D"] = windows[name].pop("sum_x_D")
-    kept = {"": member.weights, "exp_avg.": member.first, "exp_avg_sq.": member.second}
-    for prefix, weights in kept.items():
-        tensors |= {f"{prefix}{field}": weight for field, weight in zip(Weights._fields, weights, strict=True)}
+    for prefix, kept in _kept(member).items():
+        tensors |= {f"{prefix}{name}": weight for name, weight in kept.items()}
     scalars = {
         "adam_step": member.updates,
         "tokens": member.tokens,
@@ -198,6 +209,8 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         "skipped": member.skipped,
         "in_a_row": member.in_a_row,
         "recent": list(member.recent),
+        "threshold": member.threshold,
+        "controller": dataclasses.asdict(member.controller) if member.controller else None,
         **windows,
     }
     return tensors, {"state": json.dumps(scalars)}

@@ -8,7 +8,12 @@ that can be predicted. With b the slope of log L0 against log s at present, fall
 b and p come from two straight lines, through the last 30 % of the steps and the 21 % before them. With the prediction
 goes a 90 % band, as wide as `scripts/calibrate_forecast.py` finds it on recorded runs (docs/choice.md has the figures).
 Where the records support no such band there is no forecast, and a member is judged by what is measured. A decay of the
-learning rate can move L0 either way: nothing is predicted across one.
+learning rate can move L0 either way: nothing is predicted across one. Nor is anything predicted of a member that is
+held at the L0 that it was asked for.
+
+Among members that were asked for an L0 the densest is no fair choice between architectures: it would be the one whose
+controller overshot most. Of those that came near what they were asked for, the densest of each variant are compared by
+explained variance, as far as they are at about the same L0.
 """
 
 from __future__ import annotations
@@ -20,6 +25,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from unmix.runlog import Request, requested, split_name
+
 FAR_FEWER = 1 / 3  # below this share of the cap the choice comes with a word of warning
 REACH = 3.0
 """A step more than this many times as far is not predicted."""
@@ -27,6 +34,8 @@ WINDOW = 0.7
 """Rows after this share of the steps are recent; the rows before them, after the same share of that, are earlier."""
 FEWEST = 4  # rows in each of the two
 FLATTEST = -0.1  # a slope of 7 % a doubling: what falls less may as well rise next
+ABOUT_THE_SAME = 0.75  # an L0 of at least so much of the densest one's
+FAR_FROM_ASKED = 1.25  # times as many as were asked for, or as few
 STEEPEST = 1.05  # times the earlier slope: a fall that gathers speed follows no trend that we know
 
 Row = dict[str, Any]
@@ -75,12 +84,17 @@ class Candidate:
 
     member: str
     hook: str
-    l1: float
+    l1: float | None
+    """None where an L0 was asked for."""
+    target_l0: float | None
+    """The L0 that was asked for; None where it was a coefficient."""
     l0: float
     """As measured at `l0_at_step`."""
     l0_at_step: int
     """The last step; if a later one is asked about, the last at the full learning rate, where an extension begins."""
     nonzero_proportion: float
+    explained_variance: float | None
+    """Measured there too; None if it was not."""
     predicted_l0: float
     """At the step in question; `l0` if there is no forecast."""
     low: float | None
@@ -90,6 +104,22 @@ class Candidate:
     """Why there is none, where one was asked for."""
     admissible: bool
     why: str
+
+    @property
+    def request(self) -> Request:
+        """What it was asked for."""
+        return requested({"l1": self.l1, "target_l0": self.target_l0})
+
+    @property
+    def missed(self) -> bool:
+        """Whether its L0 is far from the one that it was asked for."""
+        kind, asked = self.request
+        return kind == "l0" and not asked / FAR_FROM_ASKED < self.l0 < asked * FAR_FROM_ASKED
+
+    @property
+    def kind(self) -> str:
+        """Its hook and variant; what was asked for means the same to members of one kind."""
+        return split_name(self.member)[0]
 
 
 def level(rows: Sequence[Row], at: int, key: str = "l0") -> float:
@@ -169,16 +199,19 @@ def choose(
     candidates = [_judge(curve, max_active, predict_step, warmup, ahead) for curve in by_member.values()]
     # in the order of what was measured: some members may have a forecast and others none
     candidates.sort(key=lambda c: _first_if_not_finite(c.l0 if ahead else c.predicted_l0), reverse=True)
-    best = next((c for c in candidates if c.admissible), None)
+    best, rivals = _best([c for c in candidates if c.admissible])
     at_step = max(c.l0_at_step for c in candidates)
+    asked = all(c.request.kind == "l0" for c in candidates) and len({c.kind for c in candidates}) > 1
+    between = "; of variants near the L0 asked for, with about as many, the one with the best explained variance"
     decay = f", where the decay of the learning rate to step {decay_to:,} begins" if decay_to is not None else ""
+    rule = f"the most active features per token below {max_active:g}, at step {predict_step:,}{decay}"
     return {
         "member": best.member if best else None,
-        "rule": f"the most active features per token below {max_active:g}, at step {predict_step:,}{decay}",
+        "rule": rule + between * asked,
         "max_active": max_active,
         "at_step": at_step,
         "predict_step": predict_step,
-        "reason": _reason(best, candidates, max_active, predict_step),
+        "reason": " ".join([_reason(best, candidates, max_active, predict_step), *_compared(best, rivals)]),
         "candidates": [asdict(c) for c in candidates],
         "came_true": None,
     }
@@ -195,6 +228,8 @@ def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: 
     )
     if predict_step > (now if ahead else last["step"]):
         try:
+            if requested(last).kind == "l0":
+                raise NoForecast(f"it is held at the {requested(last).number} that it was asked for")
             band = forecast(steady(curve, warmup), predict_step)
             expected = band.l0
         except NoForecast as error:
@@ -213,9 +248,11 @@ def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: 
         member=last["member"],
         hook=last["hook"],
         l1=last["l1"],
+        target_l0=last.get("target_l0"),
         l0=path[-1]["l0"] if path else math.nan,
         l0_at_step=now,
         nonzero_proportion=path[-1]["nonzero_proportion"] if path else math.nan,
+        explained_variance=_explained(path[-1]) if path else None,
         predicted_l0=expected,
         low=band.low if band else None,
         high=band.high if band else None,
@@ -229,8 +266,38 @@ def _first_if_not_finite(l0: float) -> float:
     return l0 if math.isfinite(l0) else math.inf
 
 
-def _kind(candidate: Candidate) -> str:
-    return candidate.member.rpartition("l1-")[0]
+def _explained(row: Row) -> float | None:
+    share = row.get("explained_variance")
+    return share if share is not None and math.isfinite(share) else None
+
+
+def _best(admissible: list[Candidate]) -> tuple[Candidate | None, list[Candidate]]:
+    """(the choice of these, which are the densest first; the densest of the other variants at about the same L0)."""
+    if not admissible:
+        return None, []
+    asked = all(c.request.kind == "l0" for c in admissible) and len({c.kind for c in admissible}) > 1
+    densest: dict[str, Candidate] = {}
+    for candidate in [c for c in admissible if not (asked and c.missed)] or admissible:
+        densest.setdefault(candidate.kind, candidate)
+    best, *others = densest.values()
+    near = [best, *(c for c in others if c.l0 >= ABOUT_THE_SAME * best.l0)]
+    if asked:
+        best = max(near, key=lambda c: -math.inf if c.explained_variance is None else c.explained_variance)
+    return best, [c for c in near if c is not best]
+
+
+def _compared(best: Candidate | None, rivals: list[Candidate]) -> list[str]:
+    """Which variant explains most at about the same L0, in a sentence; none where there is nothing to compare."""
+    known = [(c.explained_variance, c) for c in [best, *rivals] if c and c.explained_variance is not None]
+    if len(known) < 2:
+        return []
+    (most, first), *others = sorted(known, key=lambda pair: pair[0], reverse=True)
+    rest = ", ".join(f"{c.member} {100 * share:.1f} % at {_figure(c.l0)}" for share, c in others)
+    which = "it" if first is best else first.member
+    return [
+        f"Of the {len(known)} variants at about as many active features, {which} explains the most variance, "
+        f"{100 * most:.1f} % at {_figure(first.l0)}; {rest}."
+    ]
 
 
 def _figure(l0: float) -> str:
@@ -240,6 +307,8 @@ def _figure(l0: float) -> str:
 def _stands(candidate: Candidate, then: int) -> str:
     """What is measured of a member, and what is expected."""
     text = f"{candidate.member} has {_figure(candidate.l0)} active features per token at step {candidate.l0_at_step:,}"
+    if candidate.missed:
+        text += f", where {candidate.request.number} were asked for"
     if candidate.low is not None and candidate.high is not None:
         band = f"90 % band {_figure(candidate.low)} to {_figure(candidate.high)}"
         text += f" and is expected at {_figure(candidate.predicted_l0)} by step {then:,} ({band})"
@@ -251,24 +320,37 @@ def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, the
         if broken := [c for c in candidates if not c.predicted_l0 >= cap]:  # not for its L0
             return f"No member can be chosen: {'; '.join(f'{c.member}: {c.why}' for c in broken)}."
         sparsest = candidates[-1]
-        try_l1 = _between(sparsest.l1 or 1.0, sparsest.predicted_l0, cap / 2)
         return (
             f"No member comes under {cap:g} active features per token: the sparsest, {_stands(sparsest, then)}. "
-            f"Add a larger coefficient to its l1, {try_l1:.2g} say."
+            f"{_sparser(sparsest, cap, candidates)}"
         )
     text = f"{_stands(best, then)}: under {cap:g}"
-    kin = [c for c in candidates if _kind(c) == _kind(best)]  # of its hook and variant: a coefficient means the same
+    kin = [c for c in candidates if c.kind == best.kind]
     denser = [c for c in kin if not c.admissible and c.predicted_l0 >= cap]
     if denser:
         text += f", where the next denser member, {denser[-1].member}, is not ({_figure(denser[-1].predicted_l0)})"
     text += "."
     if best.predicted_l0 < cap * FAR_FEWER:
-        hint = ""
         if denser:
-            low, high = sorted((denser[-1].l1, best.l1))
-            hint = f" A coefficient between {low:g} and {high:g} would come closer to the cap."
-        text += f" That is far fewer than {cap:g}.{hint}"
+            low, high = sorted((denser[-1].request.value, best.request.value))
+            what = "A coefficient" if best.request.kind == "l1" else "An L0"
+            text += (
+                f" That is far fewer than {cap:g}. {what} between {low:g} and {high:g} would come closer to the cap."
+            )
+        elif best.request.kind == "l1":
+            text += f" That is far fewer than {cap:g}."
     return text
+
+
+def _sparser(sparsest: Candidate, cap: float, candidates: list[Candidate]) -> str:
+    """What to ask for, where even the sparsest member is too dense."""
+    kind, value = sparsest.request
+    if kind == "l1":
+        return f"Add a larger coefficient to its l1, {_between(value or 1.0, sparsest.predicted_l0, cap / 2):.2g} say."
+    share = min(1.0, 0.8 * cap / sparsest.predicted_l0)
+    fewer = max(1, round(float(f"{value * share:.2g}")))  # topk takes whole ones
+    asked = sorted({fewer, *(c.request.value for c in candidates if c.request.kind == "l0")})
+    return f"Ask for fewer: --l0 {' '.join(f'{each:g}' for each in asked)}."
 
 
 def _between(l1: float, l0: float, target: float) -> float:

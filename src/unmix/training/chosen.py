@@ -1,4 +1,4 @@
-"""After the sweep: which member of each hook, by the rule; what came true of the prediction."""
+"""After the sweep: which member of each hook or variant, by the rule; what came true of the prediction."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from unmix.training.manifest import read_run, sweep_schedule
 def make_choices(folder: Path, max_active: float, predict_step: int | None = None) -> list[dict[str, Any]]:
     """Apply the rule to the metrics of each hook, and write `choice.json`: members of two hooks are not compared.
 
+    With `choice.per_variant`, neither are members of two variants of a hook: there is a choice for each.
     If the extension that the recipe plans decays before the step in question, L0 is predicted for where that begins.
     """
     recipe, _ = read_run(folder)
@@ -26,10 +27,14 @@ def make_choices(folder: Path, max_active: float, predict_step: int | None = Non
     if decays_from < at <= end:
         at, decay_to = decays_from, end
     warmup = sweep_schedule(recipe).l1_warmup_steps
-    of_hooks = [[row for row in rows if row["hook"] == hook] for hook in dict.fromkeys(row["hook"] for row in rows)]
-    choices = [
-        choose(own, max_active=max_active, predict_step=at, warmup=warmup, decay_to=decay_to) for own in of_hooks
-    ]
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        variant = row.get("variant", "") if recipe.choice.per_variant else ""
+        groups.setdefault((row["hook"], variant), []).append(row)
+    choices = []
+    for (_, variant), own in groups.items():
+        choice = choose(own, max_active=max_active, predict_step=at, warmup=warmup, decay_to=decay_to)
+        choices.append(choice | ({"variant": variant} if variant else {}))
     write_choices(folder, choices)
     return choices
 

@@ -64,7 +64,7 @@ def train(
     pace = Pace(first, last, batch_tokens=source.batch_tokens, chunk_tokens=source.chunk_tokens)
     for step, batch in enumerate(source.batches(first, last), start=first):
         for member in members:
-            lr, l1 = schedule.lr_at(step, member.training.lr), schedule.l1_at(step, member.facts.coefficient)
+            lr, l1 = schedule.lr_at(step, member.training.lr), schedule.l1_at(step, member.coefficient)
             if wrong := member.update(batch, step, lr, l1):
                 say(f"warning: {wrong}")
         if all(member.halted_at is not None for member in members):
@@ -103,5 +103,6 @@ def _all_halted(members: Sequence[Member]) -> str:
 
 def _who(member: Member) -> Row:
     entry = member.entry
+    asked = {} if entry.l0 is None else {"target_l0": entry.l0}
     variant = {"variant": entry.variant, "coefficient": member.facts.coefficient} if entry.variant else {}
-    return {"member": entry.name, "hook": entry.hook, "l1": entry.l1, **variant}
+    return {"member": entry.name, "hook": entry.hook, "l1": entry.l1, **asked, **variant}

@@ -50,7 +50,10 @@ def entries(recipe: RunConfig) -> list[Entry]:
     for hook in recipe.activations.hooks:
         for variant in recipe.variants or [""]:
             before = [hook] * several + [variant] * bool(variant)
-            for l1 in recipe.of_variant(variant)[1].l1:
+            training = recipe.of_variant(variant)[1]
+            for l0 in training.l0:
+                found.append(Entry("-".join([*before, f"l0-{_short(l0)}"]), hook, variant, None, l0))
+            for l1 in training.l1:
                 found.append(Entry("-".join([*before, f"l1-{_short(l1)}"]), hook, variant, l1))
     return found
 
@@ -90,7 +93,11 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
     began = keep(recipes.load_resolved(manifest["recipe"], folder / "run.yaml"), manifest["recipe"])
     recipe = _as_it_began(keep(recipe, manifest["recipe"]), began)
     mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
-    further = {"training.l1"} if set(began.training.l1) <= set(recipe.training.l1) else set()
+    further = {
+        f"training.{key}"
+        for key in ("l0", "l1")
+        if set(getattr(began.training, key)) <= set(getattr(recipe.training, key))
+    }
     if began.variants:
         new = recipe.variants.keys() - began.variants.keys()
         further |= {key for key in mine if key.startswith(tuple(f"variants.{name}." for name in new))}
@@ -111,7 +118,9 @@ def _as_it_began(recipe: RunConfig, began: RunConfig) -> RunConfig:
     if given.steps == was.steps:
         return recipe
     update: dict[str, Any] = {
-        key: getattr(was, key) for key in ("lr", "dead_after_tokens") if key not in given.model_fields_set
+        key: getattr(was, key)
+        for key in ("lr", "dead_after_tokens", "revive_after_tokens")
+        if key not in given.model_fields_set
     }
     if "l1_warmup_fraction" not in given.model_fields_set:
         update["l1_warmup_fraction"] = round(was.l1_warmup_fraction * was.steps) / given.steps
@@ -210,7 +219,7 @@ def of_member(recipe: RunConfig, inputs: Inputs, entry: Entry) -> dict[str, Any]
     head = inputs.source.head()
     return {
         "hook": entry.hook,
-        **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1, inputs.special_ids)._asdict(),
+        **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1 or 0.0, inputs.special_ids)._asdict(),
         "outliers_share": _outliers_share(head, entry, recipe, inputs.special_ids),
     }
 

@@ -95,5 +95,5 @@ def norm_exponent(sae: SAEConfig, training: TrainingConfig) -> float:
     """
     if training.l1_norm_power != "matched":
         return training.l1_norm_power
-    bounded = sae.nonlinearity == "tanh_relu" and not sae.weigh_by_norm
+    bounded = sae.architecture == "tanh_relu" and not sae.weigh_by_norm
     return 2 - training.norm_power - (0 if bounded else 1)

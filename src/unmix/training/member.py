@@ -14,20 +14,31 @@ from torch import Tensor
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
-from unmix.dictionary.model import Dictionary, fold_scaling, new_sae
+from unmix.dictionary.model import Dictionary, fold_scaling, new_dictionary
+from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.dictionary.table import nonlinearity, objective
+from unmix.dictionary.terms import AuxK
 from unmix.errors import UserError
-from unmix.kernels.dispatch import BORDER, Scratch, Step, adam
-from unmix.kernels.forward import forward
+from unmix.kernels import reference
+from unmix.kernels.dispatch import BORDER, Scratch, Step, adam, finish
 from unmix.kernels.noise import noise_key
-from unmix.kernels.reference import Adam, Noise, Objective, Sums, Weights
+from unmix.kernels.task import Adam, Noise, Sums, Task, Weights
+from unmix.training.controller import Controller, first_coefficient
 from unmix.training.measure import Facts, kept_rows, starting_rows
 from unmix.training.window import Window
 
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
 SPIKE = 10.0  # times the mean squared error of the batches before it
 SPIKE_AMONG = 16  # so many of them; at least a quarter has to be there
-NOISY = ("loss", "l2_reconstruction_loss", "l1_penalty", "l0", "over_tokens")  # metrics that are also given with noise
-NOISELESS_EVERY = 16  # of the tokens of a member with noise, one in so many is also passed without it
+IN_TRAINING = (
+    "loss",
+    "l2_reconstruction_loss",
+    "l1_penalty",
+    "l0",
+    "over_tokens",
+)  # metrics that are then given of training too
+SAMPLED = 16  # where training takes tokens otherwise, one in so many is also taken as the saved dictionary takes it
+AUXK_SHARE = 0.1  # of the features: of so many dead ones AuxK looks at every token, of more at fewer
 
 
 @dataclass(frozen=True)
@@ -38,8 +49,10 @@ class Entry:
     hook: str
     variant: str
     """Empty where the recipe has no variants."""
-    l1: float
+    l1: float | None
     """α, as the recipe gives it."""
+    l0: float | None = None
+    """Active features a token that it is asked for, in place of α."""
 
 
 class Member:
@@ -58,12 +71,11 @@ class Member:
     ) -> None:
         self.entry, self.start, self.config, self.training = entry, sae, config, training
         self.facts, self.mask = facts, mask
-        W_enc_DF = (
-            sae.W_enc.detach().T.contiguous().T
-        )  # a feature's encoder weights side by side: no copy where they are
-        self.weights = Weights(W_enc_DF, sae.b_enc.detach(), sae.W_dec.detach(), sae.b_dec.detach())
-        self.gradients = Weights(*(torch.zeros_like(w) for w in self.weights))
-        self.first, self.second = (Weights(*(torch.zeros_like(w) for w in self.weights)) for _ in range(2))
+        # a feature's encoder weights side by side: no copy where they are
+        self.weights: Weights = sae.weights | {"W_enc": sae.W_enc.detach().T.contiguous().T}
+        self.gradients, self.first, self.second = (
+            {name: torch.zeros_like(w) for name, w in self.weights.items()} for _ in range(3)
+        )
         """Adam's running means of the gradient and of its square."""
         self.updates = 0
         # a run has decided these before it makes members (`precision.decide`)
@@ -73,9 +85,12 @@ class Member:
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64)
         """Tokens since each feature was last active."""
         self.tokens = 0
+        self.controller = _controller(entry, config, training, facts)
+        self.threshold = 0.0
+        """Running mean of the least contribution that a batchtopk keeps: the saved dictionary's threshold."""
         self.window = Window()
-        self.noiseless = Window() if config.noise else None
-        """Of a member with noise: a sample of the tokens without it, as the saved dictionary takes them."""
+        self.as_saved = Window() if config.noise or isinstance(sae.nonlinearity, BatchTopK) else None
+        """A sample of the tokens as the saved dictionary takes them, where training takes them otherwise."""
         self.recent: deque[float] = deque(maxlen=SPIKE_AMONG)
         """The squared error a token of the newest batches."""
         self.halted_at: int | None = None
@@ -94,10 +109,11 @@ class Member:
         if not len(raw_BD) or self.halted_at is not None:
             return ""
         x_BD = self.sees(raw_BD)
-        sparse, objective = self.step.sparse, self._objective(step, l1)
-        sums = self.step(x_BD, self.weights, self.gradients, objective)
+        sparse, task = self.step.sparse, self._task(step, l1)
+        sums = self.step(x_BD, x_BD, self.weights, self.gradients, task)
         spike = self._spike(len(x_BD), sums)
-        wrong = _not_finite(x_BD, sums)
+        square = finish(self.weights, self.gradients, task.unit_norm)
+        wrong = _not_finite(x_BD, sums, square)
         if wrong or (spike and self.training.on_spike == "act"):
             self.step.sparse = sparse
             return self._leave_out(step, wrong or spike)
@@ -105,25 +121,36 @@ class Member:
         self.updates += 1
         self.tokens += len(x_BD)
         self.recent.append(sums.squared_error / len(x_BD))
-        self._count(self.window, raw_BD, x_BD, sums, l1)
-        if self.noiseless is None:
-            active_F = sums.active_F
-        else:
-            some_BD = x_BD[::NOISELESS_EVERY]
-            plain = forward(some_BD, self.weights, objective)
-            self._count(self.noiseless, raw_BD[::NOISELESS_EVERY], some_BD, plain, l1)
-            active_F = plain.active_F
+        self._count(self.window, raw_BD, x_BD, sums, task)
+        active_F = sums.active_F
+        if sums.threshold is not None:
+            self.threshold += (sums.threshold - self.threshold) / _averaged(self.updates)
+        if self.as_saved is not None:
+            some_BD = x_BD[::SAMPLED]
+            plain = reference.alone(some_BD, some_BD, self.weights, task, self.threshold)
+            self._count(self.as_saved, raw_BD[::SAMPLED], some_BD, plain, task)
+            active_F = plain.active_F if task.noise else active_F
+        if self.controller is not None:
+            self.controller.saw(active_F.sum().item() / len(x_BD[::SAMPLED] if task.noise else x_BD))
         self.silent_F.add_(len(x_BD)).masked_fill_(active_F > 0, 0)
-        adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, sums))
+        adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, square))
+        task.phi.constrain(self.weights)
+        if self.controller is not None and "threshold" in self.weights:
+            self.weights["threshold"].mul_(self.controller.shift)
         return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
 
-    def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, l1: float) -> None:
+    def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, task: Task) -> None:
         """Add a batch to a window; explained variance is of tokens at their own lengths."""
         if self.start.per_token_scaling:
             square_scale_B = self.start.token_scale(raw_BD).squeeze(1).double().square()
-            window.add(raw_BD, sums, l1, (sums.square_B @ square_scale_B).item())
+            window.add(raw_BD, sums, task.objective, (sums.square_B @ square_scale_B).item())
         else:
-            window.add(x_BD, sums, l1, sums.squared_error)
+            window.add(x_BD, sums, task.objective, sums.squared_error)
+
+    @property
+    def coefficient(self) -> float:
+        """β, after its warm-up: what the recipe gives, or what the controller has come to."""
+        return self.facts.coefficient if self.controller is None else self.controller.coefficient
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
@@ -131,23 +158,30 @@ class Member:
             return x_BD / self.start.token_scale(x_BD)
         return x_BD * self.facts.scale if self.facts.scale != 1 else x_BD
 
-    def _objective(self, step: int, l1: float) -> Objective:
+    def _task(self, step: int, l1: float) -> Task:
         sigma = self.config.noise
-        noise = Noise(sigma, noise_key(self.training.seed, step)) if sigma else None
-        return Objective(
-            l1,
-            phi=self.config.nonlinearity,
-            weigh_by_norm=self.config.weigh_by_norm,
-            norm_power=self.training.norm_power,
-            noise=noise,
-            unit_norm=self.config.decoder == "unit_norm",
+        return Task(
+            self.start.nonlinearity,
+            objective(self.config, norm_power=self.training.norm_power, sparsity=l1, auxk=self._auxk()),
+            Noise(sigma, noise_key(self.training.seed, step)) if sigma else None,
+            unit_norm=self.config.has_unit_rows,
         )
 
-    def _adam(self, lr: float, sums: Sums) -> Adam:
+    def _auxk(self) -> AuxK | None:
+        """The term that trains the features that are dead now, if there are any."""
+        if not self.config.auxk_coefficient:
+            return None
+        dead_N = torch.nonzero(self.silent_F >= self.training.revive_after_tokens).flatten()
+        if not len(dead_N):
+            return None
+        k = self.config.auxk_features or min(512, self.start.width // 2)
+        return AuxK(k, dead_N, stride=math.ceil(len(dead_N) / (AUXK_SHARE * self.start.features)))
+
+    def _adam(self, lr: float, gradient_square: float) -> Adam:
         # clipped per member: a global norm would couple the members of a sweep
-        norm, most = math.sqrt(sums.gradient_square), self.training.clip_norm
+        norm, most = math.sqrt(gradient_square), self.training.clip_norm
         shrink = most / norm if most is not None and norm > most else 1.0
-        return Adam(lr, self.updates, self.training.betas, shrink, self.config.decoder == "unit_norm")
+        return Adam(lr, self.updates, self.training.betas, shrink, self.config.has_unit_rows)
 
     def _spike(self, tokens: int, sums: Sums) -> str:
         """Whether the batch's squared error stands out; the batches that say from what are in the checkpoint."""
@@ -176,15 +210,21 @@ class Member:
     def metrics(self, dead_after_tokens: int) -> dict[str, Any]:
         """The means since the last call, which starts a new window: of the dictionary as it would be saved.
 
-        With noise they are over the sample without it, and those of training are called `noisy_…`.
+        Where training takes tokens otherwise, they are over the sample; those of training are called `noisy_…` with
+        noise, else `training_…`.
         """
         known = self.tokens >= dead_after_tokens
         dead = (self.silent_F >= dead_after_tokens).double().mean().item() if known else None
         row = {**self.window.metrics(len(self.silent_F)), "dead_fraction": dead}
-        if self.noiseless is not None:
-            noisy = {f"noisy_{key}": row[key] for key in NOISY}
-            row |= self.noiseless.metrics(len(self.silent_F)) | noisy
-            self.noiseless = Window()
+        if self.as_saved is not None:
+            how = "noisy" if self.config.noise else "training"
+            training = {f"{how}_{key}": row[key] for key in IN_TRAINING}
+            row |= self.as_saved.metrics(len(self.silent_F)) | training
+            self.as_saved = Window()
+        if self.controller is not None:
+            row["coefficient"] = self.controller.coefficient
+        if isinstance(self.start.nonlinearity, BatchTopK):
+            row["threshold"] = self.threshold
         if self.skipped:
             row["skipped_batches"] = self.skipped
         if self.halted_at is not None:
@@ -194,16 +234,31 @@ class Member:
 
     def sae(self) -> Dictionary:
         """The dictionary for raw activations, as it is now (a copy)."""
-        return fold_scaling(self.start.with_weights(*self.weights), self.facts.scale)
+        nonlinearity, weights = self.start.nonlinearity.saved(self.weights, self.threshold)
+        return fold_scaling(self.start.changed(weights, nonlinearity), self.facts.scale)
 
 
-def _not_finite(x_BD: Tensor, sums: Sums) -> str:
+def _averaged(updates: int) -> int:
+    """Batches over which the threshold of a batchtopk is averaged: the newest tenth, as it moves with the weights."""
+    return min(updates, max(20, min(1000, updates // 10)))
+
+
+def _controller(entry: Entry, config: SAEConfig, training: TrainingConfig, facts: Facts) -> Controller | None:
+    """That of a member which is asked for an L0 and finds the coefficient for it."""
+    if entry.l0 is None or config.takes_k:
+        return None
+    kind = "l0" if config.architecture == "jumprelu" else "l1"
+    first = first_coefficient(kind, entry.l0, facts.mean_norm, training.norm_power)
+    return Controller(entry.l0, math.log(first))
+
+
+def _not_finite(x_BD: Tensor, sums: Sums, gradient_square: float) -> str:
     """Which of a step's numbers are not; the activations are looked through only if their sums say so."""
-    if all(map(math.isfinite, (sums.squared_error, sums.reconstruction, sums.penalty, sums.gradient_square))):
+    if all(map(math.isfinite, (sums.squared_error, *sums.terms, gradient_square))):
         return ""
     if not x_BD.isfinite().all():
         return "an activation is not finite"
-    finite_loss = math.isfinite(sums.reconstruction) and math.isfinite(sums.penalty)
+    finite_loss = all(map(math.isfinite, sums.terms))
     return "the gradient is not finite" if finite_loss else "the loss is not finite"
 
 
@@ -223,11 +278,15 @@ def new_member(
     `head`, the first chunk, is what `bias_init: mean` starts from; without it the bias waits for a checkpoint.
     `scratch` is the memory of the step; members that take theirs in turn may share it.
     """
-    sae = new_sae(width, config.features, config.initial_row_norm, training.seed)
-    sae.nonlinearity, sae.per_token_scaling = config.nonlinearity, config.scaling == "token"
-    sae.longest = mask.longest
+    phi = nonlinearity(config, entry.l0 or 0.0)
+    sae = new_dictionary(width, config.features, config.initial_row_norm, training.seed, phi)
+    sae.per_token_scaling, sae.longest = config.scaling == "token", mask.longest
     member = Member(entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch)
     if head is not None and config.bias_init == "mean":
         x_KD = member.sees(starting_rows(head, entry.hook, mask, facts.median_norm))
-        member.weights.b_dec_D.copy_(x_KD.mean(0, dtype=torch.float64))
+        member.weights["b_dec"].copy_(x_KD.mean(0, dtype=torch.float64))
+        if config.architecture not in ("relu", "tanh_relu"):  # x - mean is encoded: two biases do it
+            shift_F = member.weights["b_dec"] @ member.weights["W_enc"]
+            for name in member.weights.keys() & {"b_enc", "b_mag"}:
+                member.weights[name].sub_(shift_F)
     return member

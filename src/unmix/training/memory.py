@@ -16,7 +16,8 @@ from collections.abc import Sequence
 
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
-from unmix.kernels import cpu, dense, dense_bf16
+from unmix.dictionary.table import nonlinearity
+from unmix.kernels import dense, dense_bf16, find
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, dense_numbers
 from unmix.training.member import Entry
 
@@ -38,14 +39,14 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
     dense_of: dict[tuple[str, int, int], int] = {}
     for entry in entries:
         (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
-        numbers = dense_numbers("bf16" if training.dense == "bf16" else "fp32", sae.nonlinearity, bool(sae.noise))
+        numbers = dense_numbers("bf16" if training.dense == "bf16" else "fp32", nonlinearity(sae), bool(sae.noise))
         if numbers == "bf16":
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
         else:
             dense_of[numbers, F, 0] = 2 * max(dense.TILE_BYTES, 256 * F)
         border = BORDER if training.border == "auto" else training.border
         active = int(min(1, HYSTERESIS * border) * B * F)
-        sparse = max(sparse, 3 * cpu.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
+        sparse = max(sparse, 3 * find.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
     return sum(dense_of.values()) + sparse
 
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from unmix.kernels.reference import Sums
+from unmix.dictionary.terms import Objective, loss
 from unmix.kernels.rows import moments
+from unmix.kernels.task import Sums
 
 
 @dataclass
@@ -26,12 +27,12 @@ class Window:
     square_x: float = 0.0
     sum_x_D: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    def add(self, x_BD: Tensor, sums: Sums, l1: float, raw_error: float) -> None:
+    def add(self, x_BD: Tensor, sums: Sums, objective: Objective, raw_error: float) -> None:
         """Count one batch; x_BD and `raw_error` are in the same units, see there."""
         self.tokens += len(x_BD)
         self.squared_error += sums.squared_error
         self.penalty += sums.penalty
-        self.loss += sums.reconstruction + l1 * sums.penalty
+        self.loss += loss(objective, sums.terms)
         self.active += sums.active_F.sum(dtype=torch.float64).item()
         self.raw_error += raw_error
         square_D, sum_x_D = moments(x_BD)

@@ -10,8 +10,8 @@ import sys
 import pytest
 from rich.console import Console
 
-from unmix import progress
-from unmix.progress import Progress, Standing, clock, frame, head, line
+from unmix.cli import progress
+from unmix.cli.progress import Progress, Standing, clock, frame, head, line
 from unmix.training.loop import Rows
 
 fcntl, pty, termios = (pytest.importorskip(name) for name in ("fcntl", "pty", "termios"))
@@ -103,8 +103,8 @@ ON_A_TERMINAL = """
 import sys
 sys.path.insert(0, {tests!r})
 from test_progress import rows
-from unmix import progress as module
-from unmix.progress import Progress
+from unmix.cli import progress as module
+from unmix.cli.progress import Progress
 now = 1000.0
 module.time.monotonic = lambda: now
 with Progress() as progress:

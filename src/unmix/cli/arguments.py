@@ -8,8 +8,17 @@ from typing import Any
 
 from unmix.errors import UserError
 
+Dotted = dict[str, list[str]]
+"""What was typed as `--section.key value`: {"training.l1": ["0", "5"]}."""
 SHORT = {"model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps"}
-LISTS = ("training.l1", "training.betas", "activations.hooks", "sinks")  # keys that take several values
+LISTS = (
+    "training.l0",
+    "training.l1",
+    "sae.prefixes",
+    "training.betas",
+    "activations.hooks",
+    "sinks",
+)  # keys that take several values
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +34,14 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--corpus", help="stdlib, a file of text or records, a folder, datasets:NAME (docs/corpora.md)")
     parser.add_argument("--features", type=int, help="features of each dictionary")
-    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="coefficients, one member each")
+    parser.add_argument(
+        "--architecture",
+        nargs="+",
+        metavar="NAME",
+        help="relu, tanh_relu, topk, batchtopk, matryoshka, jumprelu, gated; several are trained side by side",
+    )
+    parser.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token, one member each")
+    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="or coefficients, one member each")
     parser.add_argument("--steps", type=int, help="steps of the sweep")
 
 
@@ -34,22 +50,42 @@ def force_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
 
 
-def read_recipe(args: argparse.Namespace, dotted: dict[str, list[str]]) -> Any:
+def read_recipe(args: argparse.Namespace, dotted: Dotted) -> Any:
     """The recipe that the arguments name, with what they change; the demo if they name none and change nothing."""
     from unmix import config
 
     overrides = {dotted: getattr(args, short) for short, dotted in SHORT.items()}
-    overrides |= {"activations.hooks": args.hook, "training.l1": args.l1, "name": args.name}
+    overrides |= {"activations.hooks": args.hook, "training.l0": args.l0, "training.l1": args.l1, "name": args.name}
     given = {dotted: value for dotted, value in overrides.items() if value is not None}
     given |= _values(dotted)
+    for asked, other in (("training.l0", "training.l1"), ("training.l1", "training.l0")):
+        if asked in given and other not in given:
+            given[other] = []  # in place of what the recipe has
+    given |= _architectures(args.architecture or [])
     if args.recipe is None and set(given) <= {"name"}:
         return config.load(_find_recipe("demo"), given)
     recipe = _every_layer(config.load(_find_recipe(args.recipe) if args.recipe else None, given))
-    if "training.l1" in given and recipe.variants and all("l1" in own.training for own in recipe.variants.values()):
+    for key in ("l0", "l1"):
+        own = [key in variant.training for variant in recipe.variants.values()]
+        if given.get(f"training.{key}") and own and all(own):
+            raise UserError(
+                f"--{key} changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.{key}"
+            )
+    if len(args.architecture or []) > 1 and recipe.variants.keys() != set(args.architecture):
         raise UserError(
-            "--l1 changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.l1"
+            f"--architecture {' '.join(args.architecture)}: the recipe has variants of its own, "
+            f"{', '.join(recipe.variants.keys() - set(args.architecture))}; give one architecture, or edit the recipe"
         )
     return recipe
+
+
+def _architectures(names: list[str]) -> dict[str, Any]:
+    """One is that of the recipe; several are its variants."""
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"--architecture names {twice[0]} twice; name each once")
+    if len(names) == 1:
+        return {"sae.architecture": names[0]}
+    return {f"variants.{name}.sae.architecture": name for name in names}
 
 
 def _every_layer(recipe: Any) -> Any:
@@ -70,10 +106,10 @@ def _every_layer(recipe: Any) -> Any:
     return recipe.model_copy(update={"activations": act.model_copy(update={"hooks": expand(act.hooks, there)})})
 
 
-def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
+def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
     """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows."""
     words: list[str] = []
-    dotted: dict[str, list[str]] = {}
+    dotted: Dotted = {}
     while argv:
         word = argv.pop(0)
         key, equals, value = word[2:].partition("=")
@@ -86,7 +122,7 @@ def split_dotted(argv: list[str]) -> tuple[list[str], dict[str, list[str]]]:
     return words, dotted
 
 
-def _values(dotted: dict[str, list[str]]) -> dict[str, Any]:
+def _values(dotted: Dotted) -> dict[str, Any]:
     """{"a.b": ["1", "2"]} -> {"a.b": [1, 2]}; values are read as YAML."""
     import yaml
 
@@ -113,8 +149,9 @@ def _number(value: Any) -> Any:
 
 
 def _recipe_folder() -> Path:
-    packaged = Path(__file__).parent / "recipes"
-    return packaged if packaged.is_dir() else Path(__file__).parents[2] / "recipes"
+    package = Path(__file__).parents[1]
+    packaged = package / "recipes"
+    return packaged if packaged.is_dir() else package.parents[1] / "recipes"
 
 
 def _find_recipe(name: str) -> Path:

@@ -1,4 +1,4 @@
-"""The arguments of `unmix bench`. What measures is imported when asked for: `unmix --help` must answer at once."""
+"""`unmix bench`: how fast this machine is."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unmix.arguments import force_argument, read_recipe, recipe_arguments
+from unmix.cli.arguments import Dotted, force_argument, read_recipe, recipe_arguments
+from unmix.cli.progress import Progress
 from unmix.errors import UserError
-from unmix.progress import Progress
 
-Dotted = dict[str, list[str]]
 SHORT_RUN = 96
 """Steps of `bench sweep` where no other number is asked for: three whole chunks of the demo's."""
 BENCH = """\

@@ -14,7 +14,6 @@ import time
 import pytest
 import yaml
 
-from unmix.arguments import split_dotted
 from unmix.cli import main
 from unmix.runlog import read_metrics
 
@@ -73,6 +72,24 @@ def test_the_steps_by_their_own_commands(recipe, tmp_path, capsys):
     assert "rule: " in capsys.readouterr().out
     assert unmix("extend", run, "--member", "l1-3", "--steps", "70", tmp_path=tmp_path) == 0
     assert unmix("report", run, tmp_path=tmp_path) == 0
+
+
+def test_a_sweep_over_l0_compares_architectures(recipe, tmp_path, capsys):
+    run = tmp_path / "runs" / "tiny"
+    asked = ["--architecture", "relu", "topk", "--l0", "5", "10", "--no-evaluate", "--choice.max_active", "30"]
+    assert unmix("sweep", recipe, *asked, tmp_path=tmp_path) == 0
+    choice = json.loads((run / "choice.json").read_text())
+    assert {(c["member"], c["target_l0"], c["l1"]) for c in choice["candidates"]} == {
+        (f"{kind}-l0-{l0}", float(l0), None) for kind in ("relu", "topk") for l0 in (5, 10)
+    }
+    assert choice["member"] in {"relu-l0-10", "topk-l0-10", "relu-l0-5"}
+    page = (run / "report.html").read_text()
+    assert "relu and topk, each asked for 5 and 10 active features per token" in page
+    capsys.readouterr()
+    assert unmix("choose", run, tmp_path=tmp_path) == 0
+    said = capsys.readouterr().out
+    assert "expl. var." in said
+    assert "topk-l0-10       10 " in said
 
 
 def test_harvest_then_sweep_from_the_store(recipe, tmp_path, capsys):
@@ -180,7 +197,7 @@ def test_each_hook_has_a_choice_and_an_extension(recipe, tmp_path, capsys):
     shown = capsys.readouterr().out
     assert all(f"{choice['member']} has" in shown for choice in choices)
     assert main(["extend", str(run), "--steps", "90"]) == 2
-    assert "a choice for each hook; give --member, one of resid_post.0-l1-" in capsys.readouterr().err
+    assert "several choices; give --member, one of resid_post.0-l1-" in capsys.readouterr().err
     assert main(["verify", str(run)]) == 0, capsys.readouterr().out
 
 
@@ -190,14 +207,6 @@ def test_a_run_folder_whose_recipe_differs_is_left_as_it_is(recipe, tmp_path, ca
     assert unmix("sweep", recipe, "--train-only", "--steps", "5", "--features", "40", tmp_path=tmp_path) == 2
     assert "sae.features = 48, the recipe says 40" in capsys.readouterr().err
     assert files == {p: p.read_bytes() for p in (tmp_path / "runs").rglob("*") if p.is_file()}
-
-
-def test_dotted_keys_are_taken_out_wherever_they_stand():
-    words, dotted = split_dotted(
-        ["sweep", "--a.b", "1", "my.yaml", "--training.l1", "0", "5", "--name", "x", "--c.d=e"]
-    )
-    assert words == ["sweep", "my.yaml", "--name", "x"]
-    assert dotted == {"a.b": ["1"], "training.l1": ["0", "5"], "c.d": ["e"]}
 
 
 def test_a_second_process_on_the_same_run_is_refused(recipe, tmp_path, capsys):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from unmix import config
 from unmix.errors import UserError
 
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.yaml"))
+RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=lambda p: p.stem)
@@ -28,7 +28,7 @@ def test_every_recipe_is_read_and_comes_back_from_its_resolved_form(path, tmp_pa
         ({"training.l1": [float("nan")]}, "l1"),
         ({"training.steps": 0}, "training.steps = 0"),
         ({"sae.features": "many"}, "sae.features = 'many'"),
-        ({"sae.nonlinearity": "gelu"}, "sae.nonlinearity = 'gelu'"),
+        ({"sae.architecture": "gelu"}, "sae.architecture = 'gelu'"),
         ({"name": "../elsewhere"}, "name = '../elsewhere'"),
         ({"choice.extend_to": 1}, "choice.extend_to = 1 is less than training.steps"),
         ({"training.lr.deep": 1}, "training.lr"),

@@ -1,0 +1,86 @@
+"""The command line, one file a command. Heavy imports wait until a command needs them: `unmix --help` must answer at
+once."""
+
+from __future__ import annotations
+
+import argparse
+import io
+import sys
+from collections.abc import Callable, Sequence
+
+from unmix.cli.arguments import Dotted, split_dotted
+from unmix.cli.bench import add_bench
+from unmix.cli.choose import add_choose
+from unmix.cli.evaluate import add_evaluate
+from unmix.cli.extend import add_extend
+from unmix.cli.fetch import add_fetch
+from unmix.cli.harvest import add_harvest
+from unmix.cli.norms import add_norms
+from unmix.cli.report import add_report
+from unmix.cli.sweep import add_sweep
+from unmix.cli.verify import add_verify
+from unmix.disk import REFUSALS
+from unmix.errors import UserError
+from unmix.machine import keep_freed_memory
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
+    stopped by a signal."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal in ASCII shows what it can
+    keep_freed_memory()
+    words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
+    try:
+        args = _parser().parse_args(words)
+        if dotted and "recipe" not in args:
+            raise UserError(f"--{next(iter(dotted))} is a key of a recipe; this command takes none")
+        return int(args.run(args, dotted) or 0)
+    except UserError as error:
+        print(f"unmix: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        if error.errno not in REFUSALS:
+            raise
+        print(f"unmix: cannot write ({error}); make room or give another folder, then try again", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\nunmix: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="unmix",
+        description="Sparse autoencoders for language models: sweep, choose, extend, look.",
+        epilog="Start with `unmix sweep`; `unmix COMMAND --help` teaches each command.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version")
+    parser.set_defaults(run=_no_command(parser))
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    add_sweep(commands)
+    add_extend(commands)
+    add_choose(commands)
+    add_report(commands)
+    add_evaluate(commands)
+    add_norms(commands)
+    add_fetch(commands)
+    add_harvest(commands)
+    add_verify(commands)
+    add_bench(commands)
+    return parser
+
+
+def _no_command(parser: argparse.ArgumentParser) -> Callable[..., int]:
+    def run(args: argparse.Namespace, _: Dotted) -> int:
+        if args.version:
+            import unmix
+
+            print(f"unmix {unmix.__version__}")
+            return 0
+        parser.print_help()
+        return 0
+
+    return run

@@ -1,0 +1,101 @@
+"""`unmix evaluate`: judge a run's members, or any SAE folder, on held-out documents."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmix.cli.arguments import Dotted
+from unmix.cli.progress import Progress
+from unmix.errors import UserError
+
+if TYPE_CHECKING:
+    from unmix.config import MaskConfig
+
+
+def add_evaluate(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "evaluate",
+        help="held-out metrics of a run's members, or of any SAE folder",
+        description="Explained variance, cosine, cross-entropy with the SAE spliced in, sparsity, dead features …\n"
+        "over documents that were held out of training, with baselines beside them. Writes evaluation.json.\n\n"
+        "An SAE of SAELens that unmix did not train:\n"
+        "  unmix evaluate FOLDER --model gpt2 --corpus texts/   [--hook resid_pre.8, if its cfg.json names none]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    parser.add_argument("--tokens", type=int, default=1_000_000, help="held-out tokens for fidelity (1,000,000)")
+    parser.add_argument("--ce-tokens", type=int, default=100_000, help="of these, for cross-entropy (100,000)")
+    parser.add_argument(
+        "--debias",
+        action="store_true",
+        help="also refit each dictionary's magnitudes, support frozen; save in debiased/",
+    )
+    parser.add_argument(
+        "--mask",
+        choices=["auto", "none"],
+        help="auto leaves out outliers, none keeps every token; if not given, the mask of the training, or auto if it "
+        "kept every token",
+    )
+    parser.add_argument("--mask-special", action="store_true", help="leave out special tokens; they keep x if spliced")
+    parser.add_argument(
+        "--mask-norm-above", type=float, metavar="X", help="leave out tokens longer than X times the median norm"
+    )
+    parser.add_argument("--model", help="the language model, if not the one that the folder names")
+    parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")
+    parser.add_argument("--hook", help="where an SAE is judged, if not at the hook that its folder names")
+    parser.add_argument(
+        "--batch",
+        type=int,
+        metavar="N",
+        help="sequences that go through the model at once; if not given, as many as need about 1 GB, at most 16",
+    )
+    parser.add_argument("--json", action="store_true", help="print evaluation.json")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace, dotted: Dotted) -> int:
+    for flag, value in (("--tokens", args.tokens), ("--ce-tokens", args.ce_tokens)):
+        if value < 1:
+            raise UserError(f"{flag} {value} leaves nothing to evaluate on; give a number above 0")
+    if args.batch is not None and args.batch < 1:
+        raise UserError(f"--batch {args.batch} is no sequence at all; give a number above 0, or leave it out")
+    if args.mask_norm_above is not None and not args.mask_norm_above > 0:
+        raise UserError(f"--mask-norm-above {args.mask_norm_above:g} leaves nothing; give a number above 0")
+    from unmix.evaluation.command import FILE, evaluate_folder, require_ours
+    from unmix.evaluation.table import table
+    from unmix.runlog import write_json
+
+    require_ours(args.folder)
+    found = evaluate_folder(
+        args.folder,
+        fidelity_tokens=args.tokens,
+        ce_tokens=args.ce_tokens,
+        model=args.model,
+        corpus=args.corpus,
+        hook=args.hook,
+        batch=args.batch,
+        debias=args.debias,
+        mask=evaluation_mask(args),
+        say=Progress.say,
+    )
+    print(json.dumps(found, indent=1) if args.json else table(found))
+    write_json(args.folder / FILE, found)
+    return 0
+
+
+def evaluation_mask(args: argparse.Namespace) -> Callable[[MaskConfig], MaskConfig]:
+    """What the flags make of the mask that was trained with."""
+    from unmix.config import EVERY_TOKEN, MaskConfig
+
+    def mask(trained: MaskConfig) -> MaskConfig:
+        base = {"auto": MaskConfig(), "none": EVERY_TOKEN}.get(args.mask, trained)
+        above = base.norm_above if args.mask_norm_above is None else args.mask_norm_above
+        return MaskConfig(special=base.special or args.mask_special, norm_above=above)
+
+    return mask

@@ -1,0 +1,68 @@
+"""`unmix harvest`: write activations to disk."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from unmix.cli.arguments import Dotted, force_argument, read_recipe, recipe_arguments
+from unmix.cli.progress import Progress
+from unmix.errors import UserError
+
+
+def add_harvest(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "harvest",
+        help="write activations to disk, to train on them again and again",
+        allow_abbrev=False,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description="Run the model of a recipe over its corpus and write the shuffled activations to a store.\n"
+        "Train on it with `unmix sweep RECIPE --activations.store DIR`.",
+    )
+    recipe_arguments(parser)
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="the store; one that was stopped is resumed"
+    )
+    parser.add_argument(
+        "--tokens", type=int, help="how many; what the sweep of the recipe and its extension read if not given"
+    )
+    parser.add_argument(
+        "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="on disk (bfloat16)"
+    )
+    force_argument(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace, dotted: Dotted) -> int:
+    recipe = read_recipe(args, dotted)
+    from unmix.activations.store import harvest, held
+    from unmix.precision import keep
+    from unmix.training.inputs import open_model, open_stream, store_facts
+
+    say = Progress.say
+    if before := held(args.out).get("recipe"):
+        recipe = keep(recipe, before)
+    model, tokens = open_model(recipe, say)
+    steps = max(recipe.training.steps, recipe.choice.extend_to or 0)
+    wanted = args.tokens if args.tokens is not None else steps * recipe.training.batch_tokens
+    if wanted < 1:
+        raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
+    began = time.perf_counter()
+
+    def progress(rows: int) -> None:
+        say(f"{rows:,} of {wanted:,} activations, {rows / (time.perf_counter() - began):,.0f} tokens/s")
+
+    harvest(
+        open_stream(recipe, model, tokens),
+        args.out,
+        tokens=wanted,
+        dtype=args.dtype,
+        progress=progress,
+        facts=store_facts(recipe, model, tokens),
+        force=args.force,
+    )
+    say(f"store: {args.out.resolve()}")
+    return 0

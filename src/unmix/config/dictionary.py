@@ -1,0 +1,134 @@
+"""The shape of the dictionary."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from unmix.config.section import Section
+
+Architecture = Literal["relu", "tanh_relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"]
+TOPK = ("topk", "batchtopk", "matryoshka")
+"""Architectures that keep a given number of features: there is no coefficient to find."""
+
+
+class SAEConfig(Section):
+    """The shape of the dictionary."""
+
+    features: int = Field(default=8192, ge=1)
+    architecture: Architecture = "relu"
+    """`relu`; `tanh_relu`: features below 1, the normalized SAE (LessWrong post 3ZCKSArYwgg9P4hqQ); `topk` and
+    `batchtopk`: so many features of each token, or on average; `matryoshka`: a batchtopk whose first features
+    reconstruct by themselves; `jumprelu`: each feature has a threshold; `gated`: which features, and how much, apart
+    (docs/architectures.md). Earlier recipes call it `nonlinearity`."""
+    prefixes: list[int] | None = None
+    """Numbers of first features that have to reconstruct by themselves, rising, below `features`: the loss is the mean
+    over these and all. None: for matryoshka 1/32, 3/32, 7/32 and 15/32 of the features (Bussmann et al. 2025, arXiv
+    2503.17547), otherwise no prefixes."""
+    bandwidth: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    """ε of jumprelu: pre-activations this close to a threshold, half on each side, move it."""
+    initial_threshold: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    """Threshold of every jumprelu feature at the start."""
+    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Standard deviation of Gaussian noise on the pre-activations, in training only (the normalized SAE: 1)."""
+    decoder: Literal["auto", "free", "unit_norm"] = "auto"
+    """`unit_norm`: rows held at norm 1. `auto`: so for topk, batchtopk, matryoshka and gated, free for the others. On
+    the embedded model a gated dictionary of L0 20 came to an explained variance of 0.83 so, and to 0.61 with free rows,
+    which its magnitudes can shrink at no cost."""
+    penalty: Literal["auto", "decoder_norm", "plain"] = "auto"
+    """What the penalty multiplies a feature's activation by: the norm of its decoder row, or 1. `auto`: the norm for
+    relu with a free decoder (else activations could shrink and rows grow), 1 otherwise."""
+    scaling: Literal["none", "dataset", "token"] = "dataset"
+    """`dataset`: one scalar brings E||x||² to D, measured without outliers, so that l1 means about the same on every
+    hook. April 2024 brings E||x|| to √D, which differs where norms spread.
+    `token`: every token is brought to the norm √D, and its reconstruction back."""
+    decoder_init_norm: float | None = Field(default=None, gt=0)
+    """Norm of the decoder's rows at the start. April 2024: between 0.05 and 1, 0.1 good. None: 0.1 for relu, 1 for
+    bounded features, whose rows have to become long. Unit-norm decoders start at 1 regardless."""
+    bias_init: Literal["zero", "mean"] = "mean"
+    """Where the decoder's bias starts: the mean activation of the first chunk, or 0 (April 2024). From 0 the features
+    have to explain the mean first: after a million tokens of SmolLM2 they were twice as many at the same error
+    (records/2026-11-26_smollm2-first)."""
+
+    auxk: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`
+    of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for topk, batchtopk
+    and matryoshka (1/32, as there, left a tenth more of them dead on the embedded model), otherwise 0."""
+    auxk_features: int | None = Field(default=None, ge=1)
+    """None: half the width of the activations, at most 512."""
+
+    @property
+    def auxk_coefficient(self) -> float:
+        """What `auxk` comes to."""
+        return (0.3 if self.takes_k else 0.0) if self.auxk is None else self.auxk
+
+    @property
+    def weigh_by_norm(self) -> bool:
+        """Whether the penalty is Σ f_i ||W_dec_i||, and not Σ f_i."""
+        plain = self.has_unit_rows or self.architecture == "tanh_relu"
+        return self.penalty == "decoder_norm" or (self.penalty == "auto" and not plain)
+
+    @property
+    def initial_row_norm(self) -> float:
+        """What `decoder_init_norm` comes to."""
+        if self.has_unit_rows:
+            return 1.0
+        return self.decoder_init_norm or (1.0 if self.architecture == "tanh_relu" else 0.1)
+
+    @property
+    def has_unit_rows(self) -> bool:
+        """What `decoder` comes to."""
+        auto = self.takes_k or self.architecture == "gated"
+        return self.decoder == "unit_norm" or (self.decoder == "auto" and auto)
+
+    @property
+    def takes_k(self) -> bool:
+        """Whether the architecture keeps a number of features that it is given."""
+        return self.architecture in TOPK
+
+    @property
+    def all_prefixes(self) -> tuple[int, ...]:
+        """The prefixes with all features behind them; empty where there are none."""
+        F, prefixes = self.features, self.prefixes
+        if prefixes is None:
+            prefixes = [F * n // 32 for n in (1, 3, 7, 15)] if self.architecture == "matryoshka" else []
+        return (*prefixes, F) if prefixes else ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _once_nonlinearity(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "nonlinearity" in data:
+            data = dict(data)
+            data["architecture"] = data.pop("nonlinearity")
+        return data
+
+    @model_validator(mode="after")
+    def _no_noisy_threshold(self) -> SAEConfig:
+        if self.noise and self.architecture in ("batchtopk", "matryoshka"):
+            raise ValueError(
+                f"noise = {self.noise:g} with {self.architecture}: its threshold would be that of noisy activations, "
+                "and the saved dictionary has no noise; give noise 0, or topk"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prefixes_rise(self) -> SAEConfig:
+        whole = (0, *self.all_prefixes)
+        if any(a >= b for a, b in pairwise(whole)):
+            given = "those of matryoshka" if self.prefixes is None else self.prefixes
+            raise ValueError(
+                f"prefixes = {given} must rise from 1 and stay below the {self.features} features, once each; "
+                "give other prefixes, or more features"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _no_free_lunch(self) -> SAEConfig:
+        if self.penalty == "plain" and not self.has_unit_rows and self.architecture == "relu":
+            raise ValueError(
+                "penalty = plain with a free decoder and relu: activations shrink and decoder rows grow at no cost; "
+                "give penalty decoder_norm, or decoder unit_norm"
+            )
+        return self

@@ -1,0 +1,68 @@
+"""What is read: the language model, the corpus, and which activations in which order."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from unmix.config.section import Section
+from unmix.hooknames import canonical
+
+
+class ModelConfig(Section):
+    """The language model whose activations are read."""
+
+    name: str = "embedded"
+    """`embedded`; `smollm2`, once `unmix fetch smollm2` has brought it; a folder in `transformers` format; a .gguf file
+    (dequantised to `dtype`); or a name on the hub."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format the language model computes in; activations reach the SAE in float32 either way."""
+    matmul: Literal["fp32", "bf16", "auto"] = "auto"
+    """Number format of its matrix products while activations are made: `fp32` in the model's own dtype; `bf16` with a
+    float32 residual stream; what that changes is measured and printed. `auto`: the faster one, which is measured when a
+    run begins (fp32 for a model that is not float32). An evaluation is made in the model's dtype."""
+
+    @model_validator(mode="after")
+    def _one_narrowing(self) -> ModelConfig:
+        if self.matmul == "bf16" and self.dtype != "float32":
+            raise ValueError(f"matmul = bf16 is for a model in float32, and dtype = {self.dtype}; leave matmul at auto")
+        return self
+
+
+class CorpusConfig(Section):
+    """Where the documents come from."""
+
+    source: str = Field(default="stdlib", min_length=1)
+    """`stdlib`, a file of text or records (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder of these or of
+    `save_to_disk`, or `datasets:NAME[:CONFIG[:SPLIT]]` (docs/corpora.md)."""
+    field: str = "text"
+    """The field (JSON, datasets) or column (CSV, Parquet, Arrow) that holds the text."""
+    held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the documents kept out of training, by hash of the document."""
+    max_tokens: int | None = Field(default=None, gt=0)
+    """Stop reading after this many tokens of a split; none reads the whole corpus."""
+
+
+class ActivationsConfig(Section):
+    """Which activations, and in which order."""
+
+    hooks: list[str] = Field(default=["resid_post.3"], min_length=1)
+    """`resid_pre.L`, `resid_post.L`, `attn_out.L`, `mlp_out.L` (or TransformerLens' names), or a module path; one
+    dictionary per hook and l1. `*` stands for every layer on the command line."""
+    sequence_length: int = Field(default=256, ge=2)
+    """Tokens a sequence, the leading BOS included."""
+    chunk_sequences: int = Field(default=256, ge=1)
+    """Sequences whose tokens are shuffled together; the window of the shuffle in sequences."""
+    store: Path | None = None
+    """A folder written by `unmix harvest` to read from instead of running the model."""
+    seed: int = 0
+
+    @field_validator("hooks")
+    @classmethod
+    def _hooks(cls, values: list[str]) -> list[str]:
+        values = [canonical(hook) for hook in values]
+        if len(set(values)) < len(values):
+            raise ValueError("a hook stands twice in hooks; name each once")
+        return values

@@ -1,0 +1,89 @@
+"""One run, of all its sections."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, model_validator
+
+from unmix.config.dictionary import SAEConfig
+from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
+from unmix.config.mask import as_keys
+from unmix.config.messages import problem_text
+from unmix.config.section import Section
+from unmix.config.training import ChoiceConfig, TrainingConfig, Variant
+
+
+class RunConfig(Section):
+    """One run, from corpus to choice."""
+
+    name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    """The run folder is `runs/NAME`."""
+    model: ModelConfig = ModelConfig()
+    corpus: CorpusConfig = CorpusConfig()
+    activations: ActivationsConfig = ActivationsConfig()
+    sae: SAEConfig = SAEConfig()
+    training: TrainingConfig = TrainingConfig()
+    variants: dict[Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._]*$")], Variant] = Field(default={})
+    """Named departures from `sae` and `training`; with any, the members are those of the variants alone."""
+    choice: ChoiceConfig = ChoiceConfig()
+    sinks: list[Literal["tensorboard", "wandb"]] = Field(default=[])
+    """Where metrics go beside metrics.jsonl."""
+
+    def of_variant(self, name: str) -> tuple[SAEConfig, TrainingConfig]:
+        """The sections `sae` and `training` of a variant; of the recipe itself for the name ""."""
+        sae, training = self._keys_of_variant(name)
+        return SAEConfig.model_validate(sae), TrainingConfig.model_validate(training)
+
+    def _keys_of_variant(self, name: str) -> tuple[dict[str, Any], dict[str, Any]]:
+        own = self.variants[name] if name else Variant()
+        training = self.training.model_dump()
+        for given, other in (("l0", "l1"), ("l1", "l0")):
+            if own.training.get(given):
+                training[other] = []
+        training |= own.training
+        mask = as_keys(training["mask"])
+        if mask is None or isinstance(mask, dict):  # a variant's keys change those of the recipe
+            training["mask"] = self.training.mask.model_dump() | (mask or {})
+        return self.sae.model_dump() | own.sae, training
+
+    @model_validator(mode="after")
+    def _variants_fit(self) -> RunConfig:
+        sections: tuple[type[Section], ...] = (SAEConfig, TrainingConfig)
+        for name in self.variants:
+            for section, keys in zip(sections, self._keys_of_variant(name), strict=True):
+                try:
+                    section.model_validate(keys)
+                except ValidationError as error:
+                    raise ValueError(f"variant {name}: {problem_text(error.errors()[0], section)}") from None
+        return self
+
+    @model_validator(mode="after")
+    def _k_is_given(self) -> RunConfig:
+        for name in self.variants or [""]:
+            sae, training = self.of_variant(name)
+            where = f"variant {name}: " if name else ""
+            if sae.takes_k and not training.l0:
+                raise ValueError(
+                    f"{where}{sae.architecture} keeps as many features as it is told to, and takes no l1; "
+                    "give training.l0 (--l0 20 50)"
+                )
+            if sae.takes_k and sae.architecture == "topk" and any(k != int(k) for k in training.l0):
+                raise ValueError(
+                    f"{where}topk keeps whole features of each token, and training.l0 = {training.l0}; "
+                    "give whole numbers, or batchtopk"
+                )
+            if training.l0 and max(training.l0) > sae.features:
+                raise ValueError(
+                    f"{where}training.l0 = {max(training.l0):g} is more than the {sae.features} features; give less"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _extension_is_longer(self) -> RunConfig:
+        to = self.choice.extend_to
+        if to is not None and to < self.training.steps:
+            raise ValueError(
+                f"choice.extend_to = {to} is less than training.steps = {self.training.steps}; raise it, or give null"
+            )
+        return self

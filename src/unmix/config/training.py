@@ -1,0 +1,168 @@
+"""How members are trained, in what they may differ, and which of them is chosen."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from unmix.config.mask import MASKS, MaskConfig, as_keys
+from unmix.config.section import Section
+
+
+def learning_rate(steps: int) -> float:
+    """3e-3 · √(2,000 / steps), at most 3e-3, to two digits.
+
+    For 2,000 steps 1e-3 to 7e-3 were tried (records/2026-11-26_smollm2-first); the root is a guess between that and
+    rates in use for longer runs, and gives 7.2e-4 for 35,000 steps, 3e-4 for 200,000.
+    """
+    return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
+
+
+class TrainingConfig(Section):
+    """How members of the sweep are trained; every l1 with every hook is one member."""
+
+    l0: list[float] = Field(default=[])
+    """Active features per token, one member each, in place of `l1`: the k of topk and batchtopk; for the other
+    architectures a controller moves the coefficient of the penalty until there are as many (docs/architectures.md)."""
+    l1: list[float] = Field(default_factory=lambda given: [] if given.get("l0") else [0.5, 0.8, 1.2, 2.0])
+    """Coefficients α of the sparsity penalty, one member each; 0.5, 0.8, 1.2, 2 if neither these nor `l0` are given."""
+    norm_power: Literal[0, 1, 2] = 0
+    """k: the squared error of a token is divided by ||x||^k."""
+    l1_norm_power: float | Literal["matched"] = 0.0
+    """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as the SAE sees them, measured without
+    outliers. `matched`: the p with which both terms of the loss grow alike with n̄: 2 - k for bounded features with the
+    plain penalty, 1 - k for all others (docs/norms.md)."""
+    mask: MaskConfig = MaskConfig()
+    """Tokens of a batch that the SAE is not trained on: `auto` (outliers), `none`, or the keys of a mask."""
+    steps: int = Field(default=2000, ge=1)
+    """The default is a first look, a million tokens; dictionaries go on improving for hundreds of millions."""
+    batch_tokens: int = Field(default=512, ge=1)
+    """April 2024: 2048 or 4096, for 200k steps; short runs want more and smaller steps."""
+    lr: float = Field(default_factory=lambda given: learning_rate(given["steps"]), gt=0, allow_inf_nan=False)
+    """If not given, what `learning_rate` gives for this many steps."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """April 2024."""
+    lr_warmup_steps: int = Field(default=100, ge=0)
+    decay_fraction: float = Field(default=0.5, ge=0, lt=1)
+    """Share of the steps over which the learning rate falls linearly to 0, at the end (April 2024: 20 %, of far more).
+    The state before the decay is kept, for `extend`."""
+    l1_warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
+    """April 2024: the coefficient rises linearly from 0 over the first 5 % of the steps."""
+    clip_norm: float | None = Field(default=1.0, gt=0)
+    """Gradient norm of a member at most this (April 2024: 1)."""
+    selection: Literal["fp32", "bf16", "int8", "auto"] = "auto"
+    """How the encoder finds which features are active, once few are: a product in bf16 costs half of one in float32,
+    one in int8 a quarter, on machines made for them; the values of the features found are computed in float32
+    (docs/speed.md). `auto`: the fastest, which is measured when a run begins."""
+    dense: Literal["fp32", "bf16", "auto"] = "auto"
+    """The five products of a step while many features are active: in bf16 the step may take half the time, and what
+    goes into and comes out of them is rounded (docs/speed.md); with noise and with tanh they stay in float32.
+    `auto`: the faster one, which is measured when a run begins."""
+    border: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
+    """Steps are sparse below this active share of features, dense above. `auto`: where both take the same time, which
+    is measured when a run begins."""
+    dead_after_tokens: int = Field(
+        default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 5)), ge=1
+    )
+    """A feature that was silent for this many tokens counts as dead (April 2024: 10 M); if not given, a fifth of the
+    run's tokens, at most that."""
+    revive_after_tokens: int = Field(
+        default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 40)), ge=1
+    )
+    """A feature that was silent for this many tokens is trained by `sae.auxk`; if not given, a fortieth of the run's
+    tokens, at most 10 M (Gao et al. 2024: 10 M)."""
+    on_nonfinite: Literal["skip", "halt", "stop"] = "halt"
+    """What is done with a member whose loss or gradient is not a number on a batch: `halt` leaves it at its last good
+    weights while the others go on, `skip` leaves the batch out (ten in a row halt it), `stop` ends the run."""
+    on_spike: Literal["say", "act"] = "say"
+    """A batch whose squared error is over ten times the mean of the 16 batches before it: `say` names it and trains on
+    it; `act` treats it as `on_nonfinite` says."""
+    log_every: int = Field(default=50, ge=1)
+    checkpoint_every: int = Field(default=1000, ge=1)
+    keep_last: int = Field(default=2, ge=1)
+    """Checkpoints of each member that stay: should the newest be damaged, training resumes from the one before it."""
+    keep_every: int | None = Field(default=None, ge=1)
+    """Checkpoints at multiples of this many steps stay too."""
+    seed: int = 0
+
+    @field_validator("mask", mode="before")
+    @classmethod
+    def _mask_by_word(cls, value: Any) -> Any:
+        if isinstance(value, str) and value not in MASKS:
+            raise ValueError("give auto, none, or keys such as {special: true, norm_above: 5}")
+        return as_keys(value)
+
+    @field_validator("l0")
+    @classmethod
+    def _l0(cls, values: list[float]) -> list[float]:
+        for value in values:
+            if not 0 < value < float("inf"):
+                raise ValueError(f"l0 = {value:g} is no number of active features; give numbers above 0")
+        if len(set(values)) < len(values):
+            raise ValueError("a number stands twice in l0; name each once")
+        return values
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> TrainingConfig:
+        if self.l0 and self.l1:
+            raise ValueError("both l0 and l1 are given; leave out one: l0 asks for a sparsity, l1 for a coefficient")
+        if not self.l0 and not self.l1:
+            raise ValueError("neither l0 nor l1 is given; give one of them")
+        return self
+
+    @field_validator("l1")
+    @classmethod
+    def _l1(cls, values: list[float]) -> list[float]:
+        for value in values:
+            if not 0 <= value < float("inf"):
+                raise ValueError(f"l1 = {value:g} is not a penalty; give numbers of at least 0")
+        if len(set(values)) < len(values):
+            raise ValueError("a coefficient stands twice in l1; name each once")
+        return values
+
+    @model_validator(mode="after")
+    def _stable_part(self) -> TrainingConfig:
+        if round(self.decay_fraction * self.steps) >= self.steps:
+            raise ValueError(f"decay_fraction = {self.decay_fraction:g} leaves no step before the decay; give less")
+        return self
+
+    @field_validator("betas")
+    @classmethod
+    def _betas(cls, values: tuple[float, float]) -> tuple[float, float]:
+        if not all(0 <= value < 1 for value in values):
+            raise ValueError(f"betas = {values} must lie in [0, 1)")
+        return values
+
+
+VARIED = (
+    "l0", "l1", "norm_power", "l1_norm_power", "mask", "lr", "betas", "clip_norm", "revive_after_tokens", "seed",
+)  # fmt: skip
+"""Keys of `training` in which members of one sweep may differ; the other keys are the whole sweep's."""
+
+
+class Variant(Section):
+    """How some members of a sweep differ from the recipe: in any key of `sae`, in some of `training`."""
+
+    sae: dict[str, Any] = Field(default={})
+    training: dict[str, Any] = Field(default={})
+
+    @field_validator("training")
+    @classmethod
+    def _only_a_members_own(cls, values: dict[str, Any]) -> dict[str, Any]:
+        for key in values:
+            if key not in VARIED:
+                raise ValueError(f"training.{key} is one for the whole sweep; a variant may set {', '.join(VARIED)}")
+        return values
+
+
+class ChoiceConfig(Section):
+    """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
+
+    max_active: float = Field(default=100, gt=0)
+    per_variant: bool = Field(default=False)
+    """One choice for each variant of each hook; if false, one for each hook, over all of its variants."""
+    extend_to: int | None = Field(default=None, ge=1)
+    """Steps to which the chosen member is trained on; none leaves the choice at its sweep length."""
+    extend_decay_fraction: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the extended run's steps over which the learning rate falls to 0, at its end."""

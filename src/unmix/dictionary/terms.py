@@ -1,0 +1,147 @@
+"""What a dictionary is trained for: a loss is a sum of terms, each with its coefficient.
+
+    loss = mean over the batch of  Σ_terms coefficient · term
+
+A term is a frozen value that is called with a `Pass` and answers its sum over the tokens of the batch, differentiable.
+Letters: B tokens, D width of x, E width of the target y (y = x for an SAE), F features.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+
+from unmix.dictionary.nonlinearities import JumpRelu, Weights, row_norms, straight_through
+
+
+class Pass(NamedTuple):
+    """What a batch was made into, for terms to look at; all of it differentiable in the weights."""
+
+    x_BD: Tensor
+    y_BE: Tensor
+    z_BF: Tensor
+    f_BF: Tensor
+    y_hat_BE: Tensor
+    weights: Weights
+
+
+class Term(Protocol):
+    """One of the classes below."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        """The sum over the tokens of the batch, a scalar."""
+        ...
+
+
+@dataclass(frozen=True)
+class SquaredError:
+    """||ŷ - y||² / ||x||^k; with prefixes m_1 < … < m_P = F, the mean of that over
+
+    ŷ_p = Σ_{i < m_p} f_i W_dec_i + b_dec           (Matryoshka: Bussmann et al. 2025, arXiv 2503.17547)
+    """
+
+    norm_power: int = 0
+    prefixes: tuple[int, ...] = ()
+    """None, or rising numbers of features, the last of which is F."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        r_B = token_weights(p.x_BD, self.norm_power)
+        if not self.prefixes:
+            return (squares(p.y_hat_BE, p.y_BE) * r_B).sum()
+        y_hat_BE, total = p.weights["b_dec"].expand_as(p.y_BE), p.x_BD.new_zeros(())
+        for start, end in zip((0, *self.prefixes), self.prefixes, strict=False):
+            y_hat_BE = y_hat_BE + p.f_BF[:, start:end] @ p.weights["W_dec"][start:end]
+            total = total + (squares(y_hat_BE, p.y_BE) * r_B).sum()
+        return total / len(self.prefixes)
+
+
+@dataclass(frozen=True)
+class L1:
+    """Σ_i w_i f_i, w_i = ||W_dec_i||₂ or 1.
+
+    f_i ||W_dec_i|| is the norm of feature i's contribution to ŷ: the (B, F, E) contributions are never built.
+    """
+
+    weigh_by_norm: bool = True
+
+    def __call__(self, p: Pass) -> Tensor:
+        return (p.f_BF * (row_norms(p.weights) if self.weigh_by_norm else 1)).sum()
+
+
+@dataclass(frozen=True)
+class L0:
+    """Number of active features, straight through the step of a jumprelu (arXiv 2407.14435, equation 11).
+
+    d/dθ Σ [z > θ] = -(1/ε) Σ K((z - θ)/ε), K(u) = [|u| < ½]; nothing for z.
+    """
+
+    bandwidth: float = JumpRelu.bandwidth
+
+    def __call__(self, p: Pass) -> Tensor:
+        theta_F = p.weights["threshold"]
+        active_BF = (p.z_BF > theta_F).to(p.z_BF.dtype)
+        return (active_BF - straight_through(p.z_BF, theta_F, self.bandwidth)).sum()
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What trains a gate, through g = max(z, 0) (arXiv 2404.16014): Σ g_i w_i, w_i = ||W_dec_i||₂."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        return (torch.relu(p.z_BF) * row_norms(p.weights)).sum()
+
+
+@dataclass(frozen=True)
+class GateError:
+    """||g W_dec + b_dec - y||² with the decoder held fixed, g = max(z, 0): the gate has to reconstruct too."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        W_dec_FE, b_dec_E = p.weights["W_dec"].detach(), p.weights["b_dec"].detach()
+        return squares(torch.relu(p.z_BF) @ W_dec_FE + b_dec_E, p.y_BE).sum()
+
+
+@dataclass(frozen=True, eq=False)
+class AuxK:
+    """||e - Σ_i f_i W_dec_i||² over the k dead features of a token with the largest z, f_i = max(z_i, 0).
+
+    e = y - ŷ is held fixed: dead features learn what the others leave over (Gao et al. 2024, arXiv 2406.04093, A.2).
+    Where many are dead it is taken over one token in `stride`, and multiplied by that.
+    """
+
+    k: int
+    dead_N: Tensor
+    """Which features are dead, ascending."""
+    stride: int = 1
+
+    def __call__(self, p: Pass) -> Tensor:
+        e_BE = (p.y_BE - p.y_hat_BE).detach()[:: self.stride]
+        z_BN = p.z_BF[:: self.stride, self.dead_N]
+        top = z_BN.topk(min(self.k, z_BN.shape[1]), dim=1)
+        f_BN = torch.zeros_like(z_BN).scatter(1, top.indices, torch.relu(top.values))
+        return squares(f_BN @ p.weights["W_dec"][self.dead_N], e_BE).sum() * len(p.x_BD) / len(e_BE)
+
+
+Objective = tuple[tuple[float, Term], ...]
+"""(coefficient, term) …: the squared error first."""
+
+
+def squares(y_hat_BE: Tensor, y_BE: Tensor) -> Tensor:
+    """||ŷ - y||², (B,)."""
+    return (y_hat_BE - y_BE).square().sum(1)
+
+
+def token_weights(x_BD: Tensor, norm_power: int) -> Tensor:
+    """1 / ||x||^k, (B,); 0 for a token of length 0, which has no direction to give back."""
+    if norm_power == 0:
+        return x_BD.new_ones(len(x_BD))
+    norm_B = x_BD.norm(dim=1)
+    return torch.where(norm_B == 0, 0, norm_B ** (-norm_power))
+
+
+def loss(objective: Objective, sums: Sequence[float]) -> float:
+    """The loss of a batch, summed over its tokens, from its sums of each term."""
+    return sum(coefficient * found for (coefficient, _), found in zip(objective, sums, strict=True))

@@ -1,0 +1,92 @@
+"""The coefficient of a penalty that brings a member to the L0 it is asked for.
+
+    e = log(L0 / target), L0 a running mean over batches, |e| at most 1
+    coefficient = exp(I + P e)
+
+P acts at once; the integral I finds the coefficient that holds the target:
+
+    I ← I + e / NEAR            near the target
+    I ← I + ahead / FAR         far from it, ahead = e + T d(log L0)/d(step), unless that has the other sign
+
+so that I waits while L0 is on its way: L0 follows a coefficient only after hundreds of steps.
+
+Thresholds of a jumprelu follow more slowly still, and once few z are near them hardly at all. They are moved together:
+
+    θ ← θ exp(SHIFT e)          after each update
+
+which at the target does nothing; the coefficient then decides which thresholds are high and which are low.
+
+P, NEAR, FAR, T and SHIFT were tried on the embedded model's activations for relu, gated and jumprelu at L0 5 to 150, at
+a learning rate of 3e-3. Everything a controller knows is in the checkpoint.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+P, NEAR, FAR, T = 0.8, 90.0, 500.0, 150.0  # the last three in steps
+SHIFT = 0.015
+IS_NEAR = 0.3  # |e| below which it is near
+BATCHES = 20.0  # over which L0 and its slope are averaged; fewer at the start
+MOST_LOG = math.log(1e8)  # of the coefficient, up or down: beyond, none reaches the target
+
+
+@dataclass
+class Controller:
+    """Of one member."""
+
+    target: float
+    """L0 asked for, active features a token."""
+    log_coefficient: float
+    """I."""
+    mean: float = 0.0
+    """Running mean of L0."""
+    slope: float = 0.0
+    """Running mean of its logarithm's change a step."""
+    batches: int = 0
+
+    @property
+    def error(self) -> float:
+        """e, 0 before the first batch."""
+        return math.log(max(self.mean, 1e-3) / self.target) if self.batches else 0.0
+
+    @property
+    def ahead(self) -> float:
+        """e in T steps, at most 1 in size."""
+        return _at_most_1(self.error + T * self.slope)
+
+    @property
+    def coefficient(self) -> float:
+        """For the next batch."""
+        return math.exp(self.log_coefficient + P * _at_most_1(self.error))
+
+    @property
+    def shift(self) -> float:
+        """What the thresholds of a jumprelu are multiplied by after an update."""
+        return math.exp(SHIFT * _at_most_1(self.error))
+
+    def saw(self, l0: float) -> None:
+        """Count a batch."""
+        before = max(self.mean, 1e-3)
+        self.batches += 1
+        self.mean += (l0 - self.mean) / min(self.batches, BATCHES)
+        if self.batches > 1:
+            self.slope += (math.log(max(self.mean, 1e-3) / before) - self.slope) / BATCHES
+        e, ahead = _at_most_1(self.error), self.ahead
+        change = e / NEAR if abs(e) < IS_NEAR else ahead / FAR if e * ahead > 0 else 0.0
+        self.log_coefficient = max(-MOST_LOG, min(MOST_LOG, self.log_coefficient + change))
+
+
+def _at_most_1(x: float) -> float:
+    return max(-1.0, min(1.0, x))
+
+
+def first_coefficient(penalty: str, target: float, mean_norm: float, norm_power: int) -> float:
+    """Where a controller starts: what held L0 at the targets that were tried, brought to n̄ = E||x|| and k.
+
+    It need only be right within a factor of some.
+    """
+    if penalty == "l0":
+        return float(0.028 * mean_norm ** (2 - norm_power) * target**-0.87)
+    return float(1.16 * mean_norm ** (1 - norm_power) * target**-0.78)

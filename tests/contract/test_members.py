@@ -1,0 +1,116 @@
+"""A member of every architecture: what it saves is what it trained, masks and noise leave no trace."""
+
+import pytest
+import torch
+from contract.cases import F, as_trained, batch, every_architecture, member_of, noise_of, train
+
+from unmix.config import MaskConfig
+from unmix.dictionary import table
+from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.kernels import reference
+from unmix.training import checkpoint
+
+SCALINGS = ("none", "dataset", "token")
+STEPS = 25
+FACTS = {"model": "tiny", "context": 16, "metadata": {}}
+
+
+def compared(member):
+    """f_i W_dec_i and ŷ on raw x, of what is saved; in the scale of the training, of its own form.
+
+    Answers the largest entry of f_i W_dec_i: 0 if nothing was active.
+    """
+    x_BD = batch(7, width=member.start.width).activations["h"]
+    sees_BD = member.sees(x_BD)
+    passed, own, _ = as_trained(member, sees_BD)
+    sae = member.sae().double()
+    ratio_B1 = (x_BD.norm(dim=1) / sees_BD.norm(dim=1)).double()[:, None]
+    with torch.no_grad():
+        f_BF = sae.encode(x_BD)
+        per_token = sae.token_scale(x_BD.double()) if sae.per_token_scaling else torch.ones(len(x_BD), 1)
+        mine_BFD = f_BF[:, :, None] * sae.W_dec[None] * per_token[:, :, None]
+        y_hat_BD = sae(x_BD.double())
+    theirs_BFD = passed.f_BF[:, :, None] * own["W_dec"][None] * ratio_B1[:, :, None]
+    largest = theirs_BFD.abs().max().item()
+    torch.testing.assert_close(mine_BFD, theirs_BFD, rtol=1e-5, atol=1e-5 * largest)
+    torch.testing.assert_close(y_hat_BD, passed.y_hat_BE * ratio_B1, rtol=1e-5, atol=1e-5 * largest)
+    sums = reference.alone(sees_BD, sees_BD, member.weights, member._task(0, 0.0), member.threshold)
+    assert torch.equal(sums.active_F.double(), (f_BF != 0).double().sum(0))
+    return largest
+
+
+@pytest.mark.parametrize("decoder", ["free", "unit_norm"])
+@pytest.mark.parametrize("scaling", SCALINGS)
+@every_architecture
+def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder):
+    assert compared(train(member_of(architecture, scaling=scaling, decoder=decoder), STEPS)) > 0
+
+
+@every_architecture
+def test_a_decoder_row_of_norm_0_changes_nothing_of_that(architecture):
+    """Its feature is one that would be most active."""
+    member = train(member_of(architecture), STEPS)
+    x_BD = member.sees(batch(7).activations["h"])
+    z_BF = x_BD @ member.weights["W_enc"] + member.weights["b_enc"]
+    member.weights["W_dec"][z_BF.sum(0).argmax()] = 0
+    compared(member)
+
+
+@every_architecture
+def test_noise_is_not_in_what_is_saved(architecture):
+    member = train(member_of(architecture, noise=noise_of(architecture, 1.0)), STEPS)
+    assert member.as_saved is not None
+    compared(member)
+    x_BD, sae = batch(8).activations["h"], member.sae()
+    with torch.no_grad():
+        assert torch.equal(sae.encode(x_BD), sae.encode(x_BD))
+
+
+@pytest.mark.parametrize("l0", [2.0, 4.0, 8.0])
+@pytest.mark.parametrize("seed", range(3))
+@every_architecture
+def test_what_is_saved_has_the_k_that_training_had_over_the_batch(architecture, l0, seed):
+    """Within 5 %, over many tokens, after 300 steps at one learning rate."""
+    member = member_of(architecture, l0=l0, training={"seed": seed})
+    if not isinstance(member.start.nonlinearity, BatchTopK):
+        pytest.skip("keeps no number of features of a batch")
+    train(member, 300, lr=3e-3)
+    with torch.no_grad():
+        f_BF = member.sae().encode(batch(10_000, tokens=20_000).activations["h"])
+    found = (f_BF > 0).sum(1).double().mean().item()
+    assert found == pytest.approx(l0, rel=0.05)
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@every_architecture
+def test_a_batch_of_masked_tokens_changes_nothing(architecture, noise, tmp_path):
+    """Not a bit of the checkpoint: weights, moments, counts, controller, threshold."""
+    member = train(
+        member_of(architecture, l0=5.0, noise=noise_of(architecture, noise), mask=MaskConfig(special=False)), 3
+    )
+    member.mask.longest = 1e-6
+    checkpoint.save(member, tmp_path / "before", 3, FACTS)
+    assert member.update(batch(9), 3, 1e-2, 0.3) == ""
+    checkpoint.save(member, tmp_path / "after", 3, FACTS)
+    for name in ("cfg.json", "sae_weights.safetensors", "training_state.safetensors"):
+        files = [(tmp_path / when / "step-000000003" / name).read_bytes() for when in ("before", "after")]
+        assert files[0] == files[1], name
+
+
+@pytest.mark.parametrize("edge", [{"features": 1}, {"l0": F}, {"l0": 1}, {"width": 2}])
+@every_architecture
+def test_members_at_the_edges_train(architecture, edge):
+    if edge == {"features": 1} and table.ARCHITECTURES[architecture].penalty is None:
+        edge = edge | {"l0": 1}
+    member = train(member_of(architecture, **edge), STEPS)
+    assert all(weight.isfinite().all() for weight in member.weights.values())
+    compared(member)
+
+
+@every_architecture
+def test_every_metric_of_a_member_is_a_number(architecture):
+    member = train(member_of(architecture, l0=5.0), STEPS)
+    row = member.metrics(100)
+    assert row["over_tokens"] > 0
+    assert 0 < row["l0"] <= F
+    assert row["explained_variance"] == row["explained_variance"]  # not NaN

@@ -1,0 +1,107 @@
+"""All architectures in one sweep by the command line: alone, stopped and resumed, they have the same bits."""
+
+import json
+
+import pytest
+import safetensors
+import torch
+import yaml
+from contract.cases import ARCHITECTURES, noise_of
+from run_pairs import metrics, same, state, stopping
+
+from unmix import config
+from unmix.cli import main
+from unmix.dictionary.files import load_sae
+from unmix.runlog import read_manifest
+
+STEPS, L0 = 60, "5"
+
+
+@pytest.fixture
+def recipe(overrides, tmp_path):
+    """On disk, without a sparsity: the command line gives it. Features are revived early."""
+    overrides = overrides | {"training.revive_after_tokens": 200, "training.decay_fraction": 0.25}
+    tree = {"name": overrides.pop("name")}
+    for dotted, value in overrides.items():
+        section, _, key = dotted.partition(".")
+        tree.setdefault(section, {})[key] = value
+    path = tmp_path / "tiny.yaml"
+    path.write_text(yaml.safe_dump(tree))
+    return path
+
+
+@pytest.fixture
+def sweep(recipe, tmp_path, monkeypatch):
+    """A command line: the run folder of that name."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(name, architectures, *more):
+        words = ["sweep", recipe, "--train-only", "--name", name, "--architecture", *architectures, "--l0", L0, *more]
+        assert main([str(word) for word in words]) == 0
+        return tmp_path / "runs" / name
+
+    return run
+
+
+def counts(folder, member, step):
+    """What is not a tensor of a training state: the controller and the threshold among it."""
+    path = folder / "members" / member / f"step-{step:09d}" / "training_state.safetensors"
+    with safetensors.safe_open(path, framework="pt") as file:
+        return json.loads(file.metadata()["state"])
+
+
+def dictionary_bytes(folder, member):
+    return (folder / "members" / member / f"step-{STEPS:09d}" / "sae_weights.safetensors").read_bytes()
+
+
+def assert_same_member(mine, theirs, member, of_theirs=None):
+    of_theirs = of_theirs or member
+    assert same(state(mine, member, STEPS), state(theirs, of_theirs, STEPS)), member
+    assert counts(mine, member, STEPS) == counts(theirs, of_theirs, STEPS), member
+    assert dictionary_bytes(mine, member) == dictionary_bytes(theirs, of_theirs), member
+
+
+PLAIN: tuple[list[str], list[str]] = (list(ARCHITECTURES), [])
+NOISY = ([name for name in ARCHITECTURES if noise_of(name, 1.0)], ["--sae.noise", "0.5", "--sae.auxk", "0.1"])
+KINDS = pytest.mark.parametrize(("names", "more"), [PLAIN, NOISY], ids=["plain", "noise, auxk"])
+
+
+@KINDS
+def test_a_member_alone_has_the_bits_it_has_in_the_sweep(sweep, names, more):
+    whole = sweep("whole", names, *more)
+    assert list(read_manifest(whole / "run.yaml")["members"]) == [f"{name}-l0-5" for name in names]
+    seen = set()
+    for name in names:
+        assert_same_member(whole, sweep(f"alone-{name}", [name], *more), f"{name}-l0-5", "l0-5")
+        seen.add(dictionary_bytes(whole, f"{name}-l0-5"))
+        found = counts(whole, f"{name}-l0-5", STEPS)
+        assert found["controller"] is None or found["controller"]["batches"] == STEPS
+    assert len(seen) == len(names)
+
+
+@KINDS
+@pytest.mark.parametrize("at", [1, 23, 50])
+def test_stopped_and_resumed_has_the_bits_of_never_stopped(sweep, recipe, tmp_path, at, names, more):
+    """Before and in the decay; controllers and thresholds go on from where they were."""
+    whole = sweep("whole", names, *more)
+    keys = {"sae.noise": 0.5, "sae.auxk": 0.1} if more else {}
+    keys |= {f"variants.{name}.sae.architecture": name for name in names}
+    cut = tmp_path / "runs" / "cut"
+    stopping(config.load(recipe, keys | {"training.l0": [5.0], "training.l1": [], "name": "cut"}), cut, at)
+    assert sweep("cut", names, *more) == cut
+    for name in names:
+        assert_same_member(whole, cut, f"{name}-l0-5")
+    assert metrics(whole) == metrics(cut)
+
+
+def test_two_sweeps_with_noise_save_dictionaries_that_have_none(sweep):
+    """f of a saved dictionary is the same every time; what is logged of the noisy pass is called so."""
+    names = NOISY[0]
+    whole = sweep("noisy", names, "--sae.noise", "3")
+    for name in names:
+        sae = load_sae(whole / "members" / f"{name}-l0-5" / f"step-{STEPS:09d}")
+        x = torch.randn(20, sae.width, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            assert torch.equal(sae.encode(x), sae.encode(x))
+        rows = [row for row in metrics(whole) if row["member"] == f"{name}-l0-5"]
+        assert all("noisy_l0" in row for row in rows)

@@ -1,0 +1,48 @@
+"""Checkpoints of older versions resume to the same bits."""
+
+import json
+from pathlib import Path
+
+import safetensors
+import safetensors.torch
+from run_pairs import metrics, same, state, stopping
+from tiny_run import make
+
+from unmix.disk import sha256
+from unmix.training import run
+from unmix.training.checkpoint import CHECKSUMS, STATE, damage
+
+ONCE = {"W_enc": "W_enc_DF", "b_enc": "b_enc_F", "W_dec": "W_dec_FD", "b_dec": "b_dec_D"}
+
+
+def as_before(folder: Path) -> None:
+    """A checkpoint as it was written when the weights had other names, and no threshold."""
+    with safetensors.safe_open(folder / STATE, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        scalars = json.loads(file.metadata()["state"])
+    renamed = {}
+    for name, tensor in tensors.items():
+        head, dot, last = name.rpartition(".")
+        renamed[head + dot + ONCE.get(last, last)] = tensor
+    assert {"W_enc_DF", "exp_avg.b_enc_F", "exp_avg_sq.W_dec_FD", "silent_F", "window.sum_x_D"} <= renamed.keys()
+    assert not renamed.keys() & ONCE.keys()
+    scalars.pop("threshold", None)
+    safetensors.torch.save_file(renamed, folder / STATE, {"state": json.dumps(scalars)})
+    sums = json.loads((folder / CHECKSUMS).read_text())
+    sums["sha256"][STATE] = sha256(folder / STATE)
+    (folder / CHECKSUMS).write_text(json.dumps(sums))
+    assert damage(folder) == ""
+
+
+def test_a_checkpoint_with_the_older_names_of_the_weights_resumes_to_the_same_bits(overrides, tmp_path):
+    recipe = make(overrides)
+    run.sweep(recipe, tmp_path / "whole")
+    stopping(recipe, tmp_path / "cut", 30)
+    checkpoints = sorted((tmp_path / "cut" / "members").glob("*/step-000000030"))
+    assert len(checkpoints) == 4
+    for folder in checkpoints:
+        as_before(folder)
+    run.sweep(recipe, tmp_path / "cut")
+    for member in (folder.parent.name for folder in checkpoints):
+        assert same(state(tmp_path / "whole", member, 60), state(tmp_path / "cut", member, 60))
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
