@@ -16,7 +16,7 @@ from unmix.errors import UserError
 
 Row = dict[str, Any]
 Sink = Callable[[list[Row]], None]
-_NOT_METRICS = ("step", "member", "hook", "l1", "phase", "variant", "coefficient")
+_NOT_METRICS = ("step", "member", "hook", "l1", "target_l0", "phase", "variant")
 _OFFLINE = "run `wandb login`, set WANDB_MODE=offline to keep the metrics on this machine, or leave wandb out of sinks"
 
 

@@ -25,6 +25,7 @@ from unmix.kernels.task import Task, Weights
 
 KNOWN = (Relu, TanhRelu, JumpRelu, TopK, BatchTopK, Gated)
 LOOKED_AT = 64  # tokens of a batch whose largest contributions suggest the floor of a top-k
+FEW = 64  # tokens are looked at again in fp32
 MARGIN = 1.1  # so many times the entries that are wanted, at least: the floor is to be too low rather than too high
 
 
@@ -107,19 +108,22 @@ def back(
 
 
 def _topk(x_BD: Tensor, weights: Weights, task: Task, workspace: Workspace, k: int, weigh: bool) -> Active:
-    """Tokens of which too few entries lie above the suggested floor are looked at once more, above 0."""
+    """Tokens of which too few entries lie above the floor are looked at again above half of it, at last above 0."""
     norm_F = row_norms(weights) if weigh else torch.ones_like(weights["b_enc"])
-    F = len(norm_F)
-    k, floor = min(k, F), 0.0
+    k, floor = min(k, len(norm_F)), 0.0
     if task.noise is None:
         score_TF = _some_scores(x_BD, weights, norm_F)
-        floor = score_TF.kthvalue(F - k + 1, dim=1).values.min().item() / MARGIN
+        floor = score_TF.kthvalue(len(norm_F) - k + 1, dim=1).values.min().item()
     code = candidates(x_BD, weights, workspace, task.noise, _floors(floor, norm_F))
     kept = _largest(code, norm_F, k)
     short_S: Any = np.flatnonzero(np.diff(code.starts_B1) < k)
-    if len(short_S) and floor > 0:
-        again = candidates(x_BD[torch.from_numpy(short_S)], weights, workspace)
-        kept = _with_rows(kept, short_S, _largest(again, norm_F, k))
+    for lower in (floor / 2, 0.0):
+        if len(short_S) == 0 or floor <= 0:
+            break
+        x_SD = x_BD[torch.from_numpy(short_S)]
+        code = candidates(x_SD, weights, workspace, None, _floors(lower, norm_F), in_fp32=len(x_SD) < FEW)
+        kept = _with_rows(kept, short_S, _largest(code, norm_F, k))
+        short_S = short_S[np.diff(code.starts_B1) < k]
     return Active(kept, kept.values_N)
 
 

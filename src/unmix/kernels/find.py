@@ -57,12 +57,22 @@ class Workspace:
 
 
 def candidates(
-    x_BD: Tensor, weights: Weights, workspace: Workspace, noise: Noise | None = None, floor_F: Tensor | None = None
+    x_BD: Tensor,
+    weights: Weights,
+    workspace: Workspace,
+    noise: Noise | None = None,
+    floor_F: Tensor | None = None,
+    *,
+    in_fp32: bool = False,
 ) -> Code:
-    """The z that are above the floor (0 where there is none), as arrays of the workspace."""
+    """The z that are above the floor (0 where there is none), as arrays of the workspace.
+
+    `in_fp32`, whatever the workspace says: few tokens are not worth rounding W_enc for.
+    """
     B, F = len(x_BD), len(weights["b_enc"])
     number = x_BD.numpy().dtype
-    if noise or workspace.select == "fp32" or x_BD.shape[1] == 1:  # torch's product of int8 is wrong at a width of 1
+    in_fp32 = in_fp32 or x_BD.shape[1] == 1  # torch's product of int8 is wrong at a width of 1
+    if noise or in_fp32 or workspace.select == "fp32":
         product = select.fp32(x_BD, weights, workspace, floor_F, noise)
     else:
         product = select.COARSE[workspace.select](x_BD, weights, workspace, floor_F)

@@ -103,6 +103,11 @@ def _all_halted(members: Sequence[Member]) -> str:
 
 def _who(member: Member) -> Row:
     entry = member.entry
-    asked = {} if entry.l0 is None else {"target_l0": entry.l0}
-    variant = {"variant": entry.variant, "coefficient": member.facts.coefficient} if entry.variant else {}
-    return {"member": entry.name, "hook": entry.hook, "l1": entry.l1, **asked, **variant}
+    row: Row = {"member": entry.name, "hook": entry.hook, "l1": entry.l1}
+    if entry.l0 is not None:
+        row["target_l0"] = entry.l0
+    if entry.variant:
+        row["variant"] = entry.variant
+        if entry.l0 is None:
+            row["coefficient"] = member.facts.coefficient
+    return row

@@ -37,7 +37,8 @@ IN_TRAINING = (
     "l0",
     "over_tokens",
 )  # metrics that are then given of training too
-SAMPLED = 16  # where training takes tokens otherwise, one in so many is also taken as the saved dictionary takes it
+SAMPLED_NOISY, SAMPLED = 16, 64
+"""Where training takes tokens otherwise, one in so many is also taken as the saved dictionary takes it."""
 AUXK_SHARE = 0.1  # of the features: of so many dead ones AuxK looks at every token, of more at fewer
 
 
@@ -91,6 +92,7 @@ class Member:
         self.window = Window()
         self.as_saved = Window() if config.noise or isinstance(sae.nonlinearity, BatchTopK) else None
         """A sample of the tokens as the saved dictionary takes them, where training takes them otherwise."""
+        self._sampled = SAMPLED_NOISY if config.noise else SAMPLED
         self.recent: deque[float] = deque(maxlen=SPIKE_AMONG)
         """The squared error a token of the newest batches."""
         self.halted_at: int | None = None
@@ -126,12 +128,12 @@ class Member:
         if sums.threshold is not None:
             self.threshold += (sums.threshold - self.threshold) / _averaged(self.updates)
         if self.as_saved is not None:
-            some_BD = x_BD[::SAMPLED]
+            some_BD = x_BD[:: self._sampled]
             plain = reference.alone(some_BD, some_BD, self.weights, task, self.threshold)
-            self._count(self.as_saved, raw_BD[::SAMPLED], some_BD, plain, task)
+            self._count(self.as_saved, raw_BD[:: self._sampled], some_BD, plain, task)
             active_F = plain.active_F if task.noise else active_F
         if self.controller is not None:
-            self.controller.saw(active_F.sum().item() / len(x_BD[::SAMPLED] if task.noise else x_BD))
+            self.controller.saw(active_F.sum().item() / len(x_BD[:: self._sampled] if task.noise else x_BD))
         self.silent_F.add_(len(x_BD)).masked_fill_(active_F > 0, 0)
         adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, square))
         task.phi.constrain(self.weights)
