@@ -27,17 +27,18 @@ def peak(*words: str) -> tuple[float, str]:
     return float(done.stdout.splitlines()[-1]), done.stderr
 
 
-def sweep(folder: Path, name: str, features: int, steps: int, tokens: int) -> tuple[float, str]:
+def sweep(folder: Path, name: str, features: int, steps: int, tokens: int, *more: str) -> tuple[float, str]:
     """A short sweep on the embedded model's first block, in chunks of 8,192 activations of 1,024 bytes."""
-    recipe = ["--name", name, "--hook", "resid_post.0", "--features", str(features), "--l1", "1", "2"]
+    recipe = ["--name", name, "--hook", "resid_post.0", "--features", str(features), "--l1", "1", "2", *more]
     return peak(
         "sweep", "--runs", str(folder), "--train-only", *recipe, "--steps", str(steps),
         "--training.batch_tokens", "1024", "--corpus.max_tokens", str(tokens), "--activations.chunk_sequences", "32",
     )  # fmt: skip
 
 
-def test_a_sweep_needs_what_it_says(tmp_path):
-    used, said = sweep(tmp_path, "run", 16384, 3, 100_000)
+@pytest.mark.parametrize("architecture", ["relu", "jumprelu", "gated"])
+def test_a_sweep_needs_what_it_says(tmp_path, architecture):
+    used, said = sweep(tmp_path, "run", 16384, 3, 100_000, "--architecture", architecture)
     [(number, unit)] = re.findall(r"about ([\d.]+) (MB|GB) of memory", said)
     assert float(number) * {"MB": 1e6, "GB": 1e9}[unit] == pytest.approx(used, rel=0.25)
 

@@ -30,15 +30,10 @@ from unmix.training.window import Window
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
 SPIKE = 10.0  # times the mean squared error of the batches before it
 SPIKE_AMONG = 16  # so many of them; at least a quarter has to be there
-IN_TRAINING = (
-    "loss",
-    "l2_reconstruction_loss",
-    "l1_penalty",
-    "l0",
-    "over_tokens",
-)  # metrics that are then given of training too
 SAMPLED_NOISY, SAMPLED = 16, 64
 """Where training takes tokens otherwise, one in so many is also taken as the saved dictionary takes it."""
+IN_TRAINING = ("loss", "l2_reconstruction_loss", "l1_penalty", "l0", "over_tokens")
+"""Metrics that are then given of training too."""
 AUXK_SHARE = 0.1  # of the features: of so many dead ones AuxK looks at every token, of more at fewer
 
 

@@ -16,10 +16,13 @@ from collections.abc import Sequence
 
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
-from unmix.dictionary.table import nonlinearity
+from unmix.dictionary.table import nonlinearity, objective
 from unmix.kernels import dense, dense_bf16, find
-from unmix.kernels.dispatch import BORDER, HYSTERESIS, dense_numbers
+from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
+from unmix.kernels.task import Task
 from unmix.training.member import Entry
+
+AUTOGRAD = 9  # arrays of (B, F) that a dense step of a jumprelu or gated holds at once
 
 
 def chunk(source: Source, rows: int) -> int:
@@ -35,19 +38,24 @@ def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
 
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
     """Bytes of what the steps keep: dense ones for each shape, sparse ones once, for the largest."""
-    B, sparse = recipe.training.batch_tokens, 0
+    B, sparse, by_autograd = recipe.training.batch_tokens, 0, 0
     dense_of: dict[tuple[str, int, int], int] = {}
     for entry in entries:
         (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
         numbers = dense_numbers("bf16" if training.dense == "bf16" else "fp32", nonlinearity(sae), bool(sae.noise))
-        if numbers == "bf16":
+        task = Task(nonlinearity(sae), objective(sae, norm_power=training.norm_power, sparsity=1.0))
+        if always_sparse(task):
+            pass
+        elif not is_plain(task):  # autograd, one member at a time
+            by_autograd = max(by_autograd, AUTOGRAD * 4 * B * F)
+        elif numbers == "bf16":
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
         else:
             dense_of[numbers, F, 0] = 2 * max(dense.TILE_BYTES, 256 * F)
         border = BORDER if training.border == "auto" else training.border
         active = int(min(1, HYSTERESIS * border) * B * F)
         sparse = max(sparse, 3 * find.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
-    return sum(dense_of.values()) + sparse
+    return sum(dense_of.values()) + sparse + by_autograd
 
 
 def _shape(recipe: RunConfig, source: Source, entry: Entry) -> tuple[int, int]:
