@@ -11,11 +11,10 @@ WITHIN = 0.05
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seed", [0, 1])
 @pytest.mark.parametrize("target", [3.0, 8.0])
 @every_architecture
-def test_l0_ends_near_the_one_asked_for(architecture, target, seed):
-    member = member_of(architecture, l0=target, width=16, features=64, training={"seed": seed})
+def test_l0_ends_near_the_one_asked_for(architecture, target):
+    member = member_of(architecture, l0=target, width=16, features=64)
     if member.controller is None:
         pytest.skip("takes a k")
     schedule = Schedule(STEPS, 50, 40, STEPS // 2)
