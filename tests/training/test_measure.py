@@ -52,18 +52,19 @@ def test_a_mask_that_leaves_nothing_is_a_users_mistake():
 
 
 @pytest.mark.parametrize("k", [0, 1, 2])
-@pytest.mark.parametrize("kind", ["relu", "tanh_relu", "tanh_relu weighed"])
+@pytest.mark.parametrize("kind", ["relu", "tanh_relu", "tanh_relu weighed", "jumprelu", "gated"])
 def test_a_matched_coefficient_keeps_both_terms_in_proportion_when_lengths_change(kind, k):
     """Scale x by c and the SAE that reconstructs it with it: both terms of the loss grow by the same factor."""
     sae = SAEConfig(
-        nonlinearity=kind.split()[0], penalty="decoder_norm" if "weighed" in kind else "auto", scaling="none"
+        architecture=kind.split()[0], penalty="decoder_norm" if "weighed" in kind else "auto", scaling="none"
     )
     p = norm_exponent(sae, TrainingConfig(norm_power=k, l1_norm_power="matched"))
     c = 7.0
     error_grows = c ** (2 - k)
-    penalty_grows = c if kind != "tanh_relu" else 1.0  # bounded features stay, their decoder rows grow
+    # bounded features stay, their decoder rows grow; a count of active features stays
+    penalty_grows = c if kind not in ("tanh_relu", "jumprelu") else 1.0
     assert c**p * penalty_grows == pytest.approx(error_grows)
-    found = facts(3.0, sae={"nonlinearity": kind.split()[0], "scaling": "none"}, l1_norm_power=1.5)
+    found = facts(3.0, sae={"architecture": kind.split()[0], "scaling": "none"}, l1_norm_power=1.5)
     assert found.coefficient == pytest.approx(3 * found.mean_norm**1.5)
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints of older versions resume to the same bits."""
+"""Runs and checkpoints of older versions resume to the same bits."""
 
 import json
 from pathlib import Path
@@ -9,6 +9,7 @@ from run_pairs import metrics, same, state, stopping
 from tiny_run import make
 
 from unmix.disk import sha256
+from unmix.runlog import read_manifest, write_manifest
 from unmix.training import run
 from unmix.training.checkpoint import CHECKSUMS, STATE, damage
 
@@ -32,6 +33,33 @@ def as_before(folder: Path) -> None:
     sums["sha256"][STATE] = sha256(folder / STATE)
     (folder / CHECKSUMS).write_text(json.dumps(sums))
     assert damage(folder) == ""
+
+
+def recipe_as_before(folder: Path) -> None:
+    """run.yaml as it was when relu and tanh_relu were all there was."""
+    manifest = read_manifest(folder / "run.yaml")
+    recipe = manifest["recipe"]
+    for sae in (recipe["sae"], *(variant["sae"] for variant in recipe["variants"].values())):
+        if "architecture" in sae:
+            sae["nonlinearity"] = sae.pop("architecture")
+    for key in ("prefixes", "bandwidth", "initial_threshold", "auxk", "auxk_features"):
+        del recipe["sae"][key]
+    assert recipe["sae"]["decoder"] == "auto"
+    recipe["sae"]["decoder"] = "free"
+    for key in ("l0", "revive_after_tokens"):
+        del recipe["training"][key]
+    del recipe["choice"]["per_variant"]
+    write_manifest(folder / "run.yaml", manifest)
+
+
+def test_a_run_from_before_there_were_more_architectures_is_resumed(overrides, tmp_path):
+    kinds = {"variants": {"relu": {}, "tanh": {"sae": {"architecture": "tanh_relu"}}}}
+    recipe = make(overrides | kinds)
+    run.sweep(recipe, tmp_path / "whole")
+    stopping(recipe, tmp_path / "cut", 30)
+    recipe_as_before(tmp_path / "cut")
+    run.sweep(recipe, tmp_path / "cut")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
 
 
 def test_a_checkpoint_with_the_older_names_of_the_weights_resumes_to_the_same_bits(overrides, tmp_path):

@@ -14,6 +14,15 @@ TOPK = ("topk", "batchtopk", "matryoshka")
 """Architectures that keep a given number of features: there is no coefficient to find."""
 
 
+def as_now(keys: Any) -> Any:
+    """The keys of a recipe from before there were more architectures: `nonlinearity` is `architecture`, and `free`
+    decoders were the default of both that there were, as `auto` has it."""
+    if not isinstance(keys, dict) or "nonlinearity" not in keys:
+        return keys
+    now = {key: value for key, value in keys.items() if key != "nonlinearity"} | {"architecture": keys["nonlinearity"]}
+    return now | ({"decoder": "auto"} if now.get("decoder") == "free" else {})
+
+
 class SAEConfig(Section):
     """The shape of the dictionary."""
 
@@ -55,7 +64,7 @@ class SAEConfig(Section):
     auxk: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`
     of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for topk, batchtopk
-    and matryoshka (1/32, as there, left a tenth more of them dead on the embedded model), otherwise 0."""
+    and matryoshka, otherwise 0. On the embedded model 1/32, as there, and 1 did as well where rows have length 1."""
     auxk_features: int | None = Field(default=None, ge=1)
     """None: half the width of the activations, at most 512."""
 
@@ -98,11 +107,8 @@ class SAEConfig(Section):
 
     @model_validator(mode="before")
     @classmethod
-    def _once_nonlinearity(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "nonlinearity" in data:
-            data = dict(data)
-            data["architecture"] = data.pop("nonlinearity")
-        return data
+    def _of_earlier_recipes(cls, data: Any) -> Any:
+        return as_now(data)
 
     @model_validator(mode="after")
     def _no_noisy_threshold(self) -> SAEConfig:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from unmix.config.dictionary import as_now
 from unmix.config.mask import MASKS, MaskConfig, as_keys
 from unmix.config.section import Section
 
@@ -146,6 +147,11 @@ class Variant(Section):
 
     sae: dict[str, Any] = Field(default={})
     training: dict[str, Any] = Field(default={})
+
+    @field_validator("sae", mode="before")
+    @classmethod
+    def _of_earlier_recipes(cls, keys: Any) -> Any:
+        return as_now(keys)
 
     @field_validator("training")
     @classmethod

@@ -48,6 +48,12 @@ def nonlinearity(config: SAEConfig, k: float = 0.0) -> Nonlinearity:
     return ARCHITECTURES[config.architecture].nonlinearity(config, k)
 
 
+def counts(config: SAEConfig) -> bool:
+    """Whether the penalty counts active features: it does not grow with the activations."""
+    penalty = ARCHITECTURES[config.architecture].penalty
+    return penalty is not None and isinstance(penalty(config), L0)
+
+
 def objective(config: SAEConfig, *, norm_power: int, sparsity: float, auxk: AuxK | None = None) -> Objective:
     """What it is trained for, with `sparsity` the coefficient of its penalty in this step; dead features by `auxk`."""
     row = ARCHITECTURES[config.architecture]

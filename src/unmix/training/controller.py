@@ -82,11 +82,11 @@ def _at_most_1(x: float) -> float:
     return max(-1.0, min(1.0, x))
 
 
-def first_coefficient(penalty: str, target: float, mean_norm: float, norm_power: int) -> float:
+def first_coefficient(target: float, mean_norm: float, norm_power: int, *, counts: bool) -> float:
     """Where a controller starts: what held L0 at the targets that were tried, brought to n̄ = E||x|| and k.
 
-    It need only be right within a factor of some.
+    It need only be roughly right. `counts`: the penalty is the number of active features.
     """
-    if penalty == "l0":
+    if counts:
         return float(0.028 * mean_norm ** (2 - norm_power) * target**-0.87)
     return float(1.16 * mean_norm ** (1 - norm_power) * target**-0.78)

@@ -19,6 +19,7 @@ from torch import Tensor
 from unmix.activations.mask import Mask, longer
 from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, SAEConfig, TrainingConfig
+from unmix.dictionary.table import counts
 from unmix.errors import UserError
 
 
@@ -91,9 +92,10 @@ def kept_rows(batch: Batch, hook: str, mask: Mask) -> Tensor:
 def norm_exponent(sae: SAEConfig, training: TrainingConfig) -> float:
     """p. Matched: the error term grows as n̄^(2-k); so does β n̄^q, where the penalty grows as n̄^q.
 
-    q = 1 for relu features and for any that are weighed by their decoder rows, 0 for bounded features.
+    q = 1 for relu features and for any that are weighed by their decoder rows, 0 for bounded features and for a count of
+    active ones.
     """
     if training.l1_norm_power != "matched":
         return training.l1_norm_power
     bounded = sae.architecture == "tanh_relu" and not sae.weigh_by_norm
-    return 2 - training.norm_power - (0 if bounded else 1)
+    return 2 - training.norm_power - (0 if bounded or counts(sae) else 1)

@@ -16,7 +16,7 @@ from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.dictionary.model import Dictionary, fold_scaling, new_dictionary
 from unmix.dictionary.nonlinearities import BatchTopK
-from unmix.dictionary.table import nonlinearity, objective
+from unmix.dictionary.table import counts, nonlinearity, objective
 from unmix.dictionary.terms import AuxK
 from unmix.errors import UserError
 from unmix.kernels import reference
@@ -244,8 +244,7 @@ def _controller(entry: Entry, config: SAEConfig, training: TrainingConfig, facts
     """That of a member which is asked for an L0 and finds the coefficient for it."""
     if entry.l0 is None or config.takes_k:
         return None
-    kind = "l0" if config.architecture == "jumprelu" else "l1"
-    first = first_coefficient(kind, entry.l0, facts.mean_norm, training.norm_power)
+    first = first_coefficient(entry.l0, facts.mean_norm, training.norm_power, counts=counts(config))
     return Controller(entry.l0, math.log(first))
 
 

@@ -20,7 +20,7 @@ from unmix.dictionary.table import nonlinearity, objective
 from unmix.kernels import dense, dense_bf16, find
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
 from unmix.kernels.task import Task
-from unmix.training.member import Entry
+from unmix.training.member import AUXK_SHARE, Entry
 
 AUTOGRAD = 9  # arrays of (B, F) that a dense step of a jumprelu or gated holds at once
 
@@ -38,7 +38,7 @@ def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
 
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
     """Bytes of what the steps keep: dense ones for each shape, sparse ones once, for the largest."""
-    B, sparse, by_autograd = recipe.training.batch_tokens, 0, 0
+    B, sparse, by_autograd, by_auxk = recipe.training.batch_tokens, 0, 0, 0
     dense_of: dict[tuple[str, int, int], int] = {}
     for entry in entries:
         (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
@@ -52,10 +52,12 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
         else:
             dense_of[numbers, F, 0] = 2 * max(dense.TILE_BYTES, 256 * F)
+        if sae.auxk_coefficient:  # rows of the dead features and their gradients, and z, f and dz of them
+            by_auxk = max(by_auxk, 16 * D * F + int(12 * AUXK_SHARE * B * F))
         border = BORDER if training.border == "auto" else training.border
         active = int(min(1, HYSTERESIS * border) * B * F)
         sparse = max(sparse, 3 * find.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
-    return sum(dense_of.values()) + sparse + by_autograd
+    return sum(dense_of.values()) + sparse + by_autograd + by_auxk
 
 
 def _shape(recipe: RunConfig, source: Source, entry: Entry) -> tuple[int, int]:
