@@ -18,7 +18,7 @@ from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.dictionary.terms import L1, SquaredError
-from unmix.kernels import cpu, dense, dense_bf16, find, reference, rows
+from unmix.kernels import cpu, dense, dense_bf16, find, reference, rows, tiles
 from unmix.kernels.select import Precision
 from unmix.kernels.task import Adam, Sums, Task, Weights
 
@@ -85,7 +85,7 @@ class Step:
         if (self.sparse or always_sparse(task)) and cpu.covers(task):
             sums = cpu.step(*words, self.scratch.get(self.select, lambda: find.Workspace(self.select)))
         elif not is_plain(task):
-            sums = reference.step(*words)
+            sums = tiles.step(*words)
         elif dense_numbers(self.dense, task.phi, task.noise is not None) == "bf16" and x_BD.dtype == torch.float32:
             sums = dense_bf16.step(*words, self.scratch.get(("bf16", F, D, E), lambda: dense_bf16.Workspace(F, D, E)))
         else:

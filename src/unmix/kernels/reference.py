@@ -22,10 +22,13 @@ from unmix.dictionary.terms import Pass, squares
 from unmix.kernels.task import Adam, Sums, Task, Weights
 
 
-def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
-    """Write d loss / d weights into `gradients` and answer the sums of the batch."""
+def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
+    """Write d loss / d weights into `gradients` and answer the sums of the batch.
+
+    `first_token`: where it begins in a larger one, whose noise it has.
+    """
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
-    passed = forward(x_BD, y_BE, leaves, task)
+    passed = forward(x_BD, y_BE, leaves, task, first_token)
     terms = [term(passed) for _, term in task.objective]
     loss = sum((c * term for (c, _), term in zip(task.objective, terms, strict=True)), x_BD.new_zeros(())) / len(x_BD)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
@@ -34,14 +37,14 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     return sums(passed, task, [term.item() for term in terms])
 
 
-def forward(x_BD: Tensor, y_BE: Tensor, weights: Mapping[str, Tensor], task: Task) -> Pass:
+def forward(x_BD: Tensor, y_BE: Tensor, weights: Mapping[str, Tensor], task: Task, first_token: int = 0) -> Pass:
     """The equations."""
     z_BF = x_BD @ weights["W_enc"] + weights["b_enc"]
     if task.noise:
         from unmix.kernels.noise import add_noise  # needs numba, which a machine with a GPU may lack
 
         noise_BF = torch.zeros_like(z_BF)
-        add_noise(noise_BF.detach().numpy(), task.noise, 0)
+        add_noise(noise_BF.detach().numpy(), task.noise, first_token)
         z_BF = z_BF + noise_BF
     f_BF = task.phi(z_BF, weights)
     return Pass(x_BD, y_BE, z_BF, f_BF, f_BF @ weights["W_dec"] + weights["b_dec"], weights)

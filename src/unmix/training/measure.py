@@ -92,8 +92,8 @@ def kept_rows(batch: Batch, hook: str, mask: Mask) -> Tensor:
 def norm_exponent(sae: SAEConfig, training: TrainingConfig) -> float:
     """p. Matched: the error term grows as n̄^(2-k); so does β n̄^q, where the penalty grows as n̄^q.
 
-    q = 1 for relu features and for any that are weighed by their decoder rows, 0 for bounded features and for a count of
-    active ones.
+    q = 1 for relu features and for any that are weighed by their decoder rows, 0 for bounded features and where active
+    ones are counted.
     """
     if training.l1_norm_power != "matched":
         return training.l1_norm_power

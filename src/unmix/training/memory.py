@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
 from unmix.dictionary.table import nonlinearity, objective
-from unmix.kernels import dense, dense_bf16, find
+from unmix.kernels import dense, dense_bf16, find, tiles
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
 from unmix.kernels.task import Task
 from unmix.training.member import AUXK_SHARE, Entry
 
-AUTOGRAD = 9  # arrays of (B, F) that a dense step of a jumprelu or gated holds at once
+AUTOGRAD = 20  # arrays of (tokens, F) that a dense step of a jumprelu or gated holds at once, as far as was seen
 
 
 def chunk(source: Source, rows: int) -> int:
@@ -47,7 +47,9 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
         if always_sparse(task):
             pass
         elif not is_plain(task):  # autograd, one member at a time
-            by_autograd = max(by_autograd, AUTOGRAD * 4 * B * F)
+            # and the gradients of a tile of tokens, unless AuxK needs the batch in one piece
+            at_once = B if sae.auxk_coefficient else min(B, tiles.tokens(F))
+            by_autograd = max(by_autograd, AUTOGRAD * 4 * at_once * F + 16 * D * F)
         elif numbers == "bf16":
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
         else:
