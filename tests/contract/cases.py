@@ -13,9 +13,10 @@ from torch import Tensor
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import EVERY_TOKEN, MaskConfig, SAEConfig, TrainingConfig
+from unmix.config.dictionary import TOPK
 from unmix.dictionary import table
 from unmix.dictionary.nonlinearities import BatchTopK, Nonlinearity, Weights
-from unmix.dictionary.terms import AuxK, Pass
+from unmix.dictionary.terms import AuxK, Objective, Pass, PreActivation
 from unmix.kernels import reference
 from unmix.kernels.noise import noise_key
 from unmix.kernels.task import Noise, Task
@@ -29,10 +30,11 @@ HOOK = "h"
 
 
 def config_of(architecture: str, features: int, **keys: Any) -> SAEConfig:
-    """The section, without prefixes and AuxK where they are not asked for."""
-    return SAEConfig(
-        architecture=architecture, features=features, **{"prefixes": [], "auxk": 0.0, "bandwidth": BANDWIDTH} | keys
-    )
+    """The section, without prefixes, AuxK and `preactivation` unless they are asked for; `multi_k` where k is."""
+    plain = {"prefixes": [], "auxk": 0.0, "preactivation": 0.0, "bandwidth": BANDWIDTH, "tanh_scale": 1.0}
+    if architecture not in TOPK:
+        keys = {key: value for key, value in keys.items() if key != "multi_k"}
+    return SAEConfig(architecture=architecture, features=features, **plain | keys)
 
 
 def task_of(
@@ -43,11 +45,15 @@ def task_of(
     norm_power: int = 0,
     sigma: float = 0.0,
     auxk: AuxK | None = None,
+    dead_N: Tensor | None = None,
     seed: int = 0,
 ) -> Task:
-    """As a member makes it."""
+    """As a member makes it; `dead_N` are pulled up where `preactivation` says so."""
     noise = Noise(sigma, noise_key(seed, 3)) if sigma else None
-    objective = table.objective(config, norm_power=norm_power, sparsity=sparsity, auxk=auxk)
+    dead: Objective = ((config.auxk_coefficient, auxk),) if auxk else ()
+    if config.preactivation_coefficient and dead_N is not None:
+        dead = (*dead, (config.preactivation_coefficient, PreActivation(dead_N)))
+    objective = table.objective(config, k=k, norm_power=norm_power, sparsity=sparsity, dead=dead)
     return Task(table.nonlinearity(config, k), objective, noise, config.has_unit_rows)
 
 
@@ -105,7 +111,7 @@ def member_of(
     """A member at its start that is asked for `l0`; where that is None, for l1 = 0.3 or, if it takes a k, for `K`."""
     few = {"prefixes": []} if features < 32 else {}  # for which matryoshka has none of its own
     config = SAEConfig(architecture=architecture, features=features, **few | keys)
-    if l0 is None and config.takes_k:
+    if l0 is None and (config.takes_k or config.has_target):
         l0 = K
     asked = {"l0": [l0]} if l0 else {"l1": [0.3]}
     settings = TrainingConfig(**asked, **{"selection": "fp32", "dense": "fp32", "border": 0.12} | (training or {}))

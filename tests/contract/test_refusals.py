@@ -6,11 +6,11 @@ from contract.cases import ARCHITECTURES, config_of, every_architecture
 import unmix.training.run
 from unmix.cli import main
 from unmix.dictionary import table
-from unmix.dictionary.nonlinearities import TopK
+from unmix.dictionary.nonlinearities import AbsTopK, TopK
 
 FEATURES = 64
 TAKES_K = tuple(name for name in ARCHITECTURES if table.ARCHITECTURES[name].penalty is None)
-WHOLE = tuple(name for name in TAKES_K if isinstance(table.nonlinearity(config_of(name, FEATURES), 2), TopK))
+WHOLE = tuple(name for name in TAKES_K if isinstance(table.nonlinearity(config_of(name, FEATURES), 2), TopK | AbsTopK))
 takes_k = pytest.mark.parametrize("architecture", TAKES_K)
 
 
@@ -79,6 +79,32 @@ def test_l1_where_k_says_how_many_in_a_variant(refusal, architecture):
     line = refusal("--architecture", "relu", architecture, "--l1", "0.5")
     assert f"variant {architecture}" in line
     assert "--l0" in line
+
+
+@pytest.mark.parametrize("words", [["--l1", "0.5"], []])
+def test_a_target_that_is_not_given(refusal, words):
+    line = refusal("--architecture", "jumprelu_quadratic", *words)
+    assert "jumprelu_quadratic aims at an L0" in line
+    assert "--l0" in line
+
+
+def test_four_times_k_where_there_is_no_k(refusal):
+    line = refusal("--l0", "5", "--sae.multi_k", "0.5")
+    assert "multi_k = 0.5 with relu" in line
+    assert "topk" in line
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--sae.random_prefixes", "2", "--sae.prefixes", "8", "16"], "leave out one"),
+        (["--sae.random_prefixes", "64"], "give at most 63"),
+    ],
+)
+def test_prefixes_that_cannot_be_drawn(refusal, words, said):
+    line = refusal("--l0", "5", *words)
+    assert "random_prefixes = " in line
+    assert said in line
 
 
 @pytest.mark.parametrize("prefixes", ["8 8", "20 10", "0 8", "-1 8", "64", "8 100"])

@@ -43,6 +43,10 @@ def sweep(recipe, tmp_path, monkeypatch):
     return run
 
 
+def batched(words):
+    return zip(words[::2], words[1::2], strict=True)
+
+
 def counts(folder, member, step):
     """What is not a tensor of a training state: the controller and the threshold among it."""
     path = folder / "members" / member / f"step-{step:09d}" / "training_state.safetensors"
@@ -63,7 +67,14 @@ def assert_same_member(mine, theirs, member, of_theirs=None):
 
 PLAIN: tuple[list[str], list[str]] = (list(ARCHITECTURES), [])
 NOISY = ([name for name in ARCHITECTURES if noise_of(name, 1.0)], ["--sae.noise", "0.5", "--sae.auxk", "0.1"])
-KINDS = pytest.mark.parametrize(("names", "more"), [PLAIN, NOISY], ids=["plain", "noise, auxk"])
+PARTS = ["--sae.aligned", "true", "--sae.random_prefixes", "3", "--training.resample_every", "10"]
+WITH_K: tuple[list[str], list[str]] = (["topk", "abstopk", "batchtopk"], [*PARTS, "--sae.multi_k", "0.125"])
+WITHOUT_K: tuple[list[str], list[str]] = (["relu", "jumprelu"], [*PARTS, "--sae.preactivation", "0.1"])
+KINDS = pytest.mark.parametrize(
+    ("names", "more"),
+    [PLAIN, NOISY, WITH_K, WITHOUT_K],
+    ids=["plain", "noise, auxk", "parts, k", "parts"],
+)
 
 
 @KINDS
@@ -84,8 +95,8 @@ def test_a_member_alone_has_the_bits_it_has_in_the_sweep(sweep, names, more):
 def test_stopped_and_resumed_has_the_bits_of_never_stopped(sweep, recipe, tmp_path, at, names, more):
     """Before and in the decay; controllers and thresholds go on from where they were."""
     whole = sweep("whole", names, *more)
-    keys = {"sae.noise": 0.5, "sae.auxk": 0.1} if more else {}
-    keys |= {f"variants.{name}.sae.architecture": name for name in names}
+    keys = {key.removeprefix("--"): yaml.safe_load(value) for key, value in batched(more)}
+    keys |= {"sae.architecture": names[0]} | {f"variants.{name}.sae.architecture": name for name in names}
     cut = tmp_path / "runs" / "cut"
     stopping(config.load(recipe, keys | {"training.l0": [5.0], "training.l1": [], "name": "cut"}), cut, at)
     assert sweep("cut", names, *more) == cut
@@ -105,3 +116,12 @@ def test_two_sweeps_with_noise_save_dictionaries_that_have_none(sweep):
             assert torch.equal(sae.encode(x), sae.encode(x))
         rows = [row for row in metrics(whole) if row["member"] == f"{name}-l0-5"]
         assert all("noisy_l0" in row for row in rows)
+
+
+def test_a_sweep_of_architectures_is_given_in_another_order_and_more_of_them(sweep):
+    """Which of them comes first says nothing that a weight depends on."""
+    first = sweep("more", ["topk", "batchtopk"], "--sae.multi_k", "0.125")
+    before = state(first, "topk-l0-5", STEPS)
+    sweep("more", ["abstopk", "batchtopk", "topk"], "--sae.multi_k", "0.125")
+    assert same(before, state(first, "topk-l0-5", STEPS))
+    assert list(read_manifest(first / "run.yaml")["members"]) == ["topk-l0-5", "batchtopk-l0-5", "abstopk-l0-5"]

@@ -21,7 +21,7 @@ from kernel_cases import mapped, nan_like
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu
-from unmix.dictionary.terms import AuxK, GateError, SquaredError
+from unmix.dictionary.terms import L0, AuxK, GateError, L0Target, SquaredError
 from unmix.kernels import cpu, find, reference
 from unmix.kernels.dispatch import Step
 
@@ -36,13 +36,15 @@ OPTIONS = {
     "auxk": {"auxk": 0.5},
     "auxk, prefixes": {"auxk": 0.5, "prefixes": True, "norm_power": 1},
     "weighed": {"penalty": "decoder_norm"},
+    "four times k": {"multi_k": 0.5, "norm_power": 1},
+    "pre-activations of dead features": {"preactivation": 0.5},
 }
 
 
 def prepared(architecture, *, D=5, E=4, F=12, B=9, k=3, seed=0, prefixes=False, norm_power=0, **keys):
     config = config_of(architecture, F, prefixes=some_prefixes(F) if prefixes else [], **keys)
     auxk = AuxK(2, torch.tensor([1, 4, 7]), stride=2) if config.auxk_coefficient else None
-    asked = task_of(config, k, 0.3, norm_power=norm_power, auxk=auxk)
+    asked = task_of(config, k, 0.3, norm_power=norm_power, auxk=auxk, dead_N=torch.tensor([0, 4, 9]).clamp(max=F - 1))
     return draw(B, D, seed=seed), draw(B, E, seed=seed + 1), weights_of(config, asked.phi, D, E, seed), asked
 
 
@@ -88,6 +90,8 @@ def test_the_gradient_is_the_slope_of_the_loss(architecture, options):
     gradients = nan_like(weights)
     reference.step(x_BD, y_BE, weights, gradients, asked)
     but = {STRAIGHT_THROUGH} & weights.keys()
+    if isinstance(asked.phi, JumpRelu) and asked.phi.to_input:
+        but |= {"W_enc", "b_enc"}
     slopes = differences(lambda at: mean_loss(x_BD, y_BE, at, asked), weights)
     assert_close(gradients, slopes, 1e-6, but)
 
@@ -117,7 +121,7 @@ def test_the_gradient_is_the_slope_with_what_is_held_fixed_kept_as_it_was(archit
 
 @every_architecture
 def test_a_threshold_moves_straight_through_the_jump(architecture):
-    """dθ_i = -(1/B) Σ_{|z - θ_i| < ε/2} (θ_i d loss/d f + c) / ε, by loops."""
+    """dθ_i = -(1/B) Σ_{|z - θ_i| < ε/2} (θ_i d loss/d f + c) / ε, by loops; z gets the first part of it, `to_input`."""
     x_BD, y_BE, weights, asked = prepared(architecture, B=40)
     if not isinstance(asked.phi, JumpRelu):
         pytest.skip("has no threshold")
@@ -126,14 +130,25 @@ def test_a_threshold_moves_straight_through_the_jump(architecture):
     z_BF, theta_F = x_BD @ weights["W_enc"] + weights["b_enc"], weights[STRAIGHT_THROUGH]
     f_BF = z_BF * (z_BF > theta_F)
     df_BF = 2 * (f_BF @ weights["W_dec"] + weights["b_dec"] - y_BE) @ weights["W_dec"].T
-    wanted_F, inside = torch.zeros_like(theta_F), 0
+    one_more_B = torch.zeros(len(x_BD), dtype=torch.float64)
+    if asked.term(L0):
+        one_more_B += 0.3
+    elif asked.term(L0Target):  # d of 0.3 · (2/3) (L0 - 3)²
+        one_more_B += 0.3 * (4 / 3) * ((z_BF > theta_F).sum(1) - 3)
+    else:
+        w_F = weights["W_dec"].norm(dim=1)
+        df_BF += 0.3 * w_F / torch.cosh(f_BF * w_F).square()
+    theta_gets_F, b_enc_gets_F, inside = torch.zeros_like(theta_F), torch.zeros_like(theta_F), 0
     for t in range(len(x_BD)):
         for i in range(len(theta_F)):
+            b_enc_gets_F[i] += df_BF[t, i] * (z_BF[t, i] > theta_F[i]) / len(x_BD)
             if abs(z_BF[t, i] - theta_F[i]) < BANDWIDTH / 2:
-                wanted_F[i] -= (theta_F[i] * df_BF[t, i] + 0.3) / BANDWIDTH / len(x_BD)
+                theta_gets_F[i] -= (theta_F[i] * df_BF[t, i] + one_more_B[t]) / BANDWIDTH / len(x_BD)
+                b_enc_gets_F[i] += asked.phi.to_input * theta_F[i] * df_BF[t, i] / BANDWIDTH / len(x_BD)
                 inside += 1
     assert inside > 20
-    torch.testing.assert_close(gradients[STRAIGHT_THROUGH], wanted_F)
+    torch.testing.assert_close(gradients[STRAIGHT_THROUGH], theta_gets_F)
+    torch.testing.assert_close(gradients["b_enc"], b_enc_gets_F)
 
 
 # ------------------------------------------------------------------------------------- the sparse step, the definition
@@ -163,7 +178,9 @@ def assert_agree(mine, theirs, tolerance, but=()):
     assert_close(gradients, wanted, tolerance, but)
 
 
-def cases(architecture, *, B, D, E, F, k, shift, seed, c, norm_power, decoder, penalty, in_prefixes, sigma, auxk):
+def cases(
+    architecture, *, B, D, E, F, k, shift, seed, c, norm_power, decoder, penalty, in_prefixes, sigma, auxk, more=False
+):
     config = config_of(
         architecture,
         F,
@@ -171,13 +188,16 @@ def cases(architecture, *, B, D, E, F, k, shift, seed, c, norm_power, decoder, p
         decoder=decoder,
         penalty=penalty,
         auxk=1 / 32 if auxk else 0.0,
+        multi_k=0.3 if more else 0.0,
+        preactivation=0.2 if more and not sigma else 0.0,
     )
+    dead_N = torch.nonzero(draw(F, seed=seed + 5) < -0.5).flatten()
     term = None
     if auxk:
         stride, share = auxk
         dead_N = torch.nonzero(draw(F, seed=seed + 5) < share).flatten()
         term = AuxK(3, dead_N, stride) if len(dead_N) else None
-    asked = task_of(config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, seed=seed)
+    asked = task_of(config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, dead_N=dead_N, seed=seed)
     weights = weights_of(config, asked.phi, D, E, seed)
     weights["b_enc"].add_(shift)
     return draw(B, D, seed=seed + 2), draw(B, E, seed=seed + 3), weights, asked
@@ -196,6 +216,7 @@ SHAPES = {
     "decoder": st.sampled_from(["free", "unit_norm"]),
     "penalty": st.sampled_from(["auto", "decoder_norm"]),
     "in_prefixes": st.booleans(),
+    "more": st.booleans(),
 }
 AUXK = st.sampled_from([None, (1, 0.0), (3, 0.0), (3, -1.0)])
 
@@ -334,7 +355,7 @@ def test_nan_in_an_activation_shows(architecture, step, how):
 EDGES = {
     "one feature": {"F": 1},
     "one token": {"B": 1},
-    "one of all": {"B": 1, "D": 1, "E": 1, "F": 1, "k": 1},
+    "one of all": {"B": 1, "D": 1, "E": 1, "F": 1, "k": 1, "multi_k": 0.5, "preactivation": 0.5},
     "k is F": {"F": 12, "k": 12},
     "k is more than are positive": {"k": 11, "shift": -1.5},
     "all features inactive": {"shift": -50.0},
@@ -356,7 +377,7 @@ def test_edges(architecture, edge):
     assert_agree(mine, theirs, 1e-8)
     assert all(gradient.isfinite().all() for gradient in theirs[1].values())
     if shift == -50:
-        assert theirs[0].active_F.sum() == 0
+        assert theirs[0].active_F.sum() == (9 * 3 if architecture == "abstopk" else 0)  # z of any sign is active
         assert theirs[0].threshold in (None, 0.0)
 
 

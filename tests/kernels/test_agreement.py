@@ -1,12 +1,13 @@
 """Two hundred steps by the fast kernels beside two hundred by the reference, on the same batches.
 
-In float64, where they agree to many digits. In float32 they part: Adam makes steps of the same size of gradients that
-are all rounding as of others, and a feature at the edge of being active goes one way or the other. There, what is
-compared is the loss that they come to.
+In float64, where they agree to many digits, but for int8, which may miss a feature now and then. In float32 they part:
+Adam makes steps of the same size of gradients that are all rounding as of others, and a feature at the edge of being
+active goes one way or the other. There, what is compared is the loss that they come to.
 """
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from kernel_cases import like, mapped, task
@@ -62,13 +63,33 @@ def kernel(name: str):
 
 
 @pytest.mark.parametrize("unit_norm", [False, True], ids=["free", "unit norm"])
-@pytest.mark.parametrize("name", ["dense", "fp32", "int8"])
+@pytest.mark.parametrize("name", ["dense", "fp32"])
 def test_in_double_precision_the_weights_agree(name, unit_norm):
     """The distance between the two ends, over the distance from the start."""
     theirs = train(reference.step, reference, torch.float64, unit_norm)
     mine = train(kernel(name), rows, torch.float64, unit_norm)
     for name, zero in start(torch.float64, unit_norm).items():
         assert (mine[name] - theirs[name]).norm() < 1e-7 * (theirs[name] - zero).norm(), name
+
+
+def test_what_int8_misses_is_rare_and_small():
+    """Of all features that are active in these steps, at most one in 100,000, and none that is far from the edge."""
+    workspace, missed, active, amounts = find.Workspace("int8"), [], 0, 0.0
+
+    def step(x_BD, y_BD, weights, gradients, asked):
+        nonlocal active, amounts
+        code = find.candidates(x_BD, weights, workspace)
+        z_BF = x_BD @ weights["W_enc"] + weights["b_enc"]
+        found_BF = torch.zeros(B, F, dtype=torch.bool)
+        found_BF[np.repeat(np.arange(B), np.diff(code.starts_B1)), code.features_N.astype(np.int64)] = True
+        missed.extend(z_BF[(z_BF > 0) & ~found_BF].tolist())
+        active, amounts = active + int((z_BF > 0).sum()), amounts + z_BF.clamp(min=0).sum().item()
+        return reference.step(x_BD, y_BD, weights, gradients, asked)
+
+    train(step, reference, torch.float64, False)
+    assert active > 1_000_000
+    assert len(missed) <= 1e-5 * active
+    assert max(missed, default=0.0) < 0.01 * amounts / active
 
 
 @pytest.mark.parametrize("unit_norm", [False, True], ids=["free", "unit norm"])

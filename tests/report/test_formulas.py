@@ -10,7 +10,7 @@ from typing import Any, get_args
 import pytest
 
 from unmix.config import SAEConfig
-from unmix.config.dictionary import Architecture
+from unmix.config.dictionary import TOPK, Architecture
 from unmix.dictionary.table import ARCHITECTURES, objective
 from unmix.report.data import read
 from unmix.report.formulas import FEATURES, formulas
@@ -37,9 +37,11 @@ def test_no_architecture_lacks_a_formula() -> None:
 @pytest.mark.parametrize("architecture", get_args(Architecture))
 @pytest.mark.parametrize("auxk", [0.0, 0.1])
 def test_there_are_as_many_terms_as_are_trained_on(make: Make, architecture: str, auxk: float) -> None:
-    sae = SAEConfig(architecture=architecture, auxk=auxk)  # type: ignore[arg-type]
-    trained = objective(sae, norm_power=0, sparsity=1.0, auxk=object() if auxk else None)  # type: ignore[arg-type]
-    [formula], _ = formulas(read(make(l0=(20.0,), steps=40, sae={"architecture": architecture, "auxk": auxk})))
+    keys = {"architecture": architecture, "auxk": auxk} | ({"multi_k": 0.125} if architecture in TOPK else {})
+    sae = SAEConfig(**keys)  # type: ignore[arg-type]
+    dead = [(c, object()) for c in (sae.auxk_coefficient, sae.preactivation_coefficient) if c]
+    trained = objective(sae, k=20.0, norm_power=0, sparsity=1.0, dead=tuple(dead))  # type: ignore[arg-type]
+    [formula], _ = formulas(read(make(l0=(20.0,), steps=40, sae=keys)))
     assert len(formula.terms) == len(trained)
     assert [c for c, _ in formula.terms].count("λ") == bool(ARCHITECTURES[architecture].penalty)
 

@@ -80,12 +80,14 @@ def read_recipe(args: argparse.Namespace, dotted: Dotted) -> Any:
 
 
 def _architectures(names: list[str]) -> dict[str, Any]:
-    """One is that of the recipe; several are its variants."""
+    """One is that of the recipe; several are its variants, and the first of them that of the recipe too: what is said
+    of `sae` has to fit it, though no member is made of it."""
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UserError(f"--architecture names {twice[0]} twice; name each once")
-    if len(names) == 1:
-        return {"sae.architecture": names[0]}
-    return {f"variants.{name}.sae.architecture": name for name in names}
+    if not names:
+        return {}
+    variants = {f"variants.{name}.sae.architecture": name for name in names} if len(names) > 1 else {}
+    return {"sae.architecture": names[0], **variants}
 
 
 def _every_layer(recipe: Any) -> Any:

@@ -9,9 +9,14 @@ from pydantic import Field, model_validator
 
 from unmix.config.section import Section
 
-Architecture = Literal["relu", "tanh_relu", "topk", "batchtopk", "matryoshka", "jumprelu", "gated"]
-TOPK = ("topk", "batchtopk", "matryoshka")
+Architecture = Literal[
+    "relu", "tanh_relu", "topk", "abstopk", "batchtopk", "matryoshka",
+    "jumprelu", "jumprelu_tanh", "jumprelu_quadratic", "gated",
+]  # fmt: skip
+TOPK = ("topk", "abstopk", "batchtopk", "matryoshka")
 """Architectures that keep a given number of features: there is no coefficient to find."""
+PER_TOKEN = ("topk", "abstopk")
+"""Those that keep them of each token: a whole number."""
 
 
 def as_now(keys: Any) -> Any:
@@ -30,20 +35,33 @@ class SAEConfig(Section):
     architecture: Architecture = "relu"
     """`relu`; `tanh_relu`: features below 1, the normalized SAE (LessWrong post 3ZCKSArYwgg9P4hqQ); `topk` and
     `batchtopk`: so many features of each token, or on average; `matryoshka`: a batchtopk whose first features
-    reconstruct by themselves; `jumprelu`: each feature has a threshold; `gated`: which features, and how much, apart
-    (docs/architectures.md). Earlier recipes call it `nonlinearity`."""
+    reconstruct by themselves; `abstopk`: a topk whose features may be negative; `jumprelu`: each feature has a
+    threshold, and the penalty is L0, `jumprelu_tanh`: about L0, `jumprelu_quadratic`: the square of its distance from
+    the L0 asked for; `gated`: which features, and how much, apart (docs/architectures.md). Earlier recipes call it
+    `nonlinearity`."""
     prefixes: list[int] | None = None
     """Numbers of first features that have to reconstruct by themselves, rising, below `features`: the loss is the mean
     over these and all. None: for matryoshka 1/32, 3/32, 7/32 and 15/32 of the features (Bussmann et al. 2025, arXiv
     2503.17547), otherwise no prefixes."""
+    random_prefixes: int = Field(default=0, ge=0)
+    """In place of `prefixes`, so many that are drawn anew for each step, evenly by their logarithm."""
+    aligned: bool = False
+    """Each feature's encoder and decoder are held at an inner product of 1 (aligned training, arXiv 2605.18629)."""
+    multi_k: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    """Coefficient of the error with four times as many active features (Multi-TopK: Gao et al. 2024, A.2, 1/8); for
+    topk, abstopk, batchtopk and matryoshka."""
     bandwidth: float = Field(default=0.05, gt=0, allow_inf_nan=False)
     """ε of jumprelu: pre-activations this close to a threshold, half on each side, move it."""
     initial_threshold: float = Field(default=0.01, gt=0, allow_inf_nan=False)
     """Threshold of every jumprelu feature at the start."""
+    tanh_scale: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    """c of jumprelu_tanh: its penalty of a feature is tanh(c f ||W_dec||)."""
+    target_pull: float = Field(default=25.0, gt=0, allow_inf_nan=False)
+    """Coefficient of jumprelu_quadratic, in multiples of what a jumprelu starts with for the same L0."""
     noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     """Standard deviation of Gaussian noise on the pre-activations, in training only (the normalized SAE: 1)."""
     decoder: Literal["auto", "free", "unit_norm"] = "auto"
-    """`unit_norm`: rows held at norm 1. `auto`: so for topk, batchtopk, matryoshka and gated, free for the others. On
+    """`unit_norm`: rows held at norm 1. `auto`: so for the topk kinds and gated, free for the others. On
     the embedded model a gated dictionary of L0 20 came to an explained variance of 0.83 so, and to 0.61 with free rows,
     which its magnitudes can shrink at no cost."""
     penalty: Literal["auto", "decoder_norm", "plain"] = "auto"
@@ -63,10 +81,19 @@ class SAEConfig(Section):
 
     auxk: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`
-    of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for topk, batchtopk
-    and matryoshka, otherwise 0. On the embedded model 1/32, as there, and 1 did as well where rows have length 1."""
+    of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for the topk
+    kinds, otherwise 0. On the embedded model 1/32, as there, and 1 did as well where rows have length 1."""
     auxk_features: int | None = Field(default=None, ge=1)
     """None: half the width of the activations, at most 512."""
+    preactivation: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    """Coefficient of what dead features lack to be active, max(θ - z, 0) ||W_dec||. None: 3e-6 for jumprelu_tanh
+    (transformer-circuits.pub/2025/january-update), otherwise 0."""
+
+    @property
+    def preactivation_coefficient(self) -> float:
+        """What `preactivation` comes to."""
+        given = self.preactivation
+        return (3e-6 if self.architecture == "jumprelu_tanh" else 0.0) if given is None else given
 
     @property
     def auxk_coefficient(self) -> float:
@@ -98,9 +125,21 @@ class SAEConfig(Section):
         return self.architecture in TOPK
 
     @property
+    def has_target(self) -> bool:
+        """Whether its penalty aims at the L0 asked for by itself."""
+        return self.architecture == "jumprelu_quadratic"
+
+    @property
+    def has_own_threshold(self) -> bool:
+        """Whether each feature has a trained threshold."""
+        return self.architecture.startswith("jumprelu")
+
+    @property
     def all_prefixes(self) -> tuple[int, ...]:
-        """The prefixes with all features behind them; empty where there are none."""
+        """The prefixes with all features behind them; empty where there are none, or where they are drawn."""
         F, prefixes = self.features, self.prefixes
+        if self.random_prefixes:
+            return ()
         if prefixes is None:
             prefixes = [F * n // 32 for n in (1, 3, 7, 15)] if self.architecture == "matryoshka" else []
         return (*prefixes, F) if prefixes else ()
@@ -116,6 +155,28 @@ class SAEConfig(Section):
             raise ValueError(
                 f"noise = {self.noise:g} with {self.architecture}: its threshold would be that of noisy activations, "
                 "and the saved dictionary has no noise; give noise 0, or topk"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _more_of_k(self) -> SAEConfig:
+        if self.multi_k and not self.takes_k:
+            raise ValueError(
+                f"multi_k = {self.multi_k:g} with {self.architecture}, which has no k to multiply; "
+                f"leave it out, or give one of {', '.join(TOPK)}"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _prefixes_are_drawn_or_given(self) -> SAEConfig:
+        if self.random_prefixes and self.prefixes:
+            raise ValueError(
+                f"prefixes = {self.prefixes} and random_prefixes = {self.random_prefixes} are both given; leave out one"
+            )
+        if self.random_prefixes >= self.features:
+            raise ValueError(
+                f"random_prefixes = {self.random_prefixes} of {self.features} features cannot all differ; "
+                f"give at most {self.features - 1}, or more features"
             )
         return self
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from unmix.config.dictionary import SAEConfig
+from unmix.config.dictionary import PER_TOKEN, SAEConfig
 from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
 from unmix.config.mask import as_keys
 from unmix.config.messages import problem_text
@@ -68,9 +68,14 @@ class RunConfig(Section):
                     f"{where}{sae.architecture} keeps as many features as it is told to, and takes no l1; "
                     "give training.l0 (--l0 20 50)"
                 )
-            if sae.takes_k and sae.architecture == "topk" and any(k != int(k) for k in training.l0):
+            if sae.has_target and not training.l0:
                 raise ValueError(
-                    f"{where}topk keeps whole features of each token, and training.l0 = {training.l0}; "
+                    f"{where}jumprelu_quadratic aims at an L0, and takes no l1; "
+                    "give training.l0 (--l0 20 50), or jumprelu"
+                )
+            if sae.architecture in PER_TOKEN and any(k != int(k) for k in training.l0):
+                raise ValueError(
+                    f"{where}{sae.architecture} keeps whole features of each token, and training.l0 = {training.l0}; "
                     "give whole numbers, or batchtopk"
                 )
             if training.l0 and max(training.l0) > sae.features:

@@ -71,8 +71,12 @@ class TrainingConfig(Section):
     revive_after_tokens: int = Field(
         default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 40)), ge=1
     )
-    """A feature that was silent for this many tokens is trained by `sae.auxk`; if not given, a fortieth of the run's
+    """A feature that was silent for this many tokens is trained by `sae.auxk` and
+    `sae.preactivation`; if not given, a fortieth of the run's
     tokens, at most 10 M (Gao et al. 2024: 10 M)."""
+    resample_every: int | None = Field(default=None, ge=1)
+    """Steps after which dead features start anew, again and again until the learning rate falls: each at a token of the
+    batch with a large error, with Adam's means at 0 (Bricken et al. 2023). Dead is what `revive_after_tokens` says."""
     on_nonfinite: Literal["skip", "halt", "stop"] = "halt"
     """What is done with a member whose loss or gradient is not a number on a batch: `halt` leaves it at its last good
     weights while the others go on, `skip` leaves the batch out (ten in a row halt it), `stop` ends the run."""
@@ -137,7 +141,8 @@ class TrainingConfig(Section):
 
 
 VARIED = (
-    "l0", "l1", "norm_power", "l1_norm_power", "mask", "lr", "betas", "clip_norm", "revive_after_tokens", "seed",
+    "l0", "l1", "norm_power", "l1_norm_power", "mask", "lr", "betas", "clip_norm", "revive_after_tokens",
+    "resample_every", "seed",
 )  # fmt: skip
 """Keys of `training` in which members of one sweep may differ; the other keys are the whole sweep's."""
 

@@ -2,7 +2,7 @@
 
 Tensors: W_enc [D, F], b_enc [F], W_dec [F, D], b_dec [D], float32, and those of the nonlinearity: `threshold` [F] of a
 jumprelu; `b_gate` (b_enc), `r_mag`, `b_mag` [F] of a gated one. They open in sae-lens >= 6 with `SAE.load_from_disk`;
-only the normalized SAE has an architecture that sae-lens does not know and refuses by name.
+only tanh_relu and abstopk have an architecture that sae-lens does not know and refuses by name.
 Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw activations.
 
 Folders that SAELens wrote, versions 1 to 6, are brought to the same form when they are read. A key, value or tensor
@@ -23,7 +23,7 @@ from torch import Tensor
 
 import unmix
 from unmix.dictionary.model import Dictionary, fold_scaling
-from unmix.dictionary.nonlinearities import Gated, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
+from unmix.dictionary.nonlinearities import AbsTopK, Gated, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
 from unmix.runlog import write_json
@@ -31,7 +31,8 @@ from unmix.tensorfile import save_tensors
 
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURES = {
-    "relu": "standard", "tanh_relu": "unmix_tanh_relu", "jumprelu": "jumprelu", "topk": "topk", "gated": "gated",
+    "relu": "standard", "tanh_relu": "unmix_tanh_relu", "jumprelu": "jumprelu", "topk": "topk",
+    "abstopk": "unmix_abstopk", "gated": "gated",
 }  # fmt: skip
 """What a nonlinearity is called in cfg.json; a batchtopk is saved as a jumprelu."""
 _FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -134,7 +135,9 @@ def save_sae(sae: Dictionary, folder: Path, *, model: str, hook: str, context: i
 
 def _of_topk(sae: Dictionary) -> dict[str, Any]:
     phi = sae.nonlinearity
-    return {"k": phi.k, "rescale_acts_by_decoder_norm": phi.weigh_by_norm} if isinstance(phi, TopK) else {}
+    if not isinstance(phi, TopK | AbsTopK):
+        return {}
+    return {"k": phi.k, "rescale_acts_by_decoder_norm": phi.weigh_by_norm}
 
 
 def load_sae(folder: str | Path) -> Dictionary:
@@ -157,7 +160,7 @@ def load_sae(folder: str | Path) -> Dictionary:
     if (scale_F := w.pop(_FEATURE_SCALE, None)) is not None:  # s relu(z) = relu(s z), as s >= 0
         w["W_enc"], w["b_enc"] = w["W_enc"] * scale_F, w["b_enc"] * scale_F
     phi = _nonlinearity(folder, config)
-    if isinstance(phi, TopK) and phi.weigh_by_norm:
+    if isinstance(phi, TopK | AbsTopK) and phi.weigh_by_norm:
         phi, w = phi.saved(w, 0.0)
     sae = Dictionary(w, phi, per_token_scaling=config["normalize_activations"] == _PER_TOKEN, longest=_longest(folder))
     return sae if scale is None else fold_scaling(sae, scale)
@@ -165,14 +168,15 @@ def load_sae(folder: str | Path) -> Dictionary:
 
 def _nonlinearity(folder: Path, config: dict[str, Any]) -> Nonlinearity:
     match config["architecture"]:
-        case "topk":
+        case "topk" | "unmix_abstopk" as architecture:
             k = config.get("k")
             if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= config["d_sae"]:
                 raise UserError(
                     f"{folder / CONFIG} says {_said(config, 'k')} of {config['d_sae']} features; a topk SAE has a "
                     "whole k from 1 to that"
                 )
-            return TopK(k, weigh_by_norm=config["rescale_acts_by_decoder_norm"])
+            keeps = TopK if architecture == "topk" else AbsTopK
+            return keeps(k, weigh_by_norm=config["rescale_acts_by_decoder_norm"])
         case "jumprelu":
             return JumpRelu()
         case "gated":
@@ -236,7 +240,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             )
     of_topk = {"k", "rescale_acts_by_decoder_norm"}
     known = _READ.keys() | _IGNORED | of_topk
-    if config.get("architecture") != "topk":
+    if config.get("architecture") not in ("topk", ARCHITECTURES["abstopk"]):
         known -= {key for key in of_topk if config.get(key)}
     if unknown := [key for key in config if key not in known]:
         raise UserError(

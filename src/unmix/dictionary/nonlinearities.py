@@ -4,11 +4,12 @@
     tanh_relu   tanh(max(z, 0)): the normalized SAE (LessWrong post 3ZCKSArYwgg9P4hqQ)
     jumprelu    z where z > θ_i, else 0 (Rajamanoharan et al. 2024, arXiv 2407.14435)
     topk        max(z, 0) of the k features of a token that contribute most (Gao et al. 2024, arXiv 2406.04093)
+    abstopk     z of the k features of a token whose |z| contributes most, of either sign (Zhu et al. 2025, 2510.00404)
     batchtopk   max(z, 0) of the B k entries of a batch that contribute most (Bussmann et al. 2024, arXiv 2412.06410)
     gated       exp(r_i) (z - b_enc) + b_mag_i where z > 0 and that is too (Rajamanoharan et al. 2024, arXiv 2404.16014)
 
-What a feature contributes is max(z_i, 0) ||W_dec_i||, so that it does not matter how long its decoder row is. Of equal
-contributions, those with the lowest index (token first, then feature) are kept.
+What a feature contributes is |f_i| ||W_dec_i||, f_i what it would be, so that it does not matter how long its decoder
+row is. Of equal contributions, those with the lowest index (token first, then feature) are kept.
 
 A nonlinearity reads its own parameters by name from the weights of its dictionary. It is called with the z of a whole
 batch and is differentiable; `saved` gives the form that acts on each token by itself, with its parameters.
@@ -97,6 +98,10 @@ class JumpRelu(_Plain):
 
         df/dz = [z > θ],    df/dθ = -(θ/ε) K((z - θ)/ε)
 
+    With `to_input` that slope is z's too, with the opposite sign (transformer-circuits.pub/2025/january-update):
+
+        df/dz = [z > θ] + (θ/ε) K((z - θ)/ε)
+
     θ itself is trained, not its logarithm as there: Adam moves a small one by steps of the learning rate.
     """
 
@@ -104,12 +109,13 @@ class JumpRelu(_Plain):
     """ε, in the units of z."""
     start_at: float = 0.01
     """θ of every feature at the start."""
+    to_input: bool = False
     name: ClassVar[str] = "jumprelu"
 
     def __call__(self, z_BF: Tensor, weights: Weights) -> Tensor:
         theta_F = weights["threshold"]
         f_BF = torch.where(z_BF <= theta_F, 0, z_BF)  # NaN is kept, so that it shows
-        return f_BF - theta_F.detach() * straight_through(z_BF, theta_F, self.bandwidth)
+        return f_BF - theta_F.detach() * straight_through(z_BF, theta_F, self.bandwidth, self.to_input)
 
     def start(self, features: int) -> dict[str, Tensor]:
         return {"threshold": torch.full((features,), self.start_at)}
@@ -134,6 +140,23 @@ class TopK(_Plain):
 
     def saved(self, weights: Weights, threshold: float) -> tuple[TopK, dict[str, Tensor]]:
         return TopK(self.k, weigh_by_norm=False), _with_unit_rows(weights)
+
+
+@dataclass(frozen=True)
+class AbsTopK(_Plain):
+    """z of the k features of each token whose |z| contributes most: f may be negative."""
+
+    k: int
+    weigh_by_norm: bool = True
+    """As `TopK`."""
+    name: ClassVar[str] = "abstopk"
+
+    def __call__(self, z_BF: Tensor, weights: Weights) -> Tensor:
+        score_BF = _score(z_BF.abs(), weights, self.weigh_by_norm)
+        return z_BF * _largest(score_BF.reshape(-1, score_BF.shape[-1]), self.k).view_as(z_BF) * (score_BF > 0)
+
+    def saved(self, weights: Weights, threshold: float) -> tuple[AbsTopK, dict[str, Tensor]]:
+        return AbsTopK(self.k, weigh_by_norm=False), _with_unit_rows(weights)
 
 
 @dataclass(frozen=True)
@@ -209,7 +232,10 @@ def _largest(score_RN: Tensor, k: int) -> Tensor:
     return (above_RN | (at_RN & (at_RN.cumsum(1) <= wanted_R1))).to(score_RN.dtype)
 
 
-def straight_through(z_BF: Tensor, theta_F: Tensor, bandwidth: float) -> Tensor:
-    """Zeros whose derivative by θ is (1/ε) K((z - θ)/ε), and by z none."""
+def straight_through(z_BF: Tensor, theta_F: Tensor, bandwidth: float, to_input: bool = False) -> Tensor:
+    """Zeros whose derivative by θ is (1/ε) K((z - θ)/ε), and by z none; or, `to_input`, that with the opposite sign."""
     near_BF = ((z_BF - theta_F) / bandwidth).detach().abs() < 0.5
-    return near_BF.to(z_BF.dtype) / bandwidth * (theta_F - theta_F.detach())
+    slope_BF = near_BF.to(z_BF.dtype) / bandwidth * (theta_F - theta_F.detach())
+    if not to_input:
+        return slope_BF
+    return slope_BF - torch.where(near_BF, (z_BF - z_BF.detach()) / bandwidth, 0)

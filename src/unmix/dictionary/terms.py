@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import JumpRelu, Weights, row_norms, straight_through
+from unmix.dictionary.nonlinearities import JumpRelu, Nonlinearity, Weights, row_norms, straight_through
 
 
 class Pass(NamedTuple):
@@ -60,6 +60,21 @@ class SquaredError:
 
 
 @dataclass(frozen=True)
+class MoreActive:
+    """The error that another φ would have, one that keeps more features: Multi-TopK (Gao et al. 2024, A.2).
+
+    ŷ' = φ'(z) W_dec + b_dec. Trained on it too, a topk dictionary may be read with more active features than k.
+    """
+
+    phi: Nonlinearity
+    error: SquaredError
+
+    def __call__(self, p: Pass) -> Tensor:
+        f_BF = self.phi(p.z_BF, p.weights)
+        return self.error(p._replace(f_BF=f_BF, y_hat_BE=f_BF @ p.weights["W_dec"] + p.weights["b_dec"]))
+
+
+@dataclass(frozen=True)
 class L1:
     """Σ_i w_i f_i, w_i = ||W_dec_i||₂ or 1.
 
@@ -82,9 +97,36 @@ class L0:
     bandwidth: float = JumpRelu.bandwidth
 
     def __call__(self, p: Pass) -> Tensor:
-        theta_F = p.weights["threshold"]
-        active_BF = (p.z_BF > theta_F).to(p.z_BF.dtype)
-        return (active_BF - straight_through(p.z_BF, theta_F, self.bandwidth)).sum()
+        return l0_of_tokens(p, self.bandwidth).sum()
+
+
+@dataclass(frozen=True)
+class L0Target:
+    """(2/t) (L0 - t)², L0 of each token and straight through as above: t active features are aimed at.
+
+    Gemma Scope 2 (2025), as SAELens has it.
+    """
+
+    target: float
+    """t."""
+    bandwidth: float = JumpRelu.bandwidth
+
+    def __call__(self, p: Pass) -> Tensor:
+        return 2 / self.target * (l0_of_tokens(p, self.bandwidth) - self.target).square().sum()
+
+
+@dataclass(frozen=True)
+class Tanh:
+    """Σ_i tanh(c f_i w_i), w_i = ||W_dec_i||₂: about 1 for each active feature, and it has a slope.
+
+    transformer-circuits.pub/2025/january-update, where c is 4 and E||x|| is √D.
+    """
+
+    scale: float = 4.0
+    """c."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        return torch.tanh(self.scale * p.f_BF * row_norms(p.weights)).sum()
 
 
 @dataclass(frozen=True)
@@ -125,6 +167,23 @@ class AuxK:
         return squares(f_BN @ p.weights["W_dec"][self.dead_N], e_BE).sum() * len(p.x_BD) / len(e_BE)
 
 
+@dataclass(frozen=True, eq=False)
+class PreActivation:
+    """Σ_i max(θ_i - z_i, 0) w_i over the dead features: how far each stays below its threshold, 0 where it has none.
+
+    transformer-circuits.pub/2025/january-update takes it over all features, SAELens over the dead ones; of a feature
+    that is active now and then it would be a second, opposite penalty.
+    """
+
+    dead_N: Tensor
+    """Which features are dead, ascending."""
+
+    def __call__(self, p: Pass) -> Tensor:
+        z_BN, w_N = p.z_BF[:, self.dead_N], row_norms(p.weights)[self.dead_N]
+        theta_N = p.weights["threshold"][self.dead_N] if "threshold" in p.weights else torch.zeros_like(w_N)
+        return (torch.relu(theta_N - z_BN) * w_N).sum()
+
+
 Objective = tuple[tuple[float, Term], ...]
 """(coefficient, term) …: the squared error first."""
 
@@ -132,6 +191,13 @@ Objective = tuple[tuple[float, Term], ...]
 def squares(y_hat_BE: Tensor, y_BE: Tensor) -> Tensor:
     """||ŷ - y||², (B,)."""
     return (y_hat_BE - y_BE).square().sum(1)
+
+
+def l0_of_tokens(p: Pass, bandwidth: float) -> Tensor:
+    """Active features of each token, straight through the jump, (B,)."""
+    theta_F = p.weights["threshold"]
+    active_BF = (p.z_BF > theta_F).to(p.z_BF.dtype)
+    return (active_BF - straight_through(p.z_BF, theta_F, bandwidth)).sum(1)
 
 
 def token_weights(x_BD: Tensor, norm_power: int) -> Tensor:

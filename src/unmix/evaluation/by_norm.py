@@ -66,9 +66,11 @@ class ByNorm:
                 (x - self.mean_D).square().sum(1),
                 (x * y).sum(1) / (x_norm * y_norm).clamp_min(tiny),
                 y_norm,
-                (f_BF > 0).sum(1, dtype=torch.int32).double(),
-                (f_BF * self.norm_F).sum(1).double(),  # row by row: a matrix product's last bit depends on the batch
-                f_BF.sum(1).double(),
+                (f_BF != 0).sum(1, dtype=torch.int32).double(),
+                (f_BF.abs() * self.norm_F)
+                .sum(1)
+                .double(),  # row by row: a matrix product's last bit depends on the batch
+                f_BF.abs().sum(1).double(),
             ]
         )
         end = self.tokens + len(x_BD)

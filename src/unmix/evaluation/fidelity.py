@@ -89,8 +89,8 @@ class Fidelity:
         self.dot += xy.sum().item()
         self.cosine += (xy / (xx * yy).sqrt().clamp_min(tiny)).sum().item()
         self.norm_ratio += (yy / xx.clamp_min(tiny)).sqrt().sum().item()
-        self.l1 += (f_BF @ self.norm_F).sum(dtype=torch.float64).item()
-        active_BF = f_BF > 0
+        self.l1 += (f_BF.abs() @ self.norm_F).sum(dtype=torch.float64).item()
+        active_BF = f_BF != 0
         self.active_F += active_BF.sum(0, dtype=torch.int32)  # a sum of bools widens all of them first
         self.l0_counts += torch.bincount(active_BF.sum(1, dtype=torch.int32), minlength=len(self.l0_counts))
 

@@ -2,6 +2,7 @@
 
     relu, tanh_relu   every z > 0
     topk, batchtopk   of the z > 0 those that contribute most; found above a floor that a few tokens suggest
+    abstopk           the same of all z, by |z|
     jumprelu          every z > θ - ε/2: those up to θ are 0, and reach θ alone
     gated             every z > 0, with a magnitude of its own
 
@@ -18,12 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import BatchTopK, Gated, JumpRelu, Relu, TanhRelu, TopK, row_norms
-from unmix.dictionary.terms import L0, Gate
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TanhRelu, TopK, row_norms
+from unmix.dictionary.terms import L0, Gate, L0Target
 from unmix.kernels.find import Code, Workspace, candidates
+from unmix.kernels.penalties import by_feature
 from unmix.kernels.task import Task, Weights
 
-KNOWN = (Relu, TanhRelu, JumpRelu, TopK, BatchTopK, Gated)
+KNOWN = (Relu, TanhRelu, JumpRelu, TopK, AbsTopK, BatchTopK, Gated)
 LOOKED_AT = 64  # tokens of a batch whose largest contributions suggest the floor of a top-k
 FEW = 64  # tokens are looked at again in fp32
 MARGIN = 1.1  # so many times the entries that are wanted, at least: the floor is to be too low rather than too high
@@ -51,7 +53,7 @@ def find(x_BD: Tensor, weights: Weights, task: Task, workspace: Workspace) -> Ac
             f_N = workspace.array("tanh", len(code.values_N), code.values_N.dtype)
             _tanh(code.values_N, f_N)
             return Active(code._replace(values_N=f_N), code.values_N)
-        case TopK(k, weigh):
+        case TopK(k, weigh) | AbsTopK(k, weigh):
             return _topk(x_BD, weights, task, workspace, k, weigh)
         case BatchTopK() as phi:
             return _batchtopk(x_BD, weights, task, workspace, phi.entries(len(x_BD)))
@@ -85,12 +87,12 @@ def back(
     match task.phi:
         case TanhRelu():
             _back_through_tanh(f_N, df_N)
-        case JumpRelu(bandwidth):
+        case JumpRelu(bandwidth, to_input=to_input):
             theta_F = weights["threshold"].numpy()
-            each = number(task.coefficient(L0) / tokens)
+            each_N = np.repeat(_each_more(task, active.code, tokens).astype(number), np.diff(active.code.starts_B1))
             dtheta_N = np.empty_like(df_N)
-            _back_through_jump(feature_N, z_N, theta_F, number(bandwidth), each, f_N, df_N, dtheta_N)
-            return df_N, {"threshold": _by_feature(feature_N, dtheta_N, F)}
+            _back_through_jump(feature_N, z_N, theta_F, number(bandwidth), to_input, each_N, f_N, df_N, dtheta_N)
+            return df_N, {"threshold": by_feature(feature_N, dtheta_N, F)}
         case Gated():
             gates = number(task.coefficient(Gate) / tokens) * row_norms(weights).numpy()
             if gate_N is None:
@@ -99,29 +101,55 @@ def back(
             dm_N, dr_N = np.empty_like(df_N), np.empty_like(df_N)
             b_F = weights["b_enc"].numpy()
             _back_through_gate(feature_N, z_N, b_F, scale_F, f_N, gates, gate_N, df_N, dm_N, dr_N)
-            dm_F = _by_feature(feature_N, dm_N, F)
-            own = {"r_mag": _by_feature(feature_N, dr_N, F), "b_mag": dm_F, "b_enc": -scale_F * dm_F}
+            dm_F = by_feature(feature_N, dm_N, F)
+            own = {"r_mag": by_feature(feature_N, dr_N, F), "b_mag": dm_F, "b_enc": -scale_F * dm_F}
             return df_N, own
         case _:
             _only_active(f_N, df_N)
     return df_N, {}
 
 
+def off_target(task: Task, code: Code) -> float:
+    """The sum of an `L0Target`; 0 without one."""
+    term = task.term(L0Target)
+    if not isinstance(term, L0Target):
+        return 0.0
+    return float(2 / term.target * np.square(_active_of_tokens(code) - term.target).sum())
+
+
+def _active_of_tokens(code: Code) -> Any:
+    """L0 of each token, float64."""
+    active_N1 = np.concatenate(([0], np.cumsum(code.values_N != 0)))
+    return np.diff(active_N1[code.starts_B1]).astype(np.float64)
+
+
+def _each_more(task: Task, code: Code, tokens: int) -> Any:
+    """What one more active feature of a token adds to the loss, by the penalties that count."""
+    each_B = np.full(len(code.starts_B1) - 1, task.coefficient(L0) / tokens)
+    term = task.term(L0Target)
+    if isinstance(term, L0Target):
+        off_B = _active_of_tokens(code) - term.target
+        each_B += task.coefficient(L0Target) / tokens * 4 / term.target * off_B
+    return each_B
+
+
 def _topk(x_BD: Tensor, weights: Weights, task: Task, workspace: Workspace, k: int, weigh: bool) -> Active:
     """Tokens of which too few entries lie above the floor are looked at again above half of it, at last above 0."""
     norm_F = row_norms(weights) if weigh else torch.ones_like(weights["b_enc"])
+    both = isinstance(task.phi, AbsTopK)
     k, floor = min(k, len(norm_F)), 0.0
     if task.noise is None:
-        score_TF = _some_scores(x_BD, weights, norm_F)
+        score_TF = _some_scores(x_BD, weights, norm_F, both)
         floor = score_TF.kthvalue(len(norm_F) - k + 1, dim=1).values.min().item()
-    code = candidates(x_BD, weights, workspace, task.noise, _floors(floor, norm_F))
+    code = candidates(x_BD, weights, workspace, task.noise, _floors(floor, norm_F), both_signs=both)
     kept = _largest(code, norm_F, k)
     short_S: Any = np.flatnonzero(np.diff(code.starts_B1) < k)
     for lower in (floor / 2, 0.0):
         if len(short_S) == 0 or floor <= 0:
             break
         x_SD = x_BD[torch.from_numpy(short_S)]
-        code = candidates(x_SD, weights, workspace, None, _floors(lower, norm_F), in_fp32=len(x_SD) < FEW)
+        floor_F = _floors(lower, norm_F)
+        code = candidates(x_SD, weights, workspace, None, floor_F, in_fp32=len(x_SD) < FEW, both_signs=both)
         kept = _with_rows(kept, short_S, _largest(code, norm_F, k))
         short_S = short_S[np.diff(code.starts_B1) < k]
     return Active(kept, kept.values_N)
@@ -171,21 +199,17 @@ def _batchtopk(x_BD: Tensor, weights: Weights, task: Task, workspace: Workspace,
     return Active(kept, kept.values_N, float(least) if np.isfinite(least) else 0.0)
 
 
-def _some_scores(x_BD: Tensor, weights: Weights, norm_F: Tensor) -> Tensor:
+def _some_scores(x_BD: Tensor, weights: Weights, norm_F: Tensor, both_signs: bool = False) -> Tensor:
     """What every feature contributes to a few tokens spread over the batch, without noise, (T, F)."""
     some_TD = x_BD[:: max(1, len(x_BD) // LOOKED_AT)]
-    score_TF: Tensor = torch.addmm(weights["b_enc"], some_TD, weights["W_enc"]).relu_().mul_(norm_F)
+    z_TF = torch.addmm(weights["b_enc"], some_TD, weights["W_enc"])
+    score_TF: Tensor = (z_TF.abs_() if both_signs else z_TF.relu_()).mul_(norm_F)
     return score_TF.nan_to_num_(0.0)  # a NaN shows in the step itself
 
 
 def _floors(floor: float, norm_F: Tensor) -> Tensor:
     """Of z, for a floor of z ||W_dec||; a feature with a row of norm 0 contributes nothing, and is never above."""
     return torch.where(norm_F > 0, max(floor, 0.0) / norm_F, torch.inf)
-
-
-def _by_feature(feature_N: Any, value_N: Any, F: int) -> Any:
-    """Σ of the values of each feature."""
-    return np.bincount(feature_N, weights=value_N, minlength=F).astype(value_N.dtype)
 
 
 @numba.njit(parallel=True, cache=True)
@@ -223,15 +247,23 @@ def _back_through_tanh(f_N: Any, df_N: Any) -> None:
 
 @numba.njit(parallel=True, cache=True)
 def _back_through_jump(
-    feature_N: Any, z_N: Any, theta_F: Any, bandwidth: Any, each: Any, f_N: Any, df_N: Any, dtheta_N: Any
+    feature_N: Any,
+    z_N: Any,
+    theta_F: Any,
+    bandwidth: Any,
+    to_input: bool,
+    each_N: Any,
+    f_N: Any,
+    df_N: Any,
+    dtheta_N: Any,
 ) -> None:
-    """dθ = -(θ df + c/B) K/ε, c the coefficient of L0; dz = df where z > θ."""
+    """dθ = -(θ df + each) K/ε, `each` what one more active feature costs; dz = df where z > θ (+ θ df K/ε)."""
     for n in numba.prange(len(z_N)):
-        theta = theta_F[feature_N[n]]
+        theta, zero = theta_F[feature_N[n]], z_N.dtype.type(0)
         near = abs((z_N[n] - theta) / bandwidth) < 0.5
-        dtheta_N[n] = -(theta * df_N[n] + each) / bandwidth if near else z_N.dtype.type(0)
-        if f_N[n] == 0:
-            df_N[n] = 0
+        dtheta_N[n] = -(theta * df_N[n] + each_N[n]) / bandwidth if near else zero
+        through = theta * df_N[n] / bandwidth if near and to_input else zero
+        df_N[n] = (df_N[n] if f_N[n] != 0 else zero) + through
 
 
 @numba.njit(parallel=True, cache=True)
@@ -290,7 +322,7 @@ def _keep_largest(
         if end - start > room:
             score_n = np.empty(end - start, z_N.dtype)
             for n in range(start, end):
-                score_n[n - start] = z_N[n] * norm_F[feature_N[n]]
+                score_n[n - start] = abs(z_N[n]) * norm_F[feature_N[n]]
             least = np.partition(score_n, end - start - room)[end - start - room] if room else np.inf
             ties = room
             for score in score_n:
@@ -298,7 +330,7 @@ def _keep_largest(
         else:
             least, ties = -np.inf, 0
         for n in range(start, end):
-            score = z_N[n] * norm_F[feature_N[n]]
+            score = abs(z_N[n]) * norm_F[feature_N[n]]
             equal = score == least
             if equal:
                 ties -= 1

@@ -20,9 +20,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.dictionary.terms import L0, L1, AuxK, Gate, GateError, SquaredError, token_weights
+from unmix.dictionary.terms import (
+    L0,
+    L1,
+    AuxK,
+    Gate,
+    GateError,
+    L0Target,
+    MoreActive,
+    PreActivation,
+    SquaredError,
+    Tanh,
+    token_weights,
+)
 from unmix.kernels import active as nonlinear
-from unmix.kernels.auxk import add_auxk
+from unmix.kernels import penalties
+from unmix.kernels.dead import add_auxk, add_preactivation
 from unmix.kernels.find import Code, Workspace
 from unmix.kernels.rows import SUMS, dot, row_norms
 from unmix.kernels.task import Sums, Task, Weights
@@ -30,10 +43,14 @@ from unmix.kernels.task import Sums, Task, Weights
 _PARTS = 64  # that the features are cut into, of equal work
 
 
+_TERMS = (SquaredError, L1, L0, L0Target, Tanh, Gate, GateError, MoreActive, AuxK, PreActivation)
+
+
 def covers(task: Task) -> bool:
     """Whether this step knows the nonlinearity and all terms, and how they go together."""
-    known = isinstance(task.phi, nonlinear.KNOWN) and task.only(SquaredError, L1, L0, Gate, GateError, AuxK)
-    return known and not (task.term(AuxK) and task.noise)
+    known = isinstance(task.phi, nonlinear.KNOWN) and task.only(*_TERMS)
+    of_dead = task.term(AuxK) or task.term(PreActivation)
+    return known and not (of_dead and task.noise)
 
 
 def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, workspace: Workspace) -> Sums:
@@ -57,7 +74,9 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
         y_BE.numpy(), W_dec_FE, b_dec_E, norm_F * per_token, twice_B, end_P, *code,
         df_N, g_PBE.numpy(), square_B, error_B, e_BE.numpy(),
     )  # fmt: skip
-    gate_N, gate_error = _gate_error(y_BE, weights, task, workspace, code._replace(values_N=active.z_N))
+    gate = code._replace(values_N=active.z_N)
+    gate_N, gate_error = _gate_error(y_BE, weights, task, workspace, gate)
+    tanh, gates, pull_F = penalties.add(code, gate, weights, task, df_N, B)
     dz_N, own = nonlinear.back(task, weights, active, df_N, gate_N, B)
 
     token_N = workspace.array("token", N, dtype=np.int32)
@@ -72,17 +91,29 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
         gradients["W_enc"].T.numpy(), gradients["b_enc"].numpy(), gradients["W_dec"].numpy(), total_F, active_F,
     )  # fmt: skip
     torch.sum(g_PBE[0], 0, out=gradients["b_dec"])
-    gates = _finish_own(weights, gradients, task, own, code.features_N, active.z_N, B)
+    if pull_F is not None:
+        gradients["W_dec"].addcmul_(weights["W_dec"], pull_F[:, None])
+    for name, gradient_F in own.items():
+        if name == "b_enc":
+            gradients[name] += torch.from_numpy(gradient_F)
+        else:
+            gradients[name].copy_(torch.from_numpy(gradient_F))
     penalty = float(total_F.astype(np.float64) @ norm_F)
     found = {
         SquaredError: float(error_B @ r_B),
         L1: penalty,
         L0: float(active_F.sum(dtype=np.float64)),
+        L0Target: nonlinear.off_target(task, code),
+        Tanh: tanh,
         Gate: gates,
         GateError: gate_error,
     }
     if isinstance(auxk, AuxK):
         found[AuxK] = add_auxk(x_BD, e_BE, weights, gradients, task.coefficient(AuxK), auxk)
+    if isinstance(dead := task.term(PreActivation), PreActivation):
+        found[PreActivation] = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
+    if isinstance(more := task.term(MoreActive), MoreActive):  # last: it uses the workspace anew
+        found[MoreActive] = _add_more_active(x_BD, y_BE, weights, gradients, task, more, workspace)
     return Sums(
         squared_error=float(square_B.sum()),
         terms=task.values(found),
@@ -93,23 +124,15 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     )
 
 
-def _finish_own(
-    weights: Weights, gradients: Weights, task: Task, own: dict[str, Any], feature_N: Any, z_N: Any, tokens: int
+def _add_more_active(
+    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, term: MoreActive, workspace: Workspace
 ) -> float:
-    """Put the gradients of own parameters in place, and those of the term `Gate`; answers the sum of that."""
-    for name, gradient_F in own.items():
-        if name == "b_enc":
-            gradients[name] += torch.from_numpy(gradient_F)
-        else:
-            gradients[name].copy_(torch.from_numpy(gradient_F))
-    if task.term(Gate) is None:
-        return 0.0
-    coefficient = task.coefficient(Gate)
-    norm_F = weights["W_dec"].norm(dim=1)
-    total_F = torch.from_numpy(np.bincount(feature_N, weights=z_N, minlength=len(norm_F))).to(norm_F.dtype)
-    pull_F = torch.where(norm_F > 0, coefficient / tokens * total_F / norm_F, 0)
-    gradients["W_dec"].addcmul_(weights["W_dec"], pull_F[:, None])
-    return float(total_F.double() @ norm_F.double())
+    """Add the gradients of a `MoreActive`, which is a step of its own; answers its sum."""
+    its_own = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}
+    sums = step(x_BD, y_BE, weights, its_own, Task(term.phi, ((1.0, term.error),), task.noise), workspace)
+    for name, gradient in its_own.items():
+        gradients[name].add_(gradient, alpha=task.coefficient(MoreActive))
+    return sums.terms[0]
 
 
 def _gate_error(
@@ -259,7 +282,7 @@ def _by_feature(
             g_BE = g_PBE[prefix_F[i]]
             total = bias = active = x_BD.dtype.type(0)
             for n in range(start, end):
-                total += f_N[n]
+                total += abs(f_N[n])
                 bias += dz_N[n]
                 active += f_N[n] != 0
             # a row of norm 0 has no direction to be pulled in

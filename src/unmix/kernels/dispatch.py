@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.dictionary.terms import L1, SquaredError
 from unmix.kernels import cpu, dense, dense_bf16, find, reference, rows, tiles
 from unmix.kernels.select import Precision
@@ -44,7 +44,7 @@ def is_plain(task: Task) -> bool:
 
 def always_sparse(task: Task) -> bool:
     """Whether a nonlinearity keeps few features whatever its weights."""
-    return isinstance(task.phi, TopK | BatchTopK)
+    return isinstance(task.phi, TopK | AbsTopK | BatchTopK)
 
 
 class Scratch:

@@ -64,16 +64,18 @@ def candidates(
     floor_F: Tensor | None = None,
     *,
     in_fp32: bool = False,
+    both_signs: bool = False,
 ) -> Code:
     """The z that are above the floor (0 where there is none), as arrays of the workspace.
 
-    `in_fp32`, whatever the workspace says: few tokens are not worth rounding W_enc for.
+    `in_fp32`, whatever the workspace says: few tokens are not worth rounding W_enc for. `both_signs`: the z that are
+    below minus the floor, too; in fp32, since coarse products are compared on one side alone.
     """
     B, F = len(x_BD), len(weights["b_enc"])
     number = x_BD.numpy().dtype
-    in_fp32 = in_fp32 or x_BD.shape[1] == 1  # torch's product of int8 is wrong at a width of 1
+    in_fp32 = in_fp32 or both_signs or x_BD.shape[1] == 1  # torch's product of int8 is wrong at a width of 1
     if noise or in_fp32 or workspace.select == "fp32":
-        product = select.fp32(x_BD, weights, workspace, floor_F, noise)
+        product = select.fp32(x_BD, weights, workspace, floor_F, noise, both_signs)
     else:
         product = select.COARSE[workspace.select](x_BD, weights, workspace, floor_F)
     # no power of two, whose rows would share cache lines; even, for the noise

@@ -67,7 +67,7 @@ def sums(p: Pass, task: Task, terms: Sequence[float]) -> Sums:
     return Sums(
         squared_error=square_B.sum().item(),
         terms=tuple(terms),
-        penalty=(p.f_BF.sum(0, dtype=torch.float64) @ w_F.double()).item(),
+        penalty=(p.f_BF.abs().sum(0, dtype=torch.float64) @ w_F.double()).item(),
         active_F=(p.f_BF != 0).sum(0).to(p.x_BD.dtype),
         square_B=square_B,
         threshold=_least_kept(p, task.phi),

@@ -47,9 +47,14 @@ of each row. start_B1[0] is given; where the rows' entries end is put behind it.
 
 
 def fp32(
-    x_BD: Tensor, weights: Weights, workspace: Any, floor_F: Tensor | None = None, noise: Noise | None = None
+    x_BD: Tensor,
+    weights: Weights,
+    workspace: Any,
+    floor_F: Tensor | None = None,
+    noise: Noise | None = None,
+    both_signs: bool = False,
 ) -> Product:
-    """The product is z, and the noise is added to it."""
+    """The product is z, and the noise is added to it. `both_signs`: |z| is compared with the floor."""
     W_FD, b_F = weights["W_enc"].T, weights["b_enc"]
 
     def find(first: int, count: int, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
@@ -60,7 +65,8 @@ def fp32(
         if floor_F is None:
             _positive(_as_integers(product_BT), product_BT.numpy(), column_BT, z_BT, start_B1)
         else:
-            _above_floor(product_BT.numpy(), floor_F[first : first + count].numpy(), column_BT, z_BT, start_B1)
+            floor_T = floor_F[first : first + count].numpy()
+            _above_floor(product_BT.numpy(), floor_T, both_signs, column_BT, z_BT, start_B1)
 
     return find
 
@@ -201,14 +207,14 @@ def _positive(bits_BT: Any, product_BT: Any, column_BT: Any, z_BT: Any, start_B1
 
 
 @numba.njit(parallel=True, cache=True)
-def _above_floor(product_BT: Any, floor_T: Any, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
+def _above_floor(product_BT: Any, floor_T: Any, both_signs: bool, column_BT: Any, z_BT: Any, start_B1: Any) -> None:
     B, T = product_BT.shape
     for t in numba.prange(B):
         n = 0
         for i in range(T):
             z = product_BT[t, i]
             column_BT[t, n], z_BT[t, n] = i, z  # the next one lies over it unless it counts
-            n += not (z <= floor_T[i])
+            n += not ((abs(z) if both_signs else z) <= floor_T[i])
         start_B1[t + 1] = n
     _cumulate(start_B1)
 

@@ -71,7 +71,7 @@ class Sums(NamedTuple):
     terms: tuple[float, ...]
     """Σ_B of each term of the objective, before its coefficient."""
     penalty: float
-    """Σ_B Σ_i w_i f_i, whether it is in the objective or not."""
+    """Σ_B Σ_i w_i |f_i|, whether it is in the objective or not."""
     active_F: Tensor
     """Tokens of the batch on which each feature was active, float32 (exact below 2**24)."""
     square_B: Tensor

@@ -31,6 +31,7 @@ COLUMNS = (
     "l0",
     "explained_variance",
     "dead_fraction",
+    "rare_fraction",
     "lr",
     "tokens_per_s",
     "seconds",

@@ -15,13 +15,17 @@ from unmix.report.data import RunData
 
 NORM = "‖W<sub>dec,i</sub>‖"
 _MOST = f"that contribute most, f<sub>i</sub> {NORM}"
+_JUMP = "f<sub>i</sub> = z<sub>i</sub> where z<sub>i</sub> &gt; θ<sub>i</sub>, else 0"
 FEATURES = {
     "relu": "f = max(z, 0)",
     "tanh_relu": "f = tanh(max(z, 0))",
     "topk": "f = max(z, 0) of the k features of each token",
+    "abstopk": "f = z of the k features of each token, of either sign",
     "batchtopk": "f = max(z, 0) of the B · k entries of a batch",
     "matryoshka": "f = max(z, 0) of the B · k entries of a batch",
-    "jumprelu": "f<sub>i</sub> = z<sub>i</sub> where z<sub>i</sub> &gt; θ<sub>i</sub>, else 0",
+    "jumprelu": _JUMP,
+    "jumprelu_tanh": _JUMP,
+    "jumprelu_quadratic": _JUMP,
     "gated": "f = max(e<sup>r</sup> (z − b<sub>enc</sub>) + b<sub>mag</sub>, 0) where z &gt; 0, else 0",
 }
 """φ of each architecture."""
@@ -31,6 +35,7 @@ _BATCH = (
 )
 MEANINGS = {
     "topk": f"Kept are the features {_MOST}; k is the L0 asked for.",
+    "abstopk": f"Kept are the features {_MOST.replace('f<sub>i</sub>', '|z<sub>i</sub>|')}; k is the L0 asked for.",
     "batchtopk": _BATCH,
     "matryoshka": _BATCH,
     "gated": "x̂<sub>gate</sub> is what max(z, 0) would give in place of f, with the decoder held fixed.",
@@ -77,8 +82,14 @@ def _formula(name: str, sae: SAEConfig, training: dict[str, Any], asked: bool) -
     terms = [("", Markup(_error(sae, training))), *_penalty(sae)]
     if sae.architecture == "gated":
         terms.append(("", Markup("‖x̂<sub>gate</sub> − x‖²")))
+    if sae.multi_k:
+        terms.append((f"{sae.multi_k:g}", Markup("‖x̂<sub>4k</sub> − x‖²")))
     if sae.auxk_coefficient:
         terms.append((words.share(sae.auxk_coefficient), Markup("‖x̂<sub>dead</sub> − (x − x̂)‖²")))
+    if sae.preactivation_coefficient:
+        theta = "θ<sub>i</sub> − z<sub>i</sub>" if sae.has_own_threshold else "− z<sub>i</sub>"
+        sum_over_dead = f"Σ<sub>i dead</sub> max({theta}, 0) {NORM}"
+        terms.append((f"{sae.preactivation_coefficient:g}", Markup(sum_over_dead)))
     return Formula(
         [name], Markup(FEATURES[sae.architecture]), terms, _notes(sae, training), _coefficient(sae, training, asked)
     )
@@ -86,16 +97,25 @@ def _formula(name: str, sae: SAEConfig, training: dict[str, Any], asked: bool) -
 
 def _error(sae: SAEConfig, training: dict[str, Any]) -> str:
     power = training.get("norm_power") or 0
-    whole = "<sup>1</sup>⁄<sub>P</sub> Σ<sub>p</sub> ‖x̂<sub>p</sub> − x‖²" if sae.all_prefixes else "‖x̂ − x‖²"
+    whole = "<sup>1</sup>⁄<sub>P</sub> Σ<sub>p</sub> ‖x̂<sub>p</sub> − x‖²" if _in_prefixes(sae) else "‖x̂ − x‖²"
     return f"{whole} / ‖x‖{'²' if power == 2 else ''}" if power else whole
+
+
+def _in_prefixes(sae: SAEConfig) -> bool:
+    return bool(sae.all_prefixes or sae.random_prefixes)
 
 
 def _penalty(sae: SAEConfig) -> list[tuple[str, Markup]]:
     """λ · …; nothing where k says how sparse it is."""
     if sae.takes_k:
         return []
+    count = "Σ<sub>i</sub> [z<sub>i</sub> &gt; θ<sub>i</sub>]"
     if sae.architecture == "jumprelu":
-        return [("λ", Markup("Σ<sub>i</sub> [z<sub>i</sub> &gt; θ<sub>i</sub>]"))]
+        return [("λ", Markup(count))]
+    if sae.has_target:
+        return [("λ", Markup(f"<sup>2</sup>⁄<sub>t</sub> ({count} − t)²"))]
+    if sae.architecture == "jumprelu_tanh":
+        return [("λ", Markup(f"Σ<sub>i</sub> tanh({sae.tanh_scale:g} f<sub>i</sub> {NORM})"))]
     f = "max(z<sub>i</sub>, 0)" if sae.architecture == "gated" else "f<sub>i</sub>"
     weight = f" {NORM}" if sae.weigh_by_norm or sae.architecture == "gated" else ""
     return [("λ", Markup(f"Σ<sub>i</sub> {f}{weight}"))]
@@ -103,11 +123,23 @@ def _penalty(sae: SAEConfig) -> list[tuple[str, Markup]]:
 
 def _notes(sae: SAEConfig, training: dict[str, Any]) -> list[Markup]:
     notes = [MEANINGS.get(sae.architecture, "")]
-    if sae.architecture == "jumprelu":
+    if sae.has_own_threshold:
+        what = "The jump at θ" if sae.architecture == "jumprelu_tanh" else "[…] is 1 where it holds, else 0, and"
         notes.append(
-            "[…] is 1 where it holds, else 0, and moves the thresholds θ ≥ 0: its derivative is taken from the "
-            f"pre-activations within {sae.bandwidth / 2:g} of them."
+            f"{what} moves the thresholds θ ≥ 0: its derivative is taken from the pre-activations within "
+            f"{sae.bandwidth / 2:g} of them."
         )
+    if sae.has_target:
+        notes.append("t is the L0 asked for.")
+    if sae.random_prefixes:
+        notes.append(
+            f"x̂<sub>p</sub> is made of the first features alone: {sae.random_prefixes} numbers of them, drawn anew for "
+            "each step, and all."
+        )
+    if sae.multi_k:
+        notes.append("x̂<sub>4k</sub> has four times as many active features.")
+    if sae.preactivation_coefficient:
+        notes.append("Σ<sub>i dead</sub> is over the features that were silent for long, and brings them back.")
     if sae.all_prefixes:
         ends = words.listed([words.whole(end) for end in sae.all_prefixes])
         notes.append(f"x̂<sub>p</sub> is made of the first features alone: {ends} of them.")
@@ -119,6 +151,8 @@ def _notes(sae: SAEConfig, training: dict[str, Any]) -> list[Markup]:
         )
     if sae.noise:
         notes.append(f"In training, Gaussian noise of standard deviation {sae.noise:g} is added to z.")
+    if sae.aligned:
+        notes.append("The inner product of a feature's encoder and decoder is held at 1.")
     if sae.has_unit_rows:
         notes.append(f"{NORM} is held at 1.")
     if training.get("norm_power"):
@@ -140,9 +174,9 @@ def _coefficient(sae: SAEConfig, training: dict[str, Any], asked: bool) -> list[
     if sae.takes_k:
         return []
     said = []
-    if asked:
+    if asked and not sae.has_target:
         said.append("A controller moves λ until as many features are active as were asked for.")
-        if sae.architecture == "jumprelu":
+        if sae.has_own_threshold:
             said.append("The controller that moves λ moves the thresholds too, all by one factor.")
     if power := training.get("l1_norm_power"):
         said.append(f"λ is multiplied by n̄<sup>{_power(power)}</sup>, n̄ the mean norm of the inputs.")

@@ -11,9 +11,6 @@ from unmix.report import words
 from unmix.report.data import RunData, as_number
 from unmix.report.spent import furthest, rate, seconds, tokens
 
-OWN_PENALTY = ("jumprelu", "gated")
-"""Whose penalty is not of f: `sae.penalty` changes nothing."""
-
 
 def trained_on(run: RunData) -> list[tuple[str, str]]:
     """Rows of (name, value): model, corpus, tokens, epochs, time, machine, versions; what is unknown is left out."""
@@ -145,7 +142,8 @@ def _dictionaries(run: RunData) -> list[tuple[str, str]]:
 def _dictionary(sae: SAEConfig) -> str:
     """Shape, architecture, and what it is trained with."""
     weighted = "weighted by its norms" if sae.weigh_by_norm else "not weighted"
-    free = "decoder free" if sae.takes_k or sae.architecture in OWN_PENALTY else f"decoder free, penalty {weighted}"
+    by_l1 = sae.architecture in ("relu", "tanh_relu")
+    free = f"decoder free, penalty {weighted}" if by_l1 else "decoder free"
     ends = words.listed([words.whole(end) for end in sae.all_prefixes])
     jumps = f"bandwidth {sae.bandwidth:g}, thresholds from {sae.initial_threshold:g}"
     return _joined(
@@ -153,9 +151,13 @@ def _dictionary(sae: SAEConfig) -> str:
         sae.architecture,
         "decoder rows of norm 1" if sae.has_unit_rows else free,
         f"prefixes of {ends}" if ends else "",
-        jumps if sae.architecture == "jumprelu" else "",
+        f"{sae.random_prefixes} prefixes drawn anew" if sae.random_prefixes else "",
+        jumps if sae.has_own_threshold else "",
+        "encoder and decoder aligned" if sae.aligned else "",
         f"noise {sae.noise:g}" if sae.noise else "",
         f"AuxK {words.share(sae.auxk_coefficient)}" if sae.auxk_coefficient else "",
+        f"Multi-TopK {sae.multi_k:g}" if sae.multi_k else "",
+        f"pre-activation loss {sae.preactivation_coefficient:g}" if sae.preactivation_coefficient else "",
     )
 
 

@@ -101,6 +101,9 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
     if began.variants:
         new = recipe.variants.keys() - began.variants.keys()
         further |= {key for key in mine if key.startswith(tuple(f"variants.{name}." for name in new))}
+        variants = [*recipe.variants.values(), *began.variants.values()]
+        unused = set.intersection(*(set(variant.sae) for variant in variants))
+        further |= {f"sae.{key}" for key in unused}
     keys = [key for key in sorted(mine.keys() | theirs.keys()) if not key.startswith((*_MAY_CHANGE, *_SCHEDULE))]
     if different := [key for key in keys if mine.get(key) != theirs.get(key) and key not in further]:
         key, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""

@@ -17,14 +17,16 @@ from unmix.config import SAEConfig, TrainingConfig
 from unmix.dictionary.model import Dictionary, fold_scaling, new_dictionary
 from unmix.dictionary.nonlinearities import BatchTopK
 from unmix.dictionary.table import counts, nonlinearity, objective
-from unmix.dictionary.terms import AuxK
+from unmix.dictionary.terms import AuxK, Objective, PreActivation
 from unmix.errors import UserError
-from unmix.kernels import reference
+from unmix.kernels import aligned, reference
 from unmix.kernels.dispatch import BORDER, Scratch, Step, adam, finish
 from unmix.kernels.noise import noise_key
 from unmix.kernels.task import Adam, Noise, Sums, Task, Weights
 from unmix.training.controller import Controller, first_coefficient
 from unmix.training.measure import Facts, kept_rows, starting_rows
+from unmix.training.prefixes import draw
+from unmix.training.resample import resample
 from unmix.training.window import Window
 
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
@@ -34,6 +36,7 @@ SAMPLED_NOISY, SAMPLED = 16, 64
 """Where training takes tokens otherwise, one in so many is also taken as the saved dictionary takes it."""
 IN_TRAINING = ("loss", "l2_reconstruction_loss", "l1_penalty", "l0", "over_tokens")
 """Metrics that are then given of training too."""
+RARE = 10  # a feature is rare if it was silent for one such part of the tokens after which it is dead
 AUXK_SHARE = 0.1  # of the features: of so many dead ones AuxK looks at every token, of more at fewer
 
 
@@ -109,6 +112,8 @@ class Member:
         sparse, task = self.step.sparse, self._task(step, l1)
         sums = self.step(x_BD, x_BD, self.weights, self.gradients, task)
         spike = self._spike(len(x_BD), sums)
+        if self.config.aligned:
+            aligned.tangent(self.weights, self.gradients)
         square = finish(self.weights, self.gradients, task.unit_norm)
         wrong = _not_finite(x_BD, sums, square)
         if wrong or (spike and self.training.on_spike == "act"):
@@ -132,8 +137,12 @@ class Member:
         self.silent_F.add_(len(x_BD)).masked_fill_(active_F > 0, 0)
         adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, square))
         task.phi.constrain(self.weights)
+        if self.config.aligned:
+            aligned.hold(self.weights)
         if self.controller is not None and "threshold" in self.weights:
             self.weights["threshold"].mul_(self.controller.shift)
+        if (every := self.training.resample_every) and (step + 1) % every == 0 and lr == self.training.lr:
+            self._resample(x_BD, sums, step)
         return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
 
     def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, task: Task) -> None:
@@ -147,7 +156,11 @@ class Member:
     @property
     def coefficient(self) -> float:
         """β, after its warm-up: what the recipe gives, or what the controller has come to."""
-        return self.facts.coefficient if self.controller is None else self.controller.coefficient
+        if self.controller is not None:
+            return self.controller.coefficient
+        if self.config.has_target:
+            return self.config.target_pull * _first(self.entry, self.config, self.training, self.facts)
+        return self.facts.coefficient
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
@@ -156,23 +169,49 @@ class Member:
         return x_BD * self.facts.scale if self.facts.scale != 1 else x_BD
 
     def _task(self, step: int, l1: float) -> Task:
-        sigma = self.config.noise
+        sigma, drawn, key = self.config.noise, self.config.random_prefixes, noise_key(self.training.seed, step)
         return Task(
             self.start.nonlinearity,
-            objective(self.config, norm_power=self.training.norm_power, sparsity=l1, auxk=self._auxk()),
-            Noise(sigma, noise_key(self.training.seed, step)) if sigma else None,
+            objective(
+                self.config,
+                k=self.entry.l0 or 0.0,
+                norm_power=self.training.norm_power,
+                sparsity=l1,
+                prefixes=draw(self.config.features, drawn, key) if drawn else None,
+                dead=self._of_dead(),
+            ),
+            Noise(sigma, key) if sigma else None,
             unit_norm=self.config.has_unit_rows,
         )
 
-    def _auxk(self) -> AuxK | None:
-        """The term that trains the features that are dead now, if there are any."""
-        if not self.config.auxk_coefficient:
-            return None
-        dead_N = torch.nonzero(self.silent_F >= self.training.revive_after_tokens).flatten()
+    def _of_dead(self) -> Objective:
+        """The terms that train the features that are dead now, if there are any."""
+        by_error, by_preactivation = self.config.auxk_coefficient, self.config.preactivation_coefficient
+        if not by_error and not by_preactivation:
+            return ()
+        dead_N = self._dead()
         if not len(dead_N):
-            return None
-        k = self.config.auxk_features or min(512, self.start.width // 2)
-        return AuxK(k, dead_N, stride=math.ceil(len(dead_N) / (AUXK_SHARE * self.start.features)))
+            return ()
+        terms: Objective = ((by_preactivation, PreActivation(dead_N)),) if by_preactivation else ()
+        if by_error:
+            k = self.config.auxk_features or min(512, self.start.width // 2)
+            stride = math.ceil(len(dead_N) / (AUXK_SHARE * self.start.features))
+            terms = ((by_error, AuxK(k, dead_N, stride)), *terms)
+        return terms
+
+    def _dead(self) -> Tensor:
+        """The features to revive, ascending."""
+        return torch.nonzero(self.silent_F >= self.training.revive_after_tokens).flatten()
+
+    def _resample(self, x_BD: Tensor, sums: Sums, step: int) -> None:
+        """Start the dead features anew; they count as silent from here on."""
+        dead_N = self._dead()
+        start = self.start.nonlinearity.start(self.start.features)
+        key = noise_key(self.training.seed, step)
+        resample(self.weights, (self.first, self.second), dead_N, x_BD, sums.square_B, start, key)
+        self.silent_F[dead_N] = 0
+        if self.config.aligned:
+            aligned.hold(self.weights)
 
     def _adam(self, lr: float, gradient_square: float) -> Adam:
         # clipped per member: a global norm would couple the members of a sweep
@@ -212,7 +251,9 @@ class Member:
         """
         known = self.tokens >= dead_after_tokens
         dead = (self.silent_F >= dead_after_tokens).double().mean().item() if known else None
-        row = {**self.window.metrics(len(self.silent_F)), "dead_fraction": dead}
+        silent = (self.silent_F >= dead_after_tokens / RARE).double().mean().item()
+        rare = None if dead is None else silent - dead
+        row = {**self.window.metrics(len(self.silent_F)), "dead_fraction": dead, "rare_fraction": rare}
         if self.as_saved is not None:
             how = "noisy" if self.config.noise else "training"
             training = {f"{how}_{key}": row[key] for key in IN_TRAINING}
@@ -242,10 +283,14 @@ def _averaged(updates: int) -> int:
 
 def _controller(entry: Entry, config: SAEConfig, training: TrainingConfig, facts: Facts) -> Controller | None:
     """That of a member which is asked for an L0 and finds the coefficient for it."""
-    if entry.l0 is None or config.takes_k:
+    if entry.l0 is None or config.takes_k or config.has_target:
         return None
-    first = first_coefficient(entry.l0, facts.mean_norm, training.norm_power, counts=counts(config))
-    return Controller(entry.l0, math.log(first))
+    return Controller(entry.l0, math.log(_first(entry, config, training, facts)))
+
+
+def _first(entry: Entry, config: SAEConfig, training: TrainingConfig, facts: Facts) -> float:
+    """About the coefficient that holds the L0 asked for."""
+    return first_coefficient(entry.l0 or 1.0, facts.mean_norm, training.norm_power, counts=counts(config))
 
 
 def _not_finite(x_BD: Tensor, sums: Sums, gradient_square: float) -> str:
@@ -278,6 +323,8 @@ def new_member(
     sae = new_dictionary(width, config.features, config.initial_row_norm, training.seed, phi)
     sae.per_token_scaling, sae.longest = config.scaling == "token", mask.longest
     member = Member(entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch)
+    if config.aligned:
+        aligned.hold(member.weights)
     if head is not None and config.bias_init == "mean":
         x_KD = member.sees(starting_rows(head, entry.hook, mask, facts.median_norm))
         member.weights["b_dec"].copy_(x_KD.mean(0, dtype=torch.float64))

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
-from unmix.dictionary.table import nonlinearity, objective
-from unmix.kernels import dense, dense_bf16, find, tiles
+from unmix.dictionary.table import MORE, nonlinearity, objective
+from unmix.kernels import dead, dense, dense_bf16, find, tiles
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
 from unmix.kernels.task import Task
 from unmix.training.member import AUXK_SHARE, Entry
@@ -38,12 +38,14 @@ def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
 
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
     """Bytes of what the steps keep: dense ones for each shape, sparse ones once, for the largest."""
-    B, sparse, by_autograd, by_auxk = recipe.training.batch_tokens, 0, 0, 0
+    B, sparse, by_autograd, by_auxk, more = recipe.training.batch_tokens, 0, 0, 0, 0
     dense_of: dict[tuple[str, int, int], int] = {}
     for entry in entries:
         (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
         numbers = dense_numbers("bf16" if training.dense == "bf16" else "fp32", nonlinearity(sae), bool(sae.noise))
-        task = Task(nonlinearity(sae), objective(sae, norm_power=training.norm_power, sparsity=1.0))
+        drawn = tuple(range(F - sae.random_prefixes, F + 1)) if sae.random_prefixes else None
+        terms = objective(sae, k=1.0, norm_power=training.norm_power, sparsity=1.0, prefixes=drawn)
+        task = Task(nonlinearity(sae), terms)
         if always_sparse(task):
             pass
         elif not is_plain(task):  # autograd, one member at a time
@@ -56,10 +58,15 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
             dense_of[numbers, F, 0] = 2 * max(dense.TILE_BYTES, 256 * F)
         if sae.auxk_coefficient:  # rows of the dead features and their gradients, and z, f and dz of them
             by_auxk = max(by_auxk, 16 * D * F + int(12 * AUXK_SHARE * B * F))
+        if sae.preactivation_coefficient:  # rows of the dead features, and a tile of their z
+            by_auxk = max(by_auxk, 20 * D * F + 8 * dead.TILE)
+        # the gradients of a second step, with more features active; what alignment makes of the weights
+        more = max(more, 8 * D * F + 40 * int(MORE * (entry.l0 or 0) * B) if sae.multi_k else 0)
+        more = max(more, 16 * D * F if sae.aligned else 0)
         border = BORDER if training.border == "auto" else training.border
         active = int(min(1, HYSTERESIS * border) * B * F)
         sparse = max(sparse, 3 * find.TILE_BYTES + 2 * D * F + 6 * B * D + 40 * active)
-    return sum(dense_of.values()) + sparse + by_autograd + by_auxk
+    return sum(dense_of.values()) + sparse + by_autograd + by_auxk + more
 
 
 def _shape(recipe: RunConfig, source: Source, entry: Entry) -> tuple[int, int]:
