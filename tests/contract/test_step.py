@@ -21,11 +21,11 @@ from kernel_cases import mapped, nan_like
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu
-from unmix.dictionary.terms import L0, AuxK, GateError, L0Target, SquaredError
+from unmix.dictionary.terms import L0, AuxK, Gate, GateError, L0Target, SquaredError
 from unmix.kernels import cpu, find, reference
 from unmix.kernels.dispatch import Step
 
-BY_DEFINITION = (GateError, AuxK)
+BY_DEFINITION = (Gate, GateError, AuxK)
 """Terms that hold a part of the pass fixed."""
 STRAIGHT_THROUGH = "threshold"
 OPTIONS = {
@@ -43,7 +43,8 @@ OPTIONS = {
 
 def prepared(architecture, *, D=5, E=4, F=12, B=9, k=3, seed=0, prefixes=False, norm_power=0, **keys):
     config = config_of(architecture, F, prefixes=some_prefixes(F) if prefixes else [], **keys)
-    auxk = AuxK(2, torch.tensor([1, 4, 7]), stride=2) if config.auxk_coefficient else None
+    both_signs = architecture == "abstopk"
+    auxk = AuxK(2, torch.tensor([1, 4, 7]), 2, both_signs) if config.auxk_coefficient else None
     asked = task_of(config, k, 0.3, norm_power=norm_power, auxk=auxk, dead_N=torch.tensor([0, 4, 9]).clamp(max=F - 1))
     return draw(B, D, seed=seed), draw(B, E, seed=seed + 1), weights_of(config, asked.phi, D, E, seed), asked
 
@@ -196,7 +197,7 @@ def cases(
     if auxk:
         stride, share = auxk
         dead_N = torch.nonzero(draw(F, seed=seed + 5) < share).flatten()
-        term = AuxK(3, dead_N, stride) if len(dead_N) else None
+        term = AuxK(3, dead_N, stride, architecture == "abstopk") if len(dead_N) else None
     asked = task_of(config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, dead_N=dead_N, seed=seed)
     weights = weights_of(config, asked.phi, D, E, seed)
     weights["b_enc"].add_(shift)

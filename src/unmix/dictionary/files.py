@@ -2,7 +2,7 @@
 
 Tensors: W_enc [D, F], b_enc [F], W_dec [F, D], b_dec [D], float32, and those of the nonlinearity: `threshold` [F] of a
 jumprelu; `b_gate` (b_enc), `r_mag`, `b_mag` [F] of a gated one. They open in sae-lens >= 6 with `SAE.load_from_disk`;
-only tanh_relu and abstopk have an architecture that sae-lens does not know and refuses by name.
+only the normalized SAE has an architecture that sae-lens does not know and refuses by name.
 Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw activations.
 
 Folders that SAELens wrote, versions 1 to 6, are brought to the same form when they are read. A key, value or tensor
@@ -32,7 +32,7 @@ from unmix.tensorfile import save_tensors
 CONFIG, WEIGHTS = "cfg.json", "sae_weights.safetensors"
 ARCHITECTURES = {
     "relu": "standard", "tanh_relu": "unmix_tanh_relu", "jumprelu": "jumprelu", "topk": "topk",
-    "abstopk": "unmix_abstopk", "gated": "gated",
+    "abstopk": "abstopk", "gated": "gated",
 }  # fmt: skip
 """What a nonlinearity is called in cfg.json; a batchtopk is saved as a jumprelu."""
 _FOUR = ("W_enc", "b_enc", "W_dec", "b_dec")
@@ -168,7 +168,7 @@ def load_sae(folder: str | Path) -> Dictionary:
 
 def _nonlinearity(folder: Path, config: dict[str, Any]) -> Nonlinearity:
     match config["architecture"]:
-        case "topk" | "unmix_abstopk" as architecture:
+        case "topk" | "abstopk" as architecture:
             k = config.get("k")
             if isinstance(k, bool) or not isinstance(k, int) or not 0 < k <= config["d_sae"]:
                 raise UserError(
@@ -240,7 +240,7 @@ def _read_config(folder: Path) -> dict[str, Any]:
             )
     of_topk = {"k", "rescale_acts_by_decoder_norm"}
     known = _READ.keys() | _IGNORED | of_topk
-    if config.get("architecture") not in ("topk", ARCHITECTURES["abstopk"]):
+    if config.get("architecture") not in ("topk", "abstopk"):
         known -= {key for key in of_topk if config.get(key)}
     if unknown := [key for key in config if key not in known]:
         raise UserError(

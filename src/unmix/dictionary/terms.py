@@ -89,7 +89,7 @@ class L1:
 
 @dataclass(frozen=True)
 class L0:
-    """Number of active features, straight through the step of a jumprelu (arXiv 2407.14435, equation 11).
+    """Number of active features, straight through the step of a jumprelu (arXiv 2407.14435, section 3).
 
     d/dθ Σ [z > θ] = -(1/ε) Σ K((z - θ)/ε), K(u) = [|u| < ½]; nothing for z.
     """
@@ -131,10 +131,13 @@ class Tanh:
 
 @dataclass(frozen=True)
 class Gate:
-    """What trains a gate, through g = max(z, 0) (arXiv 2404.16014): Σ g_i w_i, w_i = ||W_dec_i||₂."""
+    """What trains a gate, through g = max(z, 0) (arXiv 2404.16014): Σ g_i w_i, w_i = ||W_dec_i||₂ held fixed.
+
+    As the decoder is in `GateError`: a gate is trained by both terms or, if its rows may move in one, by neither.
+    """
 
     def __call__(self, p: Pass) -> Tensor:
-        return (torch.relu(p.z_BF) * row_norms(p.weights)).sum()
+        return (torch.relu(p.z_BF) * row_norms(p.weights).detach()).sum()
 
 
 @dataclass(frozen=True)
@@ -148,9 +151,10 @@ class GateError:
 
 @dataclass(frozen=True, eq=False)
 class AuxK:
-    """||e - Σ_i f_i W_dec_i||² over the k dead features of a token with the largest z, f_i = max(z_i, 0).
+    """||e - Σ_i f_i W_dec_i||² over the k dead features of a token that would contribute most, f_i = max(z_i, 0).
 
     e = y - ŷ is held fixed: dead features learn what the others leave over (Gao et al. 2024, arXiv 2406.04093, A.2).
+    What a feature would contribute is z_i ||W_dec_i||, and |z_i| ||W_dec_i|| where f_i = z_i may be of both signs.
     Where many are dead it is taken over one token in `stride`, and multiplied by that.
     """
 
@@ -158,13 +162,19 @@ class AuxK:
     dead_N: Tensor
     """Which features are dead, ascending."""
     stride: int = 1
+    both_signs: bool = False
 
     def __call__(self, p: Pass) -> Tensor:
         e_BE = (p.y_BE - p.y_hat_BE).detach()[:: self.stride]
-        z_BN = p.z_BF[:: self.stride, self.dead_N]
-        top = z_BN.topk(min(self.k, z_BN.shape[1]), dim=1)
-        f_BN = torch.zeros_like(z_BN).scatter(1, top.indices, torch.relu(top.values))
-        return squares(f_BN @ p.weights["W_dec"][self.dead_N], e_BE).sum() * len(p.x_BD) / len(e_BE)
+        z_BN, W_dec_NE = p.z_BF[:: self.stride, self.dead_N], p.weights["W_dec"][self.dead_N]
+        f_BN = torch.where(self.takes(z_BN, W_dec_NE), z_BN if self.both_signs else torch.relu(z_BN), 0)
+        return squares(f_BN @ W_dec_NE, e_BE).sum() * len(p.x_BD) / len(e_BE)
+
+    def takes(self, z_BN: Tensor, W_dec_NE: Tensor) -> Tensor:
+        """Which k dead features of each token, bools."""
+        score_BN = (z_BN.abs() if self.both_signs else z_BN).detach() * W_dec_NE.detach().norm(dim=1)
+        most = score_BN.topk(min(self.k, score_BN.shape[1]), dim=1).indices
+        return torch.zeros_like(score_BN, dtype=torch.bool).scatter_(1, most, True)
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,14 +69,14 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     g_PBE = workspace.tensor("g", len(end_P) * y_BE.numel(), x_BD.dtype).view(len(end_P), *y_BE.shape)
     auxk = task.term(AuxK)
     e_BE = workspace.tensor("e", y_BE.numel(), x_BD.dtype).view_as(y_BE) if auxk else y_BE[:0]
-    twice_B = r_B * number.type(2 / (B * len(end_P)))
+    twice_B = r_B * number.type(2 * task.coefficient(SquaredError) / (B * len(end_P)))
     _by_token(
         y_BE.numpy(), W_dec_FE, b_dec_E, norm_F * per_token, twice_B, end_P, *code,
         df_N, g_PBE.numpy(), square_B, error_B, e_BE.numpy(),
     )  # fmt: skip
     gate = code._replace(values_N=active.z_N)
     gate_N, gate_error = _gate_error(y_BE, weights, task, workspace, gate)
-    tanh, gates, pull_F = penalties.add(code, gate, weights, task, df_N, B)
+    tanh, dw_dec_F = penalties.tanh(code, weights, task, df_N, B)
     dz_N, own = nonlinear.back(task, weights, active, df_N, gate_N, B)
 
     token_N = workspace.array("token", N, dtype=np.int32)
@@ -91,8 +91,8 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
         gradients["W_enc"].T.numpy(), gradients["b_enc"].numpy(), gradients["W_dec"].numpy(), total_F, active_F,
     )  # fmt: skip
     torch.sum(g_PBE[0], 0, out=gradients["b_dec"])
-    if pull_F is not None:
-        gradients["W_dec"].addcmul_(weights["W_dec"], pull_F[:, None])
+    if dw_dec_F is not None:
+        gradients["W_dec"].addcmul_(weights["W_dec"], dw_dec_F[:, None])
     for name, gradient_F in own.items():
         if name == "b_enc":
             gradients[name] += torch.from_numpy(gradient_F)
@@ -105,7 +105,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
         L0: float(active_F.sum(dtype=np.float64)),
         L0Target: nonlinear.off_target(task, code),
         Tanh: tanh,
-        Gate: gates,
+        Gate: penalties.gate(gate, weights, task),
         GateError: gate_error,
     }
     if isinstance(auxk, AuxK):

@@ -17,8 +17,8 @@ def add_auxk(x_BD: Tensor, e_BE: Tensor, weights: Weights, gradients: Weights, c
     x_TD, e_TE = x_BD[:: term.stride], e_BE[:: term.stride]
     W_enc_ND, W_dec_NE = weights["W_enc"].T[dead_N], weights["W_dec"][dead_N]
     z_TN = torch.addmm(weights["b_enc"][dead_N], x_TD, W_enc_ND.T)
-    top = z_TN.topk(min(term.k, len(dead_N)), dim=1)
-    f_TN = torch.zeros_like(z_TN).scatter_(1, top.indices, top.values.relu_())
+    taken_TN = term.takes(z_TN, W_dec_NE)
+    f_TN = (z_TN if term.both_signs else z_TN.relu_()).mul_(taken_TN)
     r_TE = torch.mm(f_TN, W_dec_NE).sub_(e_TE)
     value = r_TE.square().sum(dtype=torch.float64).item() * tokens / len(x_TD)
     g_TE = r_TE.mul_(2 * coefficient / len(x_TD))

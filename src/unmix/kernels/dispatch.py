@@ -39,7 +39,7 @@ def dense_numbers(asked: Dense, phi: Nonlinearity, noise: bool) -> Dense:
 def is_plain(task: Task) -> bool:
     """Whether the dense kernels know it, and those of a GPU: relu or tanh(relu), squared error and L1."""
     known = isinstance(task.phi, Relu | TanhRelu) and task.only(SquaredError, L1)
-    return known and not task.error.prefixes
+    return known and not task.error.prefixes and task.coefficient(SquaredError) == 1
 
 
 def always_sparse(task: Task) -> bool:

@@ -15,7 +15,7 @@ from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.dictionary.model import Dictionary, fold_scaling, new_dictionary
-from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK
 from unmix.dictionary.table import counts, nonlinearity, objective
 from unmix.dictionary.terms import AuxK, Objective, PreActivation
 from unmix.errors import UserError
@@ -196,7 +196,8 @@ class Member:
         if by_error:
             k = self.config.auxk_features or min(512, self.start.width // 2)
             stride = math.ceil(len(dead_N) / (AUXK_SHARE * self.start.features))
-            terms = ((by_error, AuxK(k, dead_N, stride)), *terms)
+            both_signs = isinstance(self.start.nonlinearity, AbsTopK)
+            terms = ((by_error, AuxK(k, dead_N, stride, both_signs)), *terms)
         return terms
 
     def _dead(self) -> Tensor:
