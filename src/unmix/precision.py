@@ -20,6 +20,7 @@ import torch
 
 from unmix.cache import remembered
 from unmix.config import RunConfig, SAEConfig, flat
+from unmix.devices import resolve
 from unmix.dictionary.table import nonlinearity
 from unmix.kernels.dispatch import BORDER, dense_numbers
 from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
@@ -58,12 +59,13 @@ def keep(recipe: RunConfig, earlier: dict[str, Any]) -> RunConfig:
 def matmul(recipe: RunConfig, lm: LanguageModel, ids_NT: torch.Tensor) -> tuple[str, dict[str, float]]:
     """(what the model multiplies in, tokens a second in each as far as that was measured).
 
-    A model that is not in float32 multiplies in its own dtype, which is called fp32 here.
+    A model that is not in float32 multiplies in its own dtype, which is called fp32 here; one that is not on the
+    processor multiplies in fp32 unless bf16 is asked for.
     """
     asked, hooks = recipe.model.matmul, recipe.activations.hooks
     if asked != "auto":
         return asked, {}
-    if recipe.model.dtype != "float32":
+    if recipe.model.dtype != "float32" or lm.model.device.type != "cpu":
         return "fp32", {}
     what = {"model": lm.fingerprint, "hooks": hooks, "tokens": list(ids_NT.shape), **_machine()}
     found = remembered(what, lambda: rates(lm, ids_NT, hooks))
@@ -74,6 +76,8 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
     """(the recipe with `training` decided, the figures: seconds of a step), from hook -> D; {} if nothing is open."""
     training = recipe.training
     if not any(getattr(training, key) == "auto" for key in OPEN):
+        return recipe, {}
+    if training.kernels == "portable" or resolve(recipe.device).type != "cpu":  # which have no such choices
         return recipe, {}
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
     width, features = max(widths.values()), max(sae.features for sae in saes)

@@ -22,7 +22,7 @@ def test_every_recipe_is_read_and_comes_back_from_its_resolved_form(path, tmp_pa
     [
         ({"training.stpes": 3}, "unknown key training.stpes; did you mean steps?"),
         ({"trainin": {}}, "unknown key trainin; did you mean training?"),
-        ({"zzz": 1}, "unknown key zzz; known here: name, model"),
+        ({"zzz": 1}, "unknown key zzz; known here: name, device, model"),
         ({"training.l1": [-1.0]}, "l1 = -1 is not a penalty"),
         ({"training.l1": [5.0, 5.0]}, "stands twice"),
         ({"training.l1": [float("nan")]}, "l1"),

@@ -70,10 +70,11 @@ NOISY = ([name for name in ARCHITECTURES if noise_of(name, 1.0)], ["--sae.noise"
 PARTS = ["--sae.aligned", "true", "--sae.random_prefixes", "3", "--training.resample_every", "10"]
 WITH_K: tuple[list[str], list[str]] = (["topk", "abstopk", "batchtopk"], [*PARTS, "--sae.multi_k", "0.125"])
 WITHOUT_K: tuple[list[str], list[str]] = (["relu", "jumprelu"], [*PARTS, "--sae.preactivation", "0.1"])
+PORTABLE: tuple[list[str], list[str]] = (list(ARCHITECTURES), ["--training.kernels", "portable"])
 KINDS = pytest.mark.parametrize(
     ("names", "more"),
-    [PLAIN, NOISY, WITH_K, WITHOUT_K],
-    ids=["plain", "noise, auxk", "parts, k", "parts"],
+    [PLAIN, NOISY, WITH_K, WITHOUT_K, PORTABLE],
+    ids=["plain", "noise, auxk", "parts, k", "parts", "portable"],
 )
 
 
@@ -125,3 +126,14 @@ def test_a_sweep_of_architectures_is_given_in_another_order_and_more_of_them(swe
     sweep("more", ["abstopk", "batchtopk", "topk"], "--sae.multi_k", "0.125")
     assert same(before, state(first, "topk-l0-5", STEPS))
     assert list(read_manifest(first / "run.yaml")["members"]) == ["topk-l0-5", "batchtopk-l0-5", "abstopk-l0-5"]
+
+
+def test_the_portable_kernels_come_to_the_losses_of_the_fast_ones(sweep):
+    """A step of them agrees to rounding (test_step.py), which Adam and the edge of being active make more of."""
+    names = list(ARCHITECTURES)
+    runs = [sweep(name, names, "--training.kernels", kernels) for name, kernels in (("a", "auto"), ("b", "portable"))]
+    ends = [{row["member"]: row for row in metrics(run)} for run in runs]
+    for member, row in ends[0].items():
+        assert row["step"] == STEPS
+        assert ends[1][member]["loss"] == pytest.approx(row["loss"], rel=0.03), member
+        assert ends[1][member]["explained_variance"] == pytest.approx(row["explained_variance"], abs=0.01), member

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from unmix.kernels.noise import Noise, add_noise, noise_key
+from unmix.kernels.portable import gaussian
 
 
 def noise(rows: int, features: int, sigma: float = 1.0, seed: int = 0, step: int = 0, first: int = 0) -> np.ndarray:
@@ -30,3 +31,13 @@ def test_it_does_not_depend_on_the_tiling():
 def test_steps_and_seeds_differ():
     assert not np.allclose(noise(9, 9), noise(9, 9, step=1))
     assert not np.allclose(noise(9, 9), noise(9, 9, seed=1))
+
+
+@pytest.mark.parametrize(("features", "first", "key"), [(7, 0, 5), (8, 3, 2**64 - 1), (1, 2**40, 2**63)])
+def test_plain_torch_makes_the_same(features, first, key):
+    """The multiplications wrap in int64 as in uint64."""
+    drawn = np.zeros((20, features))
+    add_noise(drawn, Noise(1.5, key), first)
+    found = gaussian(torch.zeros(20, features).double(), Noise(1.5, key), first)
+    np.testing.assert_allclose(found.numpy(), drawn, rtol=1e-12, atol=1e-14)
+    assert gaussian(torch.zeros(20, features), Noise(1.5, key), first).dtype == torch.float32

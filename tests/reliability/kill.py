@@ -2,11 +2,13 @@
 
     python tests/reliability/kill.py --kills 100 --steps 300
 
-Every life of a run is a process of its own: harvest (in half of the runs), sweep, choice, extension, report, with a
-checkpoint every other step. It is sent SIGKILL at a moment drawn uniformly from the time that an undisturbed life
-takes, unless it is done before; then the same commands are given again, until a life ends by itself. A run whose
-training is done is killed once more at most, for the report would take most of the kills. All files must then be those
-of the undisturbed run, byte for byte, but for the clock in run.yaml, in metrics.jsonl and in the report.
+Every life of a run is a process of its own: harvest (in half of the runs, whose training is by the portable kernels),
+sweep, choice, extension, report, with a checkpoint every other step. Members are relu at two coefficients, batchtopk,
+and a jumprelu whose coefficient and thresholds are moved towards an L0. A life is sent SIGKILL at a moment drawn
+uniformly from the time that an undisturbed one takes, unless it is done before; then the same commands are given again,
+until a life ends by itself. A run whose training is done is killed once more at most, for the report would take most of
+the kills. All files must then be those of the undisturbed run, byte for byte, but for the clock in run.yaml, in
+metrics.jsonl and in the report.
 
 Processes are forked from a parent that has imported everything and computed nothing, so that a life costs what
 the work costs and not the imports.
@@ -35,6 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 SHARD = 500
+MEMBERS = 4
 REPORT = "choice or report"
 EVERYTHING = (
     "matplotlib.pyplot", "transformers.models.gpt2.modeling_gpt2", "unmix.activations.store", "unmix.cli",
@@ -76,10 +79,16 @@ def prepare(world: Path, size: Size) -> None:
         "activations": {"hooks": ["resid_post.0"], "sequence_length": 16, "chunk_sequences": 8},
         "sae": {"features": 48},
         "training": {
-            "l1": [1.0, 3.0, 30.0], "steps": size.steps, "batch_tokens": 48, "lr": 3e-3, "lr_warmup_steps": 5,
+            "l1": [1.0, 30.0], "revive_after_tokens": 200,
+            "steps": size.steps, "batch_tokens": 48, "lr": 3e-3, "lr_warmup_steps": 5,
             "decay_fraction": 0.25, "log_every": 3, "checkpoint_every": 2, "keep_every": 20,
             "dead_after_tokens": 500,
             "selection": "int8", "dense": "bf16", "border": 0.1,  # each life would time anew
+        },
+        "variants": {
+            "relu": {},
+            "batchtopk": {"sae": {"architecture": "batchtopk"}, "training": {"l0": [6.0]}},
+            "jumprelu": {"sae": {"architecture": "jumprelu"}, "training": {"l0": [6.0]}},
         },
         "choice": {"max_active": 40, "extend_to": size.extended, "extend_decay_fraction": 0.1},
     }  # fmt: skip
@@ -101,7 +110,7 @@ def live(world: Path, home: Path, stored: bool, size: Size) -> int:
         model, tokens = open_model(recipe, print)
         facts, stream = store_facts(recipe, model, tokens), open_stream(recipe, model, tokens)
         harvest(stream, home / "store", tokens=size.rows, dtype="float32", shard_tokens=SHARD, facts=facts)
-        words += ["--activations.store", str(home / "store")]
+        words += ["--activations.store", str(home / "store"), "--training.kernels", "portable"]
     return main(words)
 
 
@@ -169,7 +178,7 @@ def phase(home: Path, stored: bool, size: Size) -> str:
     swept = [step for name, step in newest.items() if not name.endswith("-extended")]
     if not any(swept):
         return "sweep, before the first checkpoint"
-    if len(swept) < 3 or len(set(swept)) > 1:
+    if len(swept) < MEMBERS or len(set(swept)) > 1:
         return "sweep, between two members' checkpoints"
     if min(swept) < size.steps:
         return "sweep, between checkpoints"

@@ -14,7 +14,10 @@ HARNESS = Path(__file__).with_name("kill.py")
 @pytest.mark.slow
 def test_runs_that_were_killed_end_with_the_bits_of_those_that_were_not():
     done = subprocess.run(
-        [sys.executable, str(HARNESS), "--kills", "6", "--seed", "1"], capture_output=True, text=True, check=False
+        [sys.executable, str(HARNESS), "--kills", "6", "--seed", "1", "--steps", "40"],
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout[done.stdout.index("{\n") :])

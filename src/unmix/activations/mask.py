@@ -43,7 +43,7 @@ class Mask:
 
     def keeps(self, token_ids: Tensor, x: Tensor) -> Tensor:
         """Bools in the shape of `token_ids` (...); `x` (..., D) are their raw activations."""
-        kept = ~torch.isin(token_ids, self.special)
+        kept = ~torch.isin(token_ids, self.special.to(token_ids.device))
         if self.longest is not None:
             kept &= ~longer(x.norm(dim=-1), self.longest)
         return kept

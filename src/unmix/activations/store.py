@@ -130,7 +130,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 class Store:
     """Batches read from disk, the same `Source` as the stream."""
 
-    def __init__(self, folder: Path, hooks: list[str], *, batch_tokens: int) -> None:
+    def __init__(
+        self, folder: Path, hooks: list[str], *, batch_tokens: int, device: torch.device | None = None
+    ) -> None:
+        self.device = device or torch.device("cpu")
         self.folder, self.hooks, self.batch_tokens = folder, hooks, batch_tokens
         self.manifest = read_manifest(folder)
         if absent := [hook for hook in hooks if hook not in self.manifest["widths"]]:
@@ -167,7 +170,7 @@ class Store:
         return self._rows(0, rows)
 
     def _rows(self, first: int, last: int) -> Batch:
-        return gather(self._rows_of, self.shard_rows, first, last)
+        return gather(self._rows_of, self.shard_rows, first, last).to(self.device)
 
     def _rows_of(self, place: int, start: int, end: int) -> Batch:
         """Rows start … end - 1 of the shard at a place of the endless order of shards, in that epoch's order."""

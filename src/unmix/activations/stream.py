@@ -28,6 +28,11 @@ class Batch(NamedTuple):
     positions_B: Tensor
     """Place of the token in its sequence, int64; 0 is the BOS."""
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        there = {hook: x_BD.to(device) for hook, x_BD in self.activations.items()}
+        return Batch(there, self.token_ids_B.to(device), self.positions_B.to(device))
+
 
 class Source(Protocol):
     """What a sweep trains on: the stream below, or the store."""
@@ -54,7 +59,7 @@ class ReadsActivations(Protocol):
 
 
 class Stream:
-    """Batches made as they are asked for."""
+    """Batches made as they are asked for; they lie on `device`."""
 
     def __init__(
         self,
@@ -65,7 +70,9 @@ class Stream:
         batch_tokens: int,
         chunk_sequences: int,
         seed: int,
+        device: torch.device | None = None,
     ) -> None:
+        self.device = device or torch.device("cpu")
         self.model, self.ids_NT, self.hooks = model, ids_NT, list(hooks)
         self.batch_tokens, self.chunk_sequences, self.seed = batch_tokens, chunk_sequences, seed
         self.chunk_tokens = chunk_sequences * ids_NT.shape[1]
@@ -101,15 +108,16 @@ class Stream:
         order = torch.from_numpy(np.random.default_rng([self.seed, _ROWS, number]).permutation(c * t))
         destination = torch.empty_like(order)
         destination[order] = torch.arange(c * t)  # row r of the chunk is written where the shuffle wants it
-        arrays = {hook: torch.empty(c * t, width) for hook, width in self.widths.items()}
+        destination = destination.to(self.device)
+        arrays = {hook: torch.empty(c * t, width, device=self.device) for hook, width in self.widths.items()}
         per_pass = max(1, _FORWARD_TOKENS // t)
         for start in range(0, c, per_pass):
             found = self.model.activations(ids_CT[start : start + per_pass], self.hooks)
             rows = destination[start * t : (start + per_pass) * t]
             for hook, x_NTD in found.items():
-                arrays[hook][rows] = x_NTD.flatten(0, 1).float()
+                arrays[hook][rows] = x_NTD.flatten(0, 1).to(self.device, torch.float32)
         positions = torch.arange(t).repeat(c)
-        return Batch(arrays, ids_CT.flatten()[order], positions[order])
+        return Batch(arrays, ids_CT.flatten()[order], positions[order]).to(self.device)
 
     def _sequence(self, number: int) -> np.ndarray:
         """Sequence `number` of the endless corpus: every epoch is a permutation of its own."""

@@ -45,6 +45,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"unmix: cannot write ({error}); make room or give another folder, then try again", file=sys.stderr)
         return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+            raise
+        print(
+            f"unmix: out of memory on the device ({str(error).splitlines()[0]}); lower training.batch_tokens, "
+            "sae.features or activations.chunk_sequences, or train fewer members at once. The last checkpoint stands",
+            file=sys.stderr,
+        )
+        return 2
     except KeyboardInterrupt:
         print("\nunmix: interrupted", file=sys.stderr)
         return 130

@@ -38,11 +38,15 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
         "--architecture",
         nargs="+",
         metavar="NAME",
-        help="relu, tanh_relu, topk, batchtopk, matryoshka, jumprelu, gated; several are trained side by side",
+        help="relu, tanh_relu, topk, abstopk, batchtopk, matryoshka, jumprelu, jumprelu_tanh, jumprelu_quadratic, "
+        "gated; several are trained side by side",
     )
     parser.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token, one member each")
     parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="or coefficients, one member each")
     parser.add_argument("--steps", type=int, help="steps of the sweep")
+    parser.add_argument(
+        "--device", help="auto (the first CUDA device, else the processor), cpu, cuda, cuda:1, mps, xpu"
+    )
 
 
 def force_argument(parser: argparse.ArgumentParser) -> None:
@@ -56,6 +60,7 @@ def read_recipe(args: argparse.Namespace, dotted: Dotted) -> Any:
 
     overrides = {dotted: getattr(args, short) for short, dotted in SHORT.items()}
     overrides |= {"activations.hooks": args.hook, "training.l0": args.l0, "training.l1": args.l1, "name": args.name}
+    overrides["device"] = args.device
     given = {dotted: value for dotted, value in overrides.items() if value is not None}
     given |= _values(dotted)
     for asked, other in (("training.l0", "training.l1"), ("training.l1", "training.l0")):

@@ -24,6 +24,9 @@ class ModelConfig(Section):
     float32 residual stream; what that changes is measured and printed. `auto`: the faster one, which is measured when a
     run begins (fp32 for a model that is not float32). An evaluation is made in the model's dtype."""
 
+    device: str | None = Field(default=None, pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+    """Where it runs, if not on the run's `device`."""
+
     @model_validator(mode="after")
     def _one_narrowing(self) -> ModelConfig:
         if self.matmul == "bf16" and self.dtype != "float32":

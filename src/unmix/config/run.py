@@ -19,6 +19,10 @@ class RunConfig(Section):
 
     name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run folder is `runs/NAME`."""
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+    """Where dictionaries are trained, and where the language model runs unless `model.device` says otherwise: `cpu`,
+    `cuda`, `cuda:1`, `mps`, `xpu`. `auto`: the first CUDA device, else the processor. A run may resume on another one;
+    its bits are the same on the processor alone."""
     model: ModelConfig = ModelConfig()
     corpus: CorpusConfig = CorpusConfig()
     activations: ActivationsConfig = ActivationsConfig()

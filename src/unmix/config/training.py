@@ -63,6 +63,9 @@ class TrainingConfig(Section):
     border: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     """Steps are sparse below this active share of features, dense above. `auto`: where both take the same time, which
     is measured when a run begins."""
+    kernels: Literal["auto", "portable"] = "auto"
+    """`auto`: those made for the device, where there are any. `portable`: the definition in plain torch, by autograd,
+    which runs on every device, and is what the others are tested against."""
     dead_after_tokens: int = Field(
         default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 5)), ge=1
     )

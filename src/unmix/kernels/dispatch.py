@@ -5,12 +5,14 @@ active, the dense one does. Where they meet (the border) depends on the machine,
 of the dense products: a run measures it (`trial`). Two thresholds keep a member near the border from switching back and
 forth. The choice depends on the member alone (its state is in its checkpoint), so that a run resumes to the same bits.
 
-Tensors that lie on a GPU go to its kernels, the step's and the update's.
+Tensors that lie on a GPU go to its kernels, the step's and the update's; on any other device the definition is run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
@@ -18,7 +20,7 @@ from torch import Tensor
 
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.dictionary.terms import L1, SquaredError
-from unmix.kernels import cpu, dense, dense_bf16, find, reference, rows, tiles
+from unmix.kernels import cpu, dense, dense_bf16, find, portable, reference, rows, tiles
 from unmix.kernels.select import Precision
 from unmix.kernels.task import Adam, Sums, Task, Weights
 
@@ -64,7 +66,7 @@ class Step:
     """A training step; the same call as `reference.step`.
 
     `select`: how the sparse one finds what is active. `dense`: what the dense one multiplies, see `dense_numbers`.
-    `border`: the active share below which it is sparse.
+    `border`: the active share below which it is sparse. `portable`: the definition, and no kernel made for a device.
     """
 
     def __init__(
@@ -73,15 +75,18 @@ class Step:
         dense: Dense = "fp32",
         scratch: Scratch | None = None,
         border: float = BORDER,
+        portable: bool = False,
     ) -> None:
         self.select, self.dense, self.scratch, self.border = select, dense, scratch or Scratch(), border
-        self.sparse = False
+        self.portable, self.sparse = portable, False
 
     def __call__(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         words = x_BD, y_BE, weights, gradients, task
-        F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
+        if self._kernels(x_BD) == "portable":
+            return tiles.step(*words)
         if x_BD.is_cuda:
             return self._on_gpu(*words)
+        F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
         if (self.sparse or always_sparse(task)) and cpu.covers(task):
             sums = cpu.step(*words, self.scratch.get(self.select, lambda: find.Workspace(self.select)))
         elif not is_plain(task):
@@ -89,37 +94,52 @@ class Step:
         elif dense_numbers(self.dense, task.phi, task.noise is not None) == "bf16" and x_BD.dtype == torch.float32:
             sums = dense_bf16.step(*words, self.scratch.get(("bf16", F, D, E), lambda: dense_bf16.Workspace(F, D, E)))
         else:
-            make = lambda: dense.Workspace(F, weights["b_enc"])  # noqa: E731
+            make = partial(dense.Workspace, F, weights["b_enc"])
             sums = dense.step(*words, self.scratch.get(("dense", F), make))
         density = sums.active_F.sum().item() / (len(x_BD) * F)
         self.sparse = density < self.border * (HYSTERESIS if self.sparse else 1)
         return sums
 
+    def finish(self, weights: Weights, gradients: Weights, unit_norm: bool) -> float:
+        """The last touch to gradients, once they are those of the whole batch; the call of `reference.finish`."""
+        match self._kernels(weights["b_enc"]):
+            case "cpu":
+                return rows.finish(weights, gradients, unit_norm)
+            case "cuda":
+                from unmix.kernels import gpu_adam
+
+                return gpu_adam.finish(weights, gradients, unit_norm)
+        return reference.finish(weights, gradients, unit_norm)
+
+    def adam(self, weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
+        """An update; the same call as `reference.adam`."""
+        words = weights, gradients, first, second, how
+        match self._kernels(weights["b_enc"]):
+            case "cpu":
+                rows.adam(*words)
+            case "cuda":
+                from unmix.kernels import gpu_adam
+
+                gpu_adam.adam(*words)
+            case _:
+                reference.adam(*words)
+
+    def moments(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """Σ_B x² and Σ_B x, (D,)."""
+        return rows.moments(x_BD) if self._kernels(x_BD) == "cpu" else portable.moments(x_BD)
+
+    def _kernels(self, where: Tensor) -> str:
+        """The device whose kernels are used; `portable` where there are none."""
+        kind = where.device.type
+        made = kind == "cpu" or (kind == "cuda" and find_spec("triton") is not None)
+        return kind if made and not self.portable else "portable"
+
     def _on_gpu(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         """It chooses between dense and sparse from the batch itself."""
         if not is_plain(task) or y_BE.shape != x_BD.shape:
-            return reference.step(x_BD, y_BE, weights, gradients, task)
+            return tiles.step(x_BD, y_BE, weights, gradients, task)
         from unmix.kernels import gpu, gpu_workspace  # only the files gpu* need triton
 
         F = len(weights["b_enc"])
         workspace = self.scratch.get(("gpu", F), lambda: gpu_workspace.Workspace(F, weights["b_enc"]))
         return gpu.step(x_BD, y_BE, weights, gradients, task, workspace)
-
-
-def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
-    """The last touch to gradients, once they are those of the whole batch; the same call as `reference.finish`."""
-    if weights["b_enc"].is_cuda:
-        from unmix.kernels import gpu_adam
-
-        return gpu_adam.finish(weights, gradients, unit_norm)
-    return rows.finish(weights, gradients, unit_norm)
-
-
-def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
-    """An update; the same call as `reference.adam`."""
-    if weights["b_enc"].is_cuda:
-        from unmix.kernels import gpu_adam
-
-        gpu_adam.adam(weights, gradients, first, second, how)
-    else:
-        rows.adam(weights, gradients, first, second, how)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK, Nonlinearity, row_norms
 from unmix.dictionary.terms import Pass, squares
-from unmix.kernels.task import Adam, Sums, Task, Weights
+from unmix.kernels.portable import gaussian
+from unmix.kernels.task import Adam, Sums, Task, Weights, wide
 
 
 def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
@@ -41,11 +42,7 @@ def forward(x_BD: Tensor, y_BE: Tensor, weights: Mapping[str, Tensor], task: Tas
     """The equations."""
     z_BF = x_BD @ weights["W_enc"] + weights["b_enc"]
     if task.noise:
-        from unmix.kernels.noise import add_noise  # needs numba, which a machine with a GPU may lack
-
-        noise_BF = torch.zeros_like(z_BF)
-        add_noise(noise_BF.detach().numpy(), task.noise, first_token)
-        z_BF = z_BF + noise_BF
+        z_BF = z_BF + gaussian(z_BF.detach(), task.noise, first_token)
     f_BF = task.phi(z_BF, weights)
     return Pass(x_BD, y_BE, z_BF, f_BF, f_BF @ weights["W_dec"] + weights["b_dec"], weights)
 
@@ -62,12 +59,12 @@ def alone(x_BD: Tensor, y_BE: Tensor, weights: Weights, task: Task, threshold: f
 @torch.no_grad()
 def sums(p: Pass, task: Task, terms: Sequence[float]) -> Sums:
     """The sums of a pass, given those of its terms."""
-    square_B = squares(p.y_hat_BE, p.y_BE).double()
+    square_B = wide(squares(p.y_hat_BE, p.y_BE))
     w_F = row_norms(p.weights) if task.weigh_by_norm else torch.ones_like(p.weights["b_enc"])
     return Sums(
         squared_error=square_B.sum().item(),
         terms=tuple(terms),
-        penalty=(p.f_BF.abs().sum(0, dtype=torch.float64) @ w_F.double()).item(),
+        penalty=(p.f_BF.abs().sum(0, dtype=square_B.dtype) @ wide(w_F)).item(),
         active_F=(p.f_BF != 0).sum(0).to(p.x_BD.dtype),
         square_B=square_B,
         threshold=_least_kept(p, task.phi),
@@ -88,7 +85,7 @@ def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
     if unit_norm:
         g_FE, W_FE = gradients["W_dec"], weights["W_dec"]
         g_FE -= W_FE * (g_FE * W_FE).sum(1, keepdim=True)
-    return sum(g.square().sum(dtype=torch.float64).item() for g in gradients.values())
+    return sum(g.square().sum(dtype=wide(g[:0]).dtype).item() for g in gradients.values())
 
 
 def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:

@@ -17,6 +17,11 @@ Weights = dict[str, Tensor]
 """The parameters of a dictionary by name, or their gradients. W_enc [D, F] has a feature's numbers side by side."""
 
 
+def wide(x: Tensor) -> Tensor:
+    """In float64, or in float32 on a device that has no wider one."""
+    return x.float() if x.device.type == "mps" else x.double()
+
+
 class Noise(NamedTuple):
     """ε ~ N(0, σ²) on the pre-activations of one step."""
 

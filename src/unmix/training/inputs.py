@@ -15,6 +15,7 @@ from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
+from unmix.devices import resolve
 from unmix.errors import UserError
 from unmix.lm.loss import TextLoss, text_loss
 from unmix.lm.model import LanguageModel, load_language_model
@@ -36,14 +37,18 @@ class Inputs:
     special_ids: list[int]
     decode: Callable[[int], str]
     """The text of a token id; of a store, which has no tokenizer, its number."""
+    device: torch.device
+    """Where the batches lie."""
 
 
 def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
     """Open the store that the recipe names, or load the model and tokenize the corpus."""
     check_sinks(recipe.sinks)  # a key that is missing should not wait for the model
-    act = recipe.activations
+    act, device = recipe.activations, resolve(recipe.device)
+    if device.type != "cpu":
+        say(f"training on {device}")
     if act.store is not None:
-        store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens)
+        store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens, device=device)
         manifest = store.manifest
         held, asked = recipes.flat(manifest["recipe"]), recipes.flat(store_recipe(recipe))
         for key in asked:
@@ -62,21 +67,21 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
             "store_dtype": manifest["dtype"],
             "store_rows": store.rows,
         }
-        return Inputs(
-            store, manifest["model"], facts, manifest["sequence_length"], manifest["special_ids"], "token {}".format
-        )
+        length, special = manifest["sequence_length"], manifest["special_ids"]
+        return Inputs(store, manifest["model"], facts, length, special, "token {}".format, device)
     model, tokens = open_model(recipe, say)
     stream = open_stream(recipe, model, tokens)
     special = special_ids(model.tokenizer, tokens)
     decode = model.tokenizer.decode
-    return Inputs(stream, *_describe(recipe, model, tokens), act.sequence_length, special, lambda i: decode([i]))
+    about = _describe(recipe, model, tokens)
+    return Inputs(stream, *about, act.sequence_length, special, lambda i: decode([i]), device)
 
 
 def store_recipe(recipe: RunConfig) -> dict[str, Any]:
     """The keys of a recipe that decide what a store holds."""
     data = recipes.dump(recipe)
     return {
-        "model": data["model"],
+        "model": {key: value for key, value in data["model"].items() if key != "device"},
         "corpus": data["corpus"],
         "activations": {"sequence_length": recipe.activations.sequence_length, "seed": recipe.activations.seed},
     }
@@ -86,6 +91,7 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     """Load the language model, its products in bf16 if the recipe says so, and the train split in its tokens."""
     say(f"loading the model {recipe.model.name}")
     model = load_language_model(recipe.model)
+    model.model.to(resolve(recipe.model.device or recipe.device))
     model.check_sequence_length(recipe.activations.sequence_length)
     # what cannot be read should not wait for the tokens
     model.check_reading(recipe.activations.sequence_length, recipe.activations.hooks)
@@ -124,6 +130,7 @@ def open_stream(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> Stre
         batch_tokens=recipe.training.batch_tokens,
         chunk_sequences=act.chunk_sequences,
         seed=act.seed,
+        device=resolve(recipe.device),
     )
 
 

@@ -32,8 +32,8 @@ from unmix.training.schedule import Schedule
 FORMAT = 1
 """Of run.yaml and what lies beside it (docs/formats.md)."""
 _MAY_CHANGE = (
-    "name", "sinks", "choice.", "training.keep_", "training.on_", "training.log_every", "training.checkpoint_every",
-    "training.dead_after_tokens",
+    "name", "device", "model.device", "sinks", "choice.", "training.keep_", "training.on_", "training.log_every",
+    "training.checkpoint_every", "training.dead_after_tokens",
 )  # fmt: skip
 """Keys in which a resumed run may differ from what it began with: no weight depends on them."""
 _SCHEDULE = (
@@ -267,7 +267,7 @@ def _outliers_share(head: Batch, entry: Entry, recipe: RunConfig, special_ids: S
 
 def first_norms(inputs: Inputs) -> dict[str, Any]:
     """How long the hooks' activations are, and which tokens are the longest, over the first chunk."""
-    head = inputs.source.head()
+    head = inputs.source.head().to(torch.device("cpu"))
     ids, positions = head.token_ids_B.numpy(), head.positions_B.numpy()
     return distribution(
         {hook: x_RD.norm(dim=1).numpy() for hook, x_RD in head.activations.items()},

@@ -20,15 +20,16 @@ from unmix.dictionary.table import counts, nonlinearity, objective
 from unmix.dictionary.terms import AuxK, Objective, PreActivation
 from unmix.errors import UserError
 from unmix.kernels import aligned, reference
-from unmix.kernels.dispatch import BORDER, Scratch, Step, adam, finish
+from unmix.kernels.dispatch import BORDER, Scratch, Step
 from unmix.kernels.noise import noise_key
-from unmix.kernels.task import Adam, Noise, Sums, Task, Weights
+from unmix.kernels.task import Adam, Noise, Sums, Task, Weights, wide
 from unmix.training.controller import Controller, first_coefficient
 from unmix.training.measure import Facts, kept_rows, starting_rows
 from unmix.training.prefixes import draw
 from unmix.training.resample import resample
 from unmix.training.window import Window
 
+CPU = torch.device("cpu")
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
 SPIKE = 10.0  # times the mean squared error of the batches before it
 SPIKE_AMONG = 16  # so many of them; at least a quarter has to be there
@@ -67,11 +68,13 @@ class Member:
         facts: Facts,
         mask: Mask,
         scratch: Scratch | None = None,
+        device: torch.device = CPU,
     ) -> None:
         self.entry, self.start, self.config, self.training = entry, sae, config, training
         self.facts, self.mask = facts, mask
         # a feature's encoder weights side by side: no copy where they are
-        self.weights: Weights = sae.weights | {"W_enc": sae.W_enc.detach().T.contiguous().T}
+        own = sae.weights | {"W_enc": sae.W_enc.detach().T.contiguous().T}
+        self.weights: Weights = {name: w.to(device) for name, w in own.items()}
         self.gradients, self.first, self.second = (
             {name: torch.zeros_like(w) for name, w in self.weights.items()} for _ in range(3)
         )
@@ -80,8 +83,9 @@ class Member:
         # a run has decided these before it makes members (`precision.decide`)
         select = "fp32" if training.selection == "auto" else training.selection
         dense = "fp32" if training.dense == "auto" else training.dense
-        self.step = Step(select, dense, scratch, BORDER if training.border == "auto" else training.border)
-        self.silent_F = torch.zeros(sae.features, dtype=torch.int64)
+        border = BORDER if training.border == "auto" else training.border
+        self.step = Step(select, dense, scratch, border, portable=training.kernels == "portable")
+        self.silent_F = torch.zeros(sae.features, dtype=torch.int64, device=device)
         """Tokens since each feature was last active."""
         self.tokens = 0
         self.controller = _controller(entry, config, training, facts)
@@ -114,7 +118,7 @@ class Member:
         spike = self._spike(len(x_BD), sums)
         if self.config.aligned:
             aligned.tangent(self.weights, self.gradients)
-        square = finish(self.weights, self.gradients, task.unit_norm)
+        square = self.step.finish(self.weights, self.gradients, task.unit_norm)
         wrong = _not_finite(x_BD, sums, square)
         if wrong or (spike and self.training.on_spike == "act"):
             self.step.sparse = sparse
@@ -135,7 +139,7 @@ class Member:
         if self.controller is not None:
             self.controller.saw(active_F.sum().item() / len(x_BD[:: self._sampled] if task.noise else x_BD))
         self.silent_F.add_(len(x_BD)).masked_fill_(active_F > 0, 0)
-        adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, square))
+        self.step.adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, square))
         task.phi.constrain(self.weights)
         if self.config.aligned:
             aligned.hold(self.weights)
@@ -148,10 +152,11 @@ class Member:
     def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, task: Task) -> None:
         """Add a batch to a window; explained variance is of tokens at their own lengths."""
         if self.start.per_token_scaling:
-            square_scale_B = self.start.token_scale(raw_BD).squeeze(1).double().square()
-            window.add(raw_BD, sums, task.objective, (sums.square_B @ square_scale_B).item())
+            square_scale_B = wide(self.start.token_scale(raw_BD).squeeze(1)).square()
+            error, x_BD = (sums.square_B @ square_scale_B).item(), raw_BD
         else:
-            window.add(x_BD, sums, task.objective, sums.squared_error)
+            error = sums.squared_error
+        window.add(len(x_BD), self.step.moments(x_BD), sums, task.objective, error)
 
     @property
     def coefficient(self) -> float:
@@ -272,8 +277,9 @@ class Member:
         return row
 
     def sae(self) -> Dictionary:
-        """The dictionary for raw activations, as it is now (a copy)."""
-        nonlinearity, weights = self.start.nonlinearity.saved(self.weights, self.threshold)
+        """The dictionary for raw activations, as it is now (a copy, on the processor)."""
+        weights = {name: weight.cpu() for name, weight in self.weights.items()}
+        nonlinearity, weights = self.start.nonlinearity.saved(weights, self.threshold)
         return fold_scaling(self.start.changed(weights, nonlinearity), self.facts.scale)
 
 
@@ -314,21 +320,25 @@ def new_member(
     mask: Mask,
     head: Batch | None = None,
     scratch: Scratch | None = None,
+    device: torch.device = CPU,
 ) -> Member:
     """A member at its start: members of the same shape and seed start from the same dictionary.
 
     `head`, the first chunk, is what `bias_init: mean` starts from; without it the bias waits for a checkpoint.
-    `scratch` is the memory of the step; members that take theirs in turn may share it.
+    `scratch` is the memory of the step; members that take theirs in turn may share it. `device`: where it is trained;
+    its batches have to lie there.
     """
     phi = nonlinearity(config, entry.l0 or 0.0)
     sae = new_dictionary(width, config.features, config.initial_row_norm, training.seed, phi)
     sae.per_token_scaling, sae.longest = config.scaling == "token", mask.longest
-    member = Member(entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch)
+    member = Member(
+        entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch, device=device
+    )
     if config.aligned:
         aligned.hold(member.weights)
     if head is not None and config.bias_init == "mean":
         x_KD = member.sees(starting_rows(head, entry.hook, mask, facts.median_norm))
-        member.weights["b_dec"].copy_(x_KD.mean(0, dtype=torch.float64))
+        member.weights["b_dec"].copy_(wide(x_KD).mean(0))
         if config.architecture not in ("relu", "tanh_relu"):  # x - mean is encoded: two biases do it
             shift_F = member.weights["b_dec"] @ member.weights["W_enc"]
             for name in member.weights.keys() & {"b_enc", "b_mag"}:

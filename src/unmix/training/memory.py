@@ -16,6 +16,7 @@ from collections.abc import Sequence
 
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
+from unmix.dictionary.nonlinearities import BatchTopK
 from unmix.dictionary.table import MORE, nonlinearity, objective
 from unmix.kernels import dead, dense, dense_bf16, find, tiles
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
@@ -36,6 +37,14 @@ def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
     return 16 * sum(weights) + _scratch(recipe, source, entries) + 16 * max(weights)
 
 
+def on_device(recipe: RunConfig, source: Source, entries: Sequence[Entry], rows: int) -> int:
+    """Bytes on an accelerator: the chunk, all members, and the arrays of the largest step; not the language model."""
+    B = recipe.training.batch_tokens
+    features = max(_shape(recipe, source, entry)[1] for entry in entries)
+    step = AUTOGRAD * 4 * B * features  # the definition, in one piece; the kernels for GPUs take less
+    return chunk(source, rows) + 16 * sum(_weights(recipe, source, entry) for entry in entries) + step
+
+
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
     """Bytes of what the steps keep: dense ones for each shape, sparse ones once, for the largest."""
     B, sparse, by_autograd, by_auxk, more = recipe.training.batch_tokens, 0, 0, 0, 0
@@ -46,11 +55,13 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
         drawn = tuple(range(F - sae.random_prefixes, F + 1)) if sae.random_prefixes else None
         terms = objective(sae, k=1.0, norm_power=training.norm_power, sparsity=1.0, prefixes=drawn)
         task = Task(nonlinearity(sae), terms)
-        if always_sparse(task):
+        by_definition = training.kernels == "portable"
+        if always_sparse(task) and not by_definition:
             pass
-        elif not is_plain(task):  # autograd, one member at a time
+        elif not is_plain(task) or by_definition:  # autograd, one member at a time
             # and the gradients of a tile of tokens, unless AuxK needs the batch in one piece
-            at_once = B if sae.auxk_coefficient else min(B, tiles.tokens(F))
+            whole = sae.auxk_coefficient or isinstance(task.phi, BatchTopK)
+            at_once = B if whole else min(B, tiles.tokens(F))
             by_autograd = max(by_autograd, AUTOGRAD * 4 * at_once * F + 16 * D * F)
         elif numbers == "bf16":
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F

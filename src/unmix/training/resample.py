@@ -29,12 +29,12 @@ def resample(
     `square_B`, ||x̂ - x||² of the batch; `start`, a nonlinearity's own parameters at the start; `key`, of the draw.
     Nothing is done where no error, or no feature that is not dead, is there.
     """
-    alive_F = torch.ones(len(weights["b_enc"]), dtype=torch.bool).index_fill(0, dead_N, False)
+    alive_F = torch.ones_like(weights["b_enc"], dtype=torch.bool).index_fill(0, dead_N, False)
     if not len(dead_N) or not alive_F.any() or not square_B.sum() > 0:
         return
     generator = torch.Generator().manual_seed(key)
     weight_B = (square_B / square_B.max()).square().cpu()
-    token_N = torch.multinomial(weight_B, len(dead_N), replacement=True, generator=generator)
+    token_N = torch.multinomial(weight_B, len(dead_N), replacement=True, generator=generator).to(x_BD.device)
     away_ND = x_BD[token_N] - weights["b_dec"]
     direction_ND = away_ND / away_ND.norm(dim=1, keepdim=True).clamp_min(torch.finfo(x_BD.dtype).tiny)
     W_enc_FD, W_dec_FD = weights["W_enc"].T, weights["W_dec"]
@@ -42,7 +42,7 @@ def resample(
     W_enc_FD[dead_N] = direction_ND * (ENCODER * W_enc_FD[alive_F].norm(dim=1).mean())
     fresh = {"b_enc": torch.zeros(len(alive_F)), **start}
     for name, at_start_F in fresh.items():
-        weights[name][dead_N] = at_start_F[dead_N].to(weights[name])
+        weights[name][dead_N] = at_start_F.to(weights[name])[dead_N]
     shift_N = W_enc_FD[dead_N] @ weights["b_dec"]
     for name in weights.keys() & {"b_enc", "b_mag"}:
         weights[name][dead_N] -= shift_N

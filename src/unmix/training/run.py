@@ -18,6 +18,7 @@ from unmix import config as recipes
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch, Source
 from unmix.config import RunConfig
+from unmix.devices import free
 from unmix.disk import require_room, size
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Scratch
@@ -104,6 +105,8 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
     rows = recipe.activations.chunk_sequences * inputs.context
     peak = held + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
     watch.say(f"about {size(peak)} of memory at the peak")
+    if not force:
+        _require_device_memory(inputs, memory.on_device(recipe, inputs.source, whole, rows))
     if manifest is None:
         manifest = new_manifest(recipe, inputs, measured)
     else:
@@ -137,6 +140,16 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
         if len(behind) < len(members):
             order_metrics(metrics, list(folders))
         at |= dict.fromkeys(of_behind, upto)
+
+
+def _require_device_memory(inputs: Inputs, needed: int) -> None:
+    """Raises `UserError` if the run's device, where that tells, has not so many bytes free."""
+    room = free(inputs.device)
+    if room is not None and needed > room:
+        raise UserError(
+            f"the run needs about {size(needed)} on {inputs.device}, which has {size(room)} free; train fewer members "
+            "at once, lower training.batch_tokens or activations.chunk_sequences, or give --force"
+        )
 
 
 def _reached(folder: Path, say: Say) -> int:
@@ -304,5 +317,6 @@ def start_member(
     mask = Mask(training.mask, inputs.special_ids, facts.median_norm, outliers)
     width = inputs.source.widths[entry.hook]
     return new_member(
-        entry, width, config=config, training=training, facts=facts, mask=mask, head=head, scratch=scratch
-    )
+        entry, width, config=config, training=training, facts=facts, mask=mask,
+        head=head, scratch=scratch, device=inputs.device,
+    )  # fmt: skip

@@ -9,8 +9,7 @@ import torch
 from torch import Tensor
 
 from unmix.dictionary.terms import Objective, loss
-from unmix.kernels.rows import moments
-from unmix.kernels.task import Sums
+from unmix.kernels.task import Sums, wide
 
 
 @dataclass
@@ -27,15 +26,17 @@ class Window:
     square_x: float = 0.0
     sum_x_D: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
-    def add(self, x_BD: Tensor, sums: Sums, objective: Objective, raw_error: float) -> None:
-        """Count one batch; x_BD and `raw_error` are in the same units, see there."""
-        self.tokens += len(x_BD)
+    def add(
+        self, tokens: int, moments: tuple[Tensor, Tensor], sums: Sums, objective: Objective, raw_error: float
+    ) -> None:
+        """Count one batch: Σ x² and Σ x of it, in the units of `raw_error`, see there."""
+        self.tokens += tokens
         self.squared_error += sums.squared_error
         self.penalty += sums.penalty
         self.loss += loss(objective, sums.terms)
-        self.active += sums.active_F.sum(dtype=torch.float64).item()
+        self.active += wide(sums.active_F).sum().item()
         self.raw_error += raw_error
-        square_D, sum_x_D = moments(x_BD)
+        square_D, sum_x_D = (moment.cpu().double() for moment in moments)
         self.square_x += square_D.sum().item()
         self.sum_x_D = self.sum_x_D + sum_x_D if len(self.sum_x_D) else sum_x_D
 
