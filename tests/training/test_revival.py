@@ -4,6 +4,8 @@ import pytest
 import torch
 from contract.cases import D, F, batch, member_of, train
 
+from unmix.dictionary.terms import L0Target
+
 LR = 1e-2
 
 
@@ -96,9 +98,14 @@ def test_an_abstopk_dictionary_has_features_of_both_signs():
     assert sae.W_enc.shape == (D, F)
 
 
-def test_a_quadratic_target_is_come_to_without_a_controller():
+def test_a_quadratic_target_is_come_to_with_one_coefficient():
     member = member_of("jumprelu_quadratic", l0=5.0, bandwidth=0.5)
-    assert member.controller is None
+    coefficient = member.coefficient
+    targets = [member._task(0, 1.0).term(L0Target).target]
+    train(member, 5)
+    targets.append(member._task(5, 1.0).term(L0Target).target)
+    assert member.coefficient == coefficient
+    assert targets[0] == 5.0 < targets[1]  # the first batch has more
     train(member, 400, lr=3e-3)
     with torch.no_grad():
         f_BF = member.sae().encode(batch(10_000, tokens=5000).activations["h"])

@@ -1,12 +1,16 @@
 """The coefficient of a penalty that brings a member to the L0 it is asked for.
 
-    e = log(L0 / target), L0 a running mean over batches, |e| at most 1
+    e = log(L0 / aim), L0 a running mean over batches, |e| at most 1
     coefficient = exp(I + P e)
+
+The aim goes from the L0 of the first batch to the target, evenly by its logarithm, over the first RAMP batches. Asked
+for the target at once, thousands of features were silenced within a hundred steps, more than was asked for, and some of
+them for good.
 
 P acts at once; the integral I finds the coefficient that holds the target:
 
-    I ← I + e / NEAR            near the target
-    I ← I + ahead / FAR         far from it, ahead = e + T d(log L0)/d(step), unless that has the other sign
+    I ← I + e / NEAR            near the aim, and where L0 is not on its way there
+    I ← I + ahead / FAR         else; ahead = e + T d(log L0)/d(step), unless that has the other sign
 
 so that I waits while L0 is on its way: L0 follows a coefficient only after hundreds of steps.
 
@@ -14,10 +18,10 @@ Thresholds of a jumprelu follow more slowly still, and once few z are near them 
 
     θ ← θ exp(SHIFT e)          after each update
 
-which at the target does nothing; the coefficient then decides which thresholds are high and which are low.
+which at the aim does nothing; the coefficient then decides which thresholds are high and which are low.
 
-P, NEAR, FAR, T and SHIFT were tried on the embedded model's activations for relu, gated and jumprelu at L0 5 to 150, at
-a learning rate of 3e-3. Everything a controller knows is in the checkpoint.
+P, NEAR, FAR, T, SHIFT and RAMP were tried on the embedded model's activations for relu, gated and jumprelu at L0 5 to
+200, at a learning rate of 3e-3. Everything a controller knows is in the checkpoint.
 """
 
 from __future__ import annotations
@@ -25,9 +29,11 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-P, NEAR, FAR, T = 0.8, 90.0, 500.0, 150.0  # the last three in steps
+P, NEAR, FAR, T = 0.8, 45.0, 500.0, 150.0  # the last three in steps
 SHIFT = 0.015
+RAMP = 300  # batches
 IS_NEAR = 0.3  # |e| below which it is near
+STALLED = 0.5  # of e: L0 is not on its way where more than that would be left after T steps
 BATCHES = 20.0  # over which L0 and its slope are averaged; fewer at the start
 MOST_LOG = math.log(1e8)  # of the coefficient, up or down: beyond, none reaches the target
 
@@ -45,11 +51,20 @@ class Controller:
     slope: float = 0.0
     """Running mean of its logarithm's change a step."""
     batches: int = 0
+    first: float = 0.0
+    """L0 of the first batch."""
+
+    @property
+    def aim(self) -> float:
+        """L0 that is wanted now; the target from the start where the first batch had less."""
+        if self.batches >= RAMP or self.first <= self.target:
+            return self.target
+        return self.target * (self.first / self.target) ** (1 - self.batches / RAMP)
 
     @property
     def error(self) -> float:
         """e, 0 before the first batch."""
-        return math.log(max(self.mean, 1e-3) / self.target) if self.batches else 0.0
+        return math.log(max(self.mean, 1e-3) / self.aim) if self.batches else 0.0
 
     @property
     def ahead(self) -> float:
@@ -69,12 +84,14 @@ class Controller:
     def saw(self, l0: float) -> None:
         """Count a batch."""
         before = max(self.mean, 1e-3)
+        self.first = self.first if self.batches else l0
         self.batches += 1
         self.mean += (l0 - self.mean) / min(self.batches, BATCHES)
         if self.batches > 1:
             self.slope += (math.log(max(self.mean, 1e-3) / before) - self.slope) / BATCHES
         e, ahead = _at_most_1(self.error), self.ahead
-        change = e / NEAR if abs(e) < IS_NEAR else ahead / FAR if e * ahead > 0 else 0.0
+        stalled = ahead / e > STALLED if e else True
+        change = e / NEAR if stalled or abs(e) < IS_NEAR else max(0.0, ahead / e) * e / FAR
         self.log_coefficient = max(-MOST_LOG, min(MOST_LOG, self.log_coefficient + change))
 
 

@@ -143,7 +143,7 @@ class Member:
         task.phi.constrain(self.weights)
         if self.config.aligned:
             aligned.hold(self.weights)
-        if self.controller is not None and "threshold" in self.weights:
+        if self.controller is not None and self.config.has_own_threshold and not self.config.has_target:
             self.weights["threshold"].mul_(self.controller.shift)
         if (every := self.training.resample_every) and (step + 1) % every == 0 and lr == self.training.lr:
             self._resample(x_BD, sums, step)
@@ -161,11 +161,11 @@ class Member:
     @property
     def coefficient(self) -> float:
         """β, after its warm-up: what the recipe gives, or what the controller has come to."""
-        if self.controller is not None:
-            return self.controller.coefficient
+        if self.controller is None:
+            return self.facts.coefficient
         if self.config.has_target:
             return self.config.target_pull * _first(self.entry, self.config, self.training, self.facts)
-        return self.facts.coefficient
+        return self.controller.coefficient
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
@@ -179,7 +179,7 @@ class Member:
             self.start.nonlinearity,
             objective(
                 self.config,
-                k=self.entry.l0 or 0.0,
+                k=self.controller.aim if self.controller and self.config.has_target else self.entry.l0 or 0.0,
                 norm_power=self.training.norm_power,
                 sparsity=l1,
                 prefixes=draw(self.config.features, drawn, key) if drawn else None,
@@ -266,7 +266,7 @@ class Member:
             row |= self.as_saved.metrics(len(self.silent_F)) | training
             self.as_saved = Window()
         if self.controller is not None:
-            row["coefficient"] = self.controller.coefficient
+            row["coefficient"] = self.coefficient
         if isinstance(self.start.nonlinearity, BatchTopK):
             row["threshold"] = self.threshold
         if self.skipped:
@@ -289,8 +289,9 @@ def _averaged(updates: int) -> int:
 
 
 def _controller(entry: Entry, config: SAEConfig, training: TrainingConfig, facts: Facts) -> Controller | None:
-    """That of a member which is asked for an L0 and finds the coefficient for it."""
-    if entry.l0 is None or config.takes_k or config.has_target:
+    """That of a member which is asked for an L0 and takes no k. One that `has_target` has its coefficient, and takes
+    from it alone what is aimed at."""
+    if entry.l0 is None or config.takes_k:
         return None
     return Controller(entry.l0, math.log(_first(entry, config, training, facts)))
 
