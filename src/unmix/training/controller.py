@@ -9,10 +9,11 @@ them for good.
 
 P acts at once; the integral I finds the coefficient that holds the target:
 
-    I ← I + e / NEAR            near the aim, and where L0 is not on its way there
-    I ← I + ahead / FAR         else; ahead = e + T d(log L0)/d(step), unless that has the other sign
+    I ← I + e / NEAR            near the aim
+    I ← I + ahead / FAR         far from it, ahead = e + T d(log L0)/d(step), unless that has the other sign
 
-so that I waits while L0 is on its way: L0 follows a coefficient only after hundreds of steps.
+so that I waits while L0 is on its way: L0 follows a coefficient only after hundreds of steps. From batch 2 RAMP on, far
+is as near where L0 is not on its way.
 
 Thresholds of a jumprelu follow more slowly still, and once few z are near them hardly at all. They are moved together:
 
@@ -59,7 +60,7 @@ class Controller:
         """L0 that is wanted now; the target from the start where the first batch had less."""
         if self.batches >= RAMP or self.first <= self.target:
             return self.target
-        return self.target * (self.first / self.target) ** (1 - self.batches / RAMP)
+        return float(self.target * (self.first / self.target) ** (1 - self.batches / RAMP))
 
     @property
     def error(self) -> float:
@@ -90,8 +91,8 @@ class Controller:
         if self.batches > 1:
             self.slope += (math.log(max(self.mean, 1e-3) / before) - self.slope) / BATCHES
         e, ahead = _at_most_1(self.error), self.ahead
-        stalled = ahead / e > STALLED if e else True
-        change = e / NEAR if stalled or abs(e) < IS_NEAR else max(0.0, ahead / e) * e / FAR
+        stalled = self.batches > 2 * RAMP and ahead * e > STALLED * e * e
+        change = e / NEAR if stalled or abs(e) < IS_NEAR else ahead / FAR if e * ahead > 0 else 0.0
         self.log_coefficient = max(-MOST_LOG, min(MOST_LOG, self.log_coefficient + change))
 
 
