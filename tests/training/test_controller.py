@@ -1,5 +1,6 @@
 """What a controller aims at, and how fast its integral moves."""
 
+import itertools
 import math
 
 import pytest
@@ -22,18 +23,11 @@ def test_the_aim_goes_from_the_first_batch_to_the_target():
     assert aims[0] == pytest.approx(10 * 100 ** (1 - 1 / RAMP))
     assert aims[RAMP // 2 - 1] == pytest.approx(100.0)  # half-way by the logarithm
     assert aims[RAMP - 1 :] == [10.0] * 6
-    assert all(a >= b for a, b in zip(aims, aims[1:], strict=False))
+    assert all(a >= b for a, b in itertools.pairwise(aims))
 
 
 def test_a_first_batch_below_the_target_is_asked_for_it_at_once():
     assert fed([4.0]).aim == fed([10.0]).aim == 10.0
-
-
-def test_nothing_is_changed_while_l0_follows_the_aim():
-    controller = Controller(10.0, 0.0)
-    for _ in range(2 * RAMP):
-        controller.saw(max(controller.aim, 10.0) if controller.batches else 500.0)
-    assert abs(math.log(controller.coefficient)) < 0.3
 
 
 @pytest.mark.parametrize("l0", [20.0, 5.0])
@@ -46,10 +40,10 @@ def test_a_coefficient_that_does_nothing_moves_as_fast_as_a_near_one(l0):
 
 def test_it_waits_where_l0_is_on_its_way():
     """Far above the target, and falling by a hundredth a batch."""
-    falling = [200 * 0.99**n for n in range(250)]
-    controller = fed([200.0] * 700 + falling[:100])
+    falling = [60 * 0.99**n for n in range(90)]
+    controller = fed([60.0] * 700 + falling[:80])
     before = controller.log_coefficient
-    for l0 in falling[100:110]:
+    for l0 in falling[80:]:
         controller.saw(l0)
     assert controller.error > 0.3
     assert abs(controller.log_coefficient - before) < 1e-9
