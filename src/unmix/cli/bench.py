@@ -1,4 +1,4 @@
-"""`unmix bench`: how fast this machine is."""
+"""`unmix bench`: how fast this machine is, and what architectures find where the truth is known."""
 
 from __future__ import annotations
 
@@ -23,6 +23,21 @@ examples:
   unmix bench step --l0 5000                        where half of the features are active: the dense step
   unmix bench harvest --model gpt2 --hook resid_pre.8
   unmix bench sweep gpt2-l1-sweep --steps 352       three chunks of 25,600 tokens
+  unmix bench truth                                 which architecture finds the features that are there
+"""
+TRUTH = """\
+A world of known features makes activations; architectures are trained on them, and judged by what they found of it:
+SynthSAEBench (arXiv 2602.14687), offline. docs/truth.md says what the numbers mean. No time is measured.
+
+sizes (true features, width; features of a dictionary; L0; tokens):
+  small     2,048, 256;    512;  8;   2 million, some minutes on two cores
+  medium    4,096, 384;  1,024; 12;  20 million, hours
+  full     16,384, 768;  4,096; 25; 200 million in batches of 1,024: the published protocol
+
+examples:
+  unmix bench truth
+  unmix bench truth --architecture batchtopk matryoshka --l0 5 8 12 --seed 0 1 2
+  unmix bench truth --size full --tokens 2000000
 """
 
 
@@ -72,6 +87,30 @@ def add_bench(commands: Any) -> None:
     _scratch(sweep)
     _json(sweep)
     sweep.set_defaults(run=_sweep)
+
+    truth = whats.add_parser(
+        "truth",
+        help="which architecture finds the features that are there: SynthSAEBench, offline",
+        description=TRUTH,
+        formatter_class=raw,
+        allow_abbrev=False,
+    )
+    truth.add_argument("--size", choices=["small", "medium", "full"], default="small", help="of the world (small)")
+    truth.add_argument(
+        "--architecture",
+        nargs="+",
+        metavar="NAME",
+        help="any of `unmix sweep`'s (relu, topk, batchtopk, matryoshka, jumprelu and gated)",
+    )
+    truth.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token (the size's)")
+    truth.add_argument("--features", type=int, metavar="F", help="features of each dictionary (the size's)")
+    truth.add_argument("--tokens", type=int, metavar="N", help="tokens to train on (the size's)")
+    truth.add_argument("--judge", type=int, metavar="N", help="fresh tokens to judge on (the size's)")
+    truth.add_argument("--lr", type=float, help="learning rate (a recipe's default for so many steps)")
+    truth.add_argument("--seed", type=int, nargs="+", default=[0], metavar="S", help="one run for each (0)")
+    truth.add_argument("--out", type=Path, metavar="DIR", help="keep the dictionaries and a line for each here")
+    _json(truth)
+    truth.set_defaults(run=_truth)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
@@ -143,6 +182,30 @@ def _sweep(args: argparse.Namespace, dotted: Dotted) -> int:
             watch=watch,
         )
     return _show(args, found, sweep.table)
+
+
+def _truth(args: argparse.Namespace, _: Dotted) -> int:
+    if bad := [seed for seed in args.seed if seed < 0]:
+        raise UserError(f"--seed {bad[0]} is below 0; give 0 or more")
+    if len(set(args.seed)) < len(args.seed):
+        raise UserError(f"--seed {' '.join(map(str, args.seed))} names one twice; name each once")
+    from unmix.bench import truth
+    from unmix.training.run import Watch
+
+    with Progress() as progress:
+        found = truth.run(
+            args.size,
+            architectures=args.architecture,
+            l0=args.l0,
+            tokens=args.tokens,
+            judged_tokens=args.judge,
+            features=args.features,
+            lr=args.lr,
+            seeds=args.seed,
+            out=args.out,
+            watch=Watch(say=progress.say, rows=progress.rows),
+        )
+    return _show(args, found, truth.table)
 
 
 def _at_least_one_round(args: argparse.Namespace) -> None:
