@@ -12,7 +12,7 @@ import yaml
 
 from unmix.cli import _parser, main
 from unmix.cli.arguments import split_dotted
-from unmix.kernels import active, cpu, trial
+from unmix.kernels import active, cpu, rows, trial
 from unmix.kernels.dispatch import HYSTERESIS
 from unmix.training import member, run
 
@@ -66,7 +66,7 @@ def sane(found, what):
 
 
 def test_a_sparse_step(bench):
-    kept = active.candidates, cpu._by_feature, member.adam, member.Window.add
+    kept = active.candidates, cpu._by_feature, rows.adam, member.Member._count
     found = bench(*STEP, "--l0", "20", "--selection", "fp32", "bf16", "int8")
     sane(found, "step")
     assert found["settings"] == {
@@ -94,7 +94,7 @@ def test_a_sparse_step(bench):
             whole = taken.pop("whole")
             assert all(seconds >= 0 for seconds in taken.values())  # `rest` is what the others leave
             assert sum(taken.values()) == pytest.approx(whole)
-    assert (active.candidates, cpu._by_feature, member.adam, member.Window.add) == kept  # the timers are gone
+    assert (active.candidates, cpu._by_feature, rows.adam, member.Member._count) == kept  # the timers are gone
 
 
 @pytest.mark.parametrize(

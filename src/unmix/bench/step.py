@@ -25,11 +25,9 @@ from unmix.bench.machine import about, peak_memory, require_memory
 from unmix.bench.table import aligned, machine_line, ms
 from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
 from unmix.errors import UserError
-from unmix.kernels import active, cpu, dense, dense_bf16, find, select, trial
-from unmix.training import member as members
+from unmix.kernels import active, cpu, dense, dense_bf16, find, rows, select, trial
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member
-from unmix.training.window import Window
 
 HOOK, L1, LR = "bench", 5.0, 1e-9
 PRODUCTS = {"sparse": 1, "dense": 5}  # [B, D] x [D, F] in a step
@@ -41,9 +39,9 @@ PLACES: tuple[tuple[Any, str, str], ...] = (
     *((kind, "_activate", "activate") for kind in (dense, dense_bf16)),
     *((kind, "_back", "back") for kind in (dense, dense_bf16)),
     *((kind, "add_pull", "finish") for kind in (dense, dense_bf16)),
-    (members, "finish", "finish"),
-    (members, "adam", "adam"),
-    (Window, "add", "counts"),
+    (rows, "finish", "finish"),
+    (rows, "adam", "adam"),
+    (Member, "_count", "counts"),
 )
 """Functions that a step calls, and the phase that each is timed as."""
 INSIDE_FIND = (
