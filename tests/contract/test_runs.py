@@ -91,8 +91,11 @@ def test_a_member_alone_has_the_bits_it_has_in_the_sweep(sweep, names, more):
     assert len(seen) == len(names)
 
 
-@KINDS
-@pytest.mark.parametrize("at", [23, 50])
+@pytest.mark.parametrize(
+    ("names", "more", "at"),
+    [(*PLAIN, 23), (*NOISY, 50), (*WITH_K, 50), (*WITHOUT_K, 23), (*PORTABLE, 50)],
+    ids=["plain", "noise, auxk", "parts, k", "parts", "portable"],
+)
 def test_stopped_and_resumed_has_the_bits_of_never_stopped(sweep, recipe, tmp_path, at, names, more):
     """Before and in the decay; controllers and thresholds go on from where they were."""
     whole = sweep("whole", names, *more)

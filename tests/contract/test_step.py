@@ -223,7 +223,7 @@ AUXK = st.sampled_from([None, (1, 0.0), (3, 0.0), (3, -1.0)])
 
 
 @every_architecture
-@settings(max_examples=40)
+@settings(max_examples=25)
 @given(**SHAPES, noise_or_auxk=st.one_of(st.sampled_from([0.5, 2.0]), AUXK))
 def test_the_sparse_step_is_the_definition(architecture, noise_or_auxk, **shape):
     """In double precision, so that no feature is at the edge of being active."""
@@ -267,7 +267,7 @@ def test_a_token_of_length_zero_weighs_nothing_in_both(architecture, norm_power,
 
 @pytest.mark.parametrize("select", ["fp32", "int8", "bf16"])
 @every_architecture
-@settings(max_examples=25)
+@settings(max_examples=12)
 @given(**SHAPES, auxk=AUXK)
 def test_in_single_precision_it_differs_by_rounding(architecture, select, auxk, **shape):
     """int8 and bf16 may miss a feature at the edge of being active: then little else is held against the definition."""
