@@ -169,9 +169,12 @@ def assert_agree(mine, theirs, tolerance, but=()):
     (got, gradients), (want, wanted) = mine, theirs
     torch.testing.assert_close(got.active_F.double(), want.active_F)
     largest = want.square_B.max().item()
-    torch.testing.assert_close(got.square_B.double(), want.square_B, rtol=tolerance, atol=tolerance * largest)
+    nearly = tolerance * (largest + 1e-3)
+    torch.testing.assert_close(got.square_B.double(), want.square_B, rtol=tolerance, atol=nearly)
     for field in ("squared_error", "penalty"):
-        assert getattr(got, field) == pytest.approx(getattr(want, field), rel=tolerance, abs=1e-9), field
+        # a small difference of what is near 1 is rounded as that is
+        allowed = pytest.approx(getattr(want, field), rel=tolerance, abs=max(1e-9, 1e-3 * tolerance))
+        assert getattr(got, field) == allowed, field
     assert got.terms == pytest.approx(want.terms, rel=10 * tolerance, abs=1e-7)
     assert (got.threshold is None) == (want.threshold is None)
     if want.threshold is not None:
