@@ -34,7 +34,7 @@ def ours(name: str, x_BD: Tensor, features: int, l0: float, selection: str) -> C
     from unmix.training.measure import Facts
     from unmix.training.member import Entry, new_member
 
-    config = SAEConfig(features=features, architecture=name, scaling="none", bias_init="zero", decoder_init_norm=1.0)
+    config = SAEConfig(features=features, architecture=name, scaling="none", centre="none", decoder_init_norm=1.0)
     asked: dict[str, Any] = {"l0": [l0]} if config.takes_k else {"l1": [1.0]}
     training = TrainingConfig(
         **asked, batch_tokens=len(x_BD), selection=selection, dense="fp32", mask="none", clip_norm=None

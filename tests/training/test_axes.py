@@ -23,7 +23,7 @@ AXES = {
     "decoder": ["free", "unit_norm"],
     "penalty": ["auto", "decoder_norm", "plain"],
     "scaling": ["none", "dataset", "token"],
-    "bias_init": ["zero", "mean"],
+    "centre": ["mean", "start", "none"],
 }
 OBJECTIVES = [
     {"norm_power": k, "l1_norm_power": p, "mask": mask}
@@ -66,7 +66,7 @@ def train(member: Member, first: int, last: int) -> None:
 def test_the_illegal_ones_are_those_with_a_penalty_that_costs_nothing():
     per_sae = len(legal()) // len(OBJECTIVES)
     everything = len(list(itertools.product(*AXES.values())))
-    assert everything - per_sae == 2 * 3 * 2  # relu, free, plain: for each noise, scaling and bias
+    assert everything - per_sae == 2 * 3 * 3  # relu, free, plain: for each noise, scaling and centre
 
 
 @pytest.mark.parametrize("objective", range(len(OBJECTIVES)))
@@ -89,10 +89,11 @@ def test_combinations_resume_fold_and_come_back_from_disk(objective: int, tmp_pa
 
         x_BD = batch(99).activations["h"]
         seen_BD = member.sees(x_BD)
-        scale_B1 = seen_BD.norm(dim=1, keepdim=True) / x_BD.norm(dim=1, keepdim=True)
+        centre_D = 0 if member.centre_D is None else member.centre_D
+        scale_B1 = (seen_BD + centre_D).norm(dim=1, keepdim=True) / x_BD.norm(dim=1, keepdim=True)
         z_BF = seen_BD @ member.weights["W_enc"] + member.weights["b_enc"]  # no noise
         f_BF = torch.relu(z_BF) if config.architecture == "relu" else torch.tanh(torch.relu(z_BF))
-        x_hat_BD = (f_BF @ member.weights["W_dec"] + member.weights["b_dec"]) / scale_B1
+        x_hat_BD = (f_BF @ member.weights["W_dec"] + member.weights["b_dec"] + centre_D) / scale_B1
         sae = member.sae()
         torch.testing.assert_close(sae.encode(x_BD), f_BF, rtol=1e-4, atol=1e-5, msg=said)
         torch.testing.assert_close(sae(x_BD), x_hat_BD, rtol=1e-4, atol=1e-4, msg=said)

@@ -79,7 +79,7 @@ def test_that_they_dominate_the_loss_is_said_before_training(overrides, tmp_path
         overrides, tmp_path, model__name=str(planted), training__mask="none", training__l1=[1.0], training__lr=1e-3
     )
     [warning] = [line for line in said if "dominate the loss" in line]
-    assert warning.startswith("warning: resid_post.0: every member will be trained on them, and they make up 9")
+    assert warning.startswith("warning: resid_post.0: every member will be trained on them, and they make up over 99.9%")
     assert said.index(warning) < said.index("a line of metrics")
     assert "mask" not in load_config(folder)["metadata"]
 
@@ -131,7 +131,7 @@ def test_on_the_embedded_model(tmp_path, monkeypatch, scaling):
         "activations.chunk_sequences": 32, "sae.features": 256, "model.matmul": "fp32", "training.batch_tokens": 512,
         "training.lr": 2e-3, "training.lr_warmup_steps": 10, "training.checkpoint_every": 1000,
     }  # fmt: skip
-    l1 = [1e3] if scaling == "none" else [2.0]
+    l1 = [200.0] if scaling == "none" else [2.0]
     recipe, folder, _ = trained(overrides, tmp_path, sae__scaling=scaling, training__l1=l1)
     torch.manual_seed(0)
     found, [(logged, evaluated)] = compared(recipe, folder)

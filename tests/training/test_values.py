@@ -25,7 +25,9 @@ CASES = {
         "training__lr_warmup_steps": 20, "training__l1_warmup_fraction": 0.5, "training__decay_fraction": 0.3,
     },
     "unit norm": {"sae__decoder": "unit_norm"},
-    "raw": {"sae__scaling": "none", "sae__bias_init": "zero"},
+    "raw": {"sae__scaling": "none", "sae__centre": "none"},
+    "biases that start at the mean": {"sae__centre": "start"},
+    "each token's error over its norm": {"training__norm_power": 1},
     "noise": {"sae__noise": 0.5},
     "noise and tanh": {"sae__noise": 0.3, "sae__nonlinearity": "tanh_relu"},
 }  # fmt: skip
@@ -41,21 +43,26 @@ def by_hand(recipe, facts):
     def kept(x_RD):
         return x_RD[x_RD.norm(dim=1) <= 10 * facts["median_norm"]]
 
-    if sae.bias_init == "mean":
-        weights["b_dec"].copy_(scale * kept(source.head().activations[hook]).double().mean(0))
+    mean_D = (scale * kept(source.head().activations[hook]).double().mean(0)).float()
+    centre_D = mean_D if sae.centre == "mean" else torch.zeros_like(mean_D)
+    if sae.centre == "start":
+        weights["b_dec"].copy_(mean_D)
     gradients, first, second = (like(weights, 0.0) for _ in range(3))
     rows, window, decay = [], [], round(t.decay_fraction * t.steps)
     for s, batch in enumerate(source.batches(0, t.steps)):
-        x_BD = scale * kept(batch.activations[hook])
+        raw_BD = scale * kept(batch.activations[hook])
+        x_BD = raw_BD - centre_D
         left = min(1, (t.steps - s) / (decay + 1)) if decay else 1
         lr = t.lr * min(1, (s + 1) / t.lr_warmup_steps) * left
         l1_steps = round(t.l1_warmup_fraction * t.steps)
         l1 = coefficient * (min(1, (s + 1) / l1_steps) if l1_steps else 1)
         noise = Noise(sae.noise, noise_key(t.seed, s)) if sae.noise else None
-        asked = task(l1, sae.architecture, sae.weigh_by_norm, t.norm_power, noise, unit_norm=sae.has_unit_rows)
+        asked = task(
+            l1, sae.architecture, sae.weigh_by_norm, t.norm_power, noise, unit_norm=sae.has_unit_rows, centre_D=centre_D
+        )
         sums = reference.step(x_BD, x_BD, weights, gradients, asked)
         reference.finish(weights, gradients, asked.unit_norm)
-        window.append((x_BD, sums, l1))
+        window.append((x_BD, sums, l1, raw_BD.norm(dim=1).double() ** -t.norm_power))
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients.values()))
         shrink = 1 if t.clip_norm is None or norm <= t.clip_norm else t.clip_norm / norm
         reference.adam(weights, gradients, first, second, Adam(lr, s + 1, t.betas, shrink, asked.unit_norm))
@@ -66,13 +73,13 @@ def by_hand(recipe, facts):
 
 
 def means(window, features):
-    x_ND = torch.cat([x_BD for x_BD, _, _ in window]).double()
-    n, error = len(x_ND), sum(sums.squared_error for _, sums, _ in window)
-    active = sum(sums.active_F.sum().item() for _, sums, _ in window)
+    x_ND = torch.cat([x_BD for x_BD, *_ in window]).double()
+    n, error = len(x_ND), sum(sums.squared_error for _, sums, *_ in window)
+    active = sum(sums.active_F.sum().item() for _, sums, *_ in window)
     return {
-        "loss": sum(sums.terms[0] + l1 * sums.penalty for _, sums, l1 in window) / n,
+        "loss": sum((sums.square_B @ weight_B).item() + l1 * sums.penalty for _, sums, l1, weight_B in window) / n,
         "l2_reconstruction_loss": error / n,
-        "l1_penalty": sum(sums.penalty for _, sums, _ in window) / n,
+        "l1_penalty": sum(sums.penalty for _, sums, *_ in window) / n,
         "l0": active / n,
         "nonzero_proportion": active / n / features,
         "explained_variance": 1 - error / (x_ND - x_ND.mean(0)).square().sum().item(),

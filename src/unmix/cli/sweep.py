@@ -33,7 +33,7 @@ any key of a recipe can be given as --section.key value, for instance:
   --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens a step
   --sae.decoder unit_norm       rows of norm 1, plain L1       --sae.scaling none             no input scaling
   --sae.prefixes 64 512         these reconstruct alone too    --sae.auxk 0.1                 train dead features
-  --training.mask none          train on outliers too          --sae.bias_init zero           the bias starts at 0
+  --training.mask none          train on outliers too          --sae.centre none              the mean stays in x
   --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      train the choice on
   --activations.store DIR       read what `unmix harvest` wrote
 """

@@ -20,12 +20,20 @@ PER_TOKEN = ("topk", "abstopk")
 
 
 def as_now(keys: Any) -> Any:
-    """The keys of a recipe from before there were more architectures: `nonlinearity` is `architecture`, and `free`
-    decoders were the default of both that there were, as `auto` has it."""
-    if not isinstance(keys, dict) or "nonlinearity" not in keys:
+    """The keys of an earlier recipe. `nonlinearity` is `architecture`, and `free` decoders were the default of both that
+    there were, as `auto` has it; `bias_init` said where biases start, and nothing was taken away from activations."""
+    if not isinstance(keys, dict):
         return keys
-    now = {key: value for key, value in keys.items() if key != "nonlinearity"} | {"architecture": keys["nonlinearity"]}
-    return now | ({"decoder": "auto"} if now.get("decoder") == "free" else {})
+    now = dict(keys)
+    if "nonlinearity" in now:
+        now["architecture"] = now.pop("nonlinearity")
+        if now.get("decoder") == "free":
+            now["decoder"] = "auto"
+    if "bias_init" in now:
+        centre = {"zero": "none", "mean": "start"}
+        now["centre"] = centre.get(now["bias_init"], now["bias_init"])
+        del now["bias_init"]
+    return now
 
 
 class SAEConfig(Section):
@@ -74,10 +82,14 @@ class SAEConfig(Section):
     decoder_init_norm: float | None = Field(default=None, gt=0)
     """Norm of the decoder's rows at the start. April 2024: between 0.05 and 1, 0.1 good. None: 0.1 for relu, 1 for
     bounded features, whose rows have to become long. Unit-norm decoders start at 1 regardless."""
-    bias_init: Literal["zero", "mean"] = "mean"
-    """Where the decoder's bias starts: the mean activation of the first chunk, or 0 (April 2024). From 0 the features
-    have to explain the mean first: after a million tokens of SmolLM2 they were twice as many at the same error
-    (records/2026-11-26_smollm2-first)."""
+    centre: Literal["mean", "start", "none"] = "mean"
+    """What is done with c, the mean activation of the first chunk. `mean`: x - c is encoded and reconstructed, and c is
+    folded into the biases of what is saved. `start`: x is, and the biases start as if it were x - c (of relu and
+    tanh_relu the decoder's alone). `none`: biases start at 0 (April 2024). From 0 the features have to explain the mean
+    first: after a million tokens of SmolLM2 they were twice as many at the same error
+    (records/2026-11-26_smollm2-first). With `start` every step moves all pre-activations by the product of W_enc's
+    update with c, and features die of it (records/2026-11-26_three-seeds). Earlier recipes say `bias_init`: `mean` is
+    `start`, `zero` is `none`."""
 
     auxk: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`

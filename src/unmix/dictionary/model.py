@@ -123,6 +123,13 @@ def new_dictionary(
     return Dictionary(weights | nonlinearity.start(features), nonlinearity)
 
 
+def fold_centre(sae: Dictionary, centre_D: Tensor) -> Dictionary:
+    """The same SAE for x, given one trained on x - c: f is unchanged, x̂ is moved by c."""
+    w = sae.weights
+    moved = sae.nonlinearity.moved(w, -(centre_D @ w["W_enc"]))
+    return sae.changed(moved | {"b_dec": w["b_dec"] + centre_D})
+
+
 def fold_scaling(sae: Dictionary, scale: float) -> Dictionary:
     """The same dictionary for raw x, given one trained on scale·x: f is unchanged, ŷ is divided by the scale.
 

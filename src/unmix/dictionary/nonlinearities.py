@@ -45,6 +45,10 @@ class Nonlinearity(Protocol):
         """Bring its own parameters back to where they have a meaning, after an update."""
         ...
 
+    def moved(self, weights: Weights, by_F: Tensor) -> dict[str, Tensor]:
+        """The biases with which it answers to z what it answered to z + by_F, by name."""
+        ...
+
     def alone(self, weights: Weights, threshold: float) -> tuple[Nonlinearity, Weights]:
         """(the form that acts on each token by itself, its weights). `threshold`: what `BatchTopK` has come to."""
         ...
@@ -62,6 +66,9 @@ class _Plain:
 
     def constrain(self, weights: Weights) -> None:
         pass
+
+    def moved(self, weights: Weights, by_F: Tensor) -> dict[str, Tensor]:
+        return {"b_enc": weights["b_enc"] + by_F}
 
     def alone(self, weights: Weights, threshold: float) -> tuple[Any, Weights]:
         return self, weights
@@ -198,6 +205,9 @@ class Gated(_Plain):
 
     def start(self, features: int) -> dict[str, Tensor]:
         return {"r_mag": torch.zeros(features), "b_mag": torch.zeros(features)}
+
+    def moved(self, weights: Weights, by_F: Tensor) -> dict[str, Tensor]:
+        return super().moved(weights, by_F) | {"b_mag": weights["b_mag"] + weights["r_mag"].exp() * by_F}
 
 
 def row_norms(weights: Weights) -> Tensor:

@@ -21,6 +21,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import NamedTuple
 
+from torch import Tensor
+
 from unmix.config import SAEConfig
 from unmix.dictionary.nonlinearities import (
     AbsTopK,
@@ -95,14 +97,16 @@ def objective(
     norm_power: int,
     sparsity: float,
     prefixes: tuple[int, ...] | None = None,
+    centre_D: Tensor | None = None,
     dead: Objective = (),
 ) -> Objective:
     """What it is trained for, with `sparsity` the coefficient of its penalty in this step.
 
-    `k` is the L0 asked for; `prefixes`, those of this step where they are drawn anew; `dead`, what revives features.
+    `k` is the L0 asked for; `prefixes`, those of this step where they are drawn anew; `centre_D`, what was taken away
+    from the activations; `dead`, what revives features.
     """
     row = ARCHITECTURES[config.architecture]
-    error = SquaredError(norm_power, config.all_prefixes if prefixes is None else prefixes)
+    error = SquaredError(norm_power, config.all_prefixes if prefixes is None else prefixes, centre_D)
     penalty: Objective = ((sparsity, row.penalty(config, k)),) if row.penalty else ()
     more: Objective = ()
     if config.multi_k:

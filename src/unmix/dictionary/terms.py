@@ -9,7 +9,7 @@ Letters: B tokens, D width of x, E width of the target y (y = x for an SAE), F f
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 import torch
@@ -47,9 +47,15 @@ class SquaredError:
     norm_power: int = 0
     prefixes: tuple[int, ...] = ()
     """None, or rising numbers of features, the last of which is F."""
+    centre_D: Tensor | None = field(default=None, compare=False)
+    """c, where what is encoded is x - c: it is x whose length counts."""
+
+    def weigh(self, encoded_BD: Tensor) -> Tensor:
+        """1 / ||x||^k of each token, (B,)."""
+        return token_weights(encoded_BD if self.centre_D is None else encoded_BD + self.centre_D, self.norm_power)
 
     def __call__(self, p: Pass) -> Tensor:
-        r_B = token_weights(p.x_BD, self.norm_power)
+        r_B = self.weigh(p.x_BD)
         if not self.prefixes:
             return (squares(p.y_hat_BE, p.y_BE) * r_B).sum()
         y_hat_BE, total = p.weights["b_dec"].expand_as(p.y_BE), p.x_BD.new_zeros(())

@@ -31,7 +31,6 @@ from unmix.dictionary.terms import (
     PreActivation,
     SquaredError,
     Tanh,
-    token_weights,
 )
 from unmix.kernels import active as nonlinear
 from unmix.kernels import penalties
@@ -60,7 +59,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     W_dec_FE, b_dec_E = weights["W_dec"].numpy(), weights["b_dec"].numpy()
     per_token = number.type(task.coefficient(L1) / B)
     norm_F = row_norms(W_dec_FE) if task.weigh_by_norm else np.ones(F, number)
-    r_B = token_weights(x_BD, task.error.norm_power).numpy()
+    r_B = task.error.weigh(x_BD).numpy()
     end_P = np.array(task.error.prefixes or (F,))
 
     active = nonlinear.find(x_BD, weights, task, workspace)

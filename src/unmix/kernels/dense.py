@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import TanhRelu
-from unmix.dictionary.terms import L1, SquaredError, token_weights
+from unmix.dictionary.terms import L1, SquaredError
 from unmix.kernels.noise import add_noise
 from unmix.kernels.rows import add_pull
 from unmix.kernels.task import Sums, Task, Weights
@@ -43,7 +43,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     norm_F = W_dec_FE.norm(dim=1) if task.weigh_by_norm else torch.ones_like(b_enc_F)
     active_F, total_F = np.zeros(len(b_enc_F), norm_F.numpy().dtype), np.zeros(len(b_enc_F), norm_F.numpy().dtype)
     bounded, db_enc_F = isinstance(task.phi, TanhRelu), gradients["b_enc"].numpy()
-    r_B = token_weights(x_BD, task.error.norm_power)
+    r_B = task.error.weigh(x_BD)
     squared_error = reconstruction = 0.0
     square_B = torch.empty(len(x_BD), dtype=torch.float64)
     for gradient in gradients.values():

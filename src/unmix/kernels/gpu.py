@@ -29,7 +29,7 @@ import triton.language as tl
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import TanhRelu
-from unmix.dictionary.terms import L1, SquaredError, token_weights
+from unmix.dictionary.terms import L1, SquaredError
 from unmix.kernels.gpu_dense import dense
 from unmix.kernels.gpu_launch import FUSED, device_of, warps
 from unmix.kernels.gpu_workspace import Workspace
@@ -49,7 +49,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     weights = {"W_enc": W_enc_FD.T, "W_dec": W_dec_FD, **biases}
     out = {name: _rows_like(g.T).T if name == "W_enc" else _rows_like(g) for name, g in gradients.items()}
     norm_F = W_dec_FD.norm(dim=1) if task.weigh_by_norm else torch.ones_like(weights["b_enc"])
-    r_B = token_weights(x_BD, task.error.norm_power)
+    r_B = task.error.weigh(x_BD)
     with device_of(x_BD), _without_tf32():
         active = _find(x_BD, weights, task.noise, workspace)
         if active is None:

@@ -157,7 +157,15 @@ def _notes(sae: SAEConfig, training: dict[str, Any]) -> list[Markup]:
         notes.append(f"{NORM} is held at 1.")
     if training.get("norm_power"):
         notes.append("The L2 loss in the tables and pictures is not divided.")
-    return [Markup(note) for note in [*notes, _scaling(sae)] if note]
+    return [Markup(note) for note in [*notes, _scaling(sae), _CENTRE[sae.centre]] if note]
+
+
+_CENTRE = {
+    "mean": "The mean activation of the first chunk is taken away before x is encoded, and folded into the biases of the "
+    "saved dictionary.",
+    "start": "Biases start at the mean activation of the first chunk.",
+    "none": "",
+}
 
 
 def _scaling(sae: SAEConfig) -> str:

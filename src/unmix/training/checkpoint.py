@@ -1,7 +1,7 @@
 """A member on disk: the SAE for everybody, and beside it what training needs to resume with the same bits.
 
     members/NAME/step-000035000/cfg.json, sae_weights.safetensors     the SAE, acts on raw activations
-                               /training_state.safetensors            weights before folding, Adam's moments, counts
+                               /training_state.safetensors            weights before folding, c, Adam's moments, counts
                                /checksums.json                        SHA-256 of each of these; written last
 
 A checkpoint is written into a folder of another name, flushed to disk, and renamed when it is whole.
@@ -172,6 +172,8 @@ def load(member: Member, folder: Path) -> None:
             key = f"{prefix}{name}"
             weight.copy_(tensors[key if key in tensors else f"{prefix}{_ONCE[name]}"])
     member.silent_F.copy_(tensors["silent_F"])
+    if member.centre_D is not None:
+        member.centre_D.copy_(tensors["centre"])
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
@@ -195,6 +197,8 @@ def _kept(member: Member) -> dict[str, Weights]:
 
 def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors, windows = {"silent_F": member.silent_F}, {}
+    if member.centre_D is not None:
+        tensors["centre"] = member.centre_D
     for name in WINDOWS:
         if (window := getattr(member, name)) is not None:
             windows[name] = dataclasses.asdict(window)

@@ -20,6 +20,7 @@ from unmix.activations.norms import distribution
 from unmix.activations.outliers import from_facts
 from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, RunConfig
+from unmix.dictionary.terms import token_weights
 from unmix.errors import UserError
 from unmix.machine import cpu_name
 from unmix.precision import keep
@@ -248,8 +249,9 @@ def said_of_outliers(manifest: dict[str, Any]) -> list[str]:
         owned = {name: share for name, share in keeping.items() if share > OWNED}
         if owned:
             who = "every member" if len(owned) == len(of_hook) else ", ".join(owned)
+            most = "over 99.9%" if max(owned.values()) > 0.999 else f"{max(owned.values()):.1%}"
             said.append(
-                f"warning: {hook}: {who} will be trained on them, and they make up {max(owned.values()):.1%} of what "
+                f"warning: {hook}: {who} will be trained on them, and they make up {most} of what "
                 "its error is measured against: they dominate the loss. --training.mask auto leaves them out; with "
                 "--sae.scaling token or --training.norm_power 2 every token counts alike"
             )
@@ -257,12 +259,18 @@ def said_of_outliers(manifest: dict[str, Any]) -> list[str]:
 
 
 def _outliers_share(head: Batch, entry: Entry, recipe: RunConfig, special_ids: Sequence[int]) -> float:
-    """The outliers' share of a member's error term at the start, Σ||x||^(2-k) over the tokens that its mask keeps."""
+    """The outliers' share of a member's error term where x̂ = c, over the tokens that its mask keeps: of Σ||x - c||² /
+    ||x||^k, c = 0 if the mean stays in x; where each token has its own scale, their share of the tokens."""
     sae, training = recipe.of_variant(entry.variant)
     median = norms(head.activations[entry.hook])["median_norm"]
-    norm_K = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median)).norm(dim=1).double()
-    weight_K = norm_K ** (0 if sae.scaling == "token" else 2 - training.norm_power)
-    return float(weight_K[longer(norm_K, OUTLIER * median)].sum() / weight_K.sum())
+    x_KD = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median))
+    norm_K = x_KD.norm(dim=1)
+    outlier_K = longer(norm_K, OUTLIER * median)
+    if sae.scaling == "token":
+        return float(outlier_K.double().mean())
+    centre_D = x_KD[~outlier_K].mean(0) if sae.centre != "none" and not outlier_K.all() else 0
+    error_K = (x_KD - centre_D).square().sum(1).double() * token_weights(x_KD, training.norm_power)
+    return float(error_K[outlier_K].sum() / error_K.sum())
 
 
 def first_norms(inputs: Inputs) -> dict[str, Any]:

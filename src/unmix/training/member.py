@@ -14,7 +14,7 @@ from torch import Tensor
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
-from unmix.dictionary.model import Dictionary, fold_scaling, new_dictionary
+from unmix.dictionary.model import Dictionary, fold_centre, fold_scaling, new_dictionary
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK
 from unmix.dictionary.table import counts, nonlinearity, objective
 from unmix.dictionary.terms import AuxK, Objective, PreActivation
@@ -79,6 +79,8 @@ class Member:
             {name: torch.zeros_like(w) for name, w in self.weights.items()} for _ in range(3)
         )
         """Adam's running means of the gradient and of its square."""
+        self.centre_D = torch.zeros(sae.width, device=device) if config.centre == "mean" else None
+        """c, in the scale that the SAE is trained in; fixed from the start."""
         self.updates = 0
         # a run has decided these before it makes members (`precision.decide`)
         select = "fp32" if training.selection == "auto" else training.selection
@@ -168,6 +170,11 @@ class Member:
         return self.controller.coefficient
 
     def sees(self, x_BD: Tensor) -> Tensor:
+        """Raw activations as the SAE is trained on them: scaled, and without c."""
+        seen_BD = self.scaled(x_BD)
+        return seen_BD if self.centre_D is None else seen_BD - self.centre_D
+
+    def scaled(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
         if self.start.per_token_scaling:
             return x_BD / self.start.token_scale(x_BD)
@@ -183,6 +190,7 @@ class Member:
                 norm_power=self.training.norm_power,
                 sparsity=l1,
                 prefixes=draw(self.config.features, drawn, key) if drawn else None,
+                centre_D=self.centre_D,
                 dead=self._of_dead(),
             ),
             Noise(sigma, key) if sigma else None,
@@ -280,7 +288,10 @@ class Member:
         """The dictionary for raw activations, as it is now (a copy, on the processor)."""
         weights = {name: weight.cpu() for name, weight in self.weights.items()}
         nonlinearity, weights = self.start.nonlinearity.saved(weights, self.threshold)
-        return fold_scaling(self.start.changed(weights, nonlinearity), self.facts.scale)
+        sae = self.start.changed(weights, nonlinearity)
+        if self.centre_D is not None:
+            sae = fold_centre(sae, self.centre_D.cpu())
+        return fold_scaling(sae, self.facts.scale)
 
 
 def _averaged(updates: int) -> int:
@@ -325,7 +336,7 @@ def new_member(
 ) -> Member:
     """A member at its start: members of the same shape and seed start from the same dictionary.
 
-    `head`, the first chunk, is what `bias_init: mean` starts from; without it the bias waits for a checkpoint.
+    `head`, the first chunk, has the mean that `sae.centre` is about; without it, that waits for a checkpoint.
     `scratch` is the memory of the step; members that take theirs in turn may share it. `device`: where it is trained;
     its batches have to lie there.
     """
@@ -337,11 +348,14 @@ def new_member(
     )
     if config.aligned:
         aligned.hold(member.weights)
-    if head is not None and config.bias_init == "mean":
-        x_KD = member.sees(starting_rows(head, entry.hook, mask, facts.median_norm))
-        member.weights["b_dec"].copy_(wide(x_KD).mean(0))
-        if config.architecture not in ("relu", "tanh_relu"):  # x - mean is encoded: two biases do it
-            shift_F = member.weights["b_dec"] @ member.weights["W_enc"]
-            for name in member.weights.keys() & {"b_enc", "b_mag"}:
-                member.weights[name].sub_(shift_F)
+    if head is not None and config.centre != "none":
+        mean_D = wide(member.scaled(starting_rows(head, entry.hook, mask, facts.median_norm))).mean(0)
+        if member.centre_D is not None:
+            member.centre_D.copy_(mean_D)
+        else:
+            member.weights["b_dec"].copy_(mean_D)
+            if config.architecture not in ("relu", "tanh_relu"):
+                by_F = -(member.weights["b_dec"] @ member.weights["W_enc"])
+                for name, bias_F in phi.moved(member.weights, by_F).items():
+                    member.weights[name].copy_(bias_F)
     return member
