@@ -24,7 +24,8 @@ def compared(member):
     sees_BD = member.sees(x_BD)
     passed, own, _ = as_trained(member, sees_BD)
     sae = member.sae().double()
-    ratio_B1 = (x_BD.norm(dim=1) / sees_BD.norm(dim=1)).double()[:, None]
+    ratio_B1 = (x_BD.norm(dim=1) / member.scaled(x_BD).norm(dim=1)).double()[:, None]
+    centre_D = torch.zeros(()) if member.centre_D is None else member.centre_D.double()
     with torch.no_grad():
         f_BF = sae.encode(x_BD)
         per_token = sae.token_scale(x_BD.double()) if sae.per_token_scaling else torch.ones(len(x_BD), 1)
@@ -33,17 +34,20 @@ def compared(member):
     theirs_BFD = passed.f_BF[:, :, None] * own["W_dec"][None] * ratio_B1[:, :, None]
     largest = theirs_BFD.abs().max().item()
     torch.testing.assert_close(mine_BFD, theirs_BFD, rtol=1e-5, atol=1e-5 * largest)
-    torch.testing.assert_close(y_hat_BD, passed.y_hat_BE * ratio_B1, rtol=1e-5, atol=1e-5 * largest)
+    torch.testing.assert_close(y_hat_BD, (passed.y_hat_BE + centre_D) * ratio_B1, rtol=1e-5, atol=1e-5 * largest)
     sums = reference.alone(sees_BD, sees_BD, member.weights, member._task(0, 0.0), member.threshold)
     assert torch.equal(sums.active_F.double(), (f_BF != 0).double().sum(0))
     return largest
 
 
+@pytest.mark.parametrize("centre", ["mean", "start", "none"])
 @pytest.mark.parametrize("decoder", ["free", "unit_norm"])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @every_architecture
-def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder):
-    assert compared(train(member_of(architecture, scaling=scaling, decoder=decoder), STEPS)) > 0
+def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder, centre):
+    member = train(member_of(architecture, scaling=scaling, decoder=decoder, centre=centre), STEPS)
+    assert (member.centre_D is not None and bool(member.centre_D.any())) == (centre == "mean")
+    assert compared(member) > 0
 
 
 @every_architecture

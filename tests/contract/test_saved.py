@@ -8,7 +8,7 @@ from contract.cases import batch, every_architecture, member_of, noise_of, train
 from run_pairs import same
 
 from unmix.dictionary.files import load_sae, save_sae
-from unmix.dictionary.model import fold_scaling
+from unmix.dictionary.model import fold_centre, fold_scaling
 from unmix.dictionary.nonlinearities import BatchTopK
 
 SCALINGS = ("none", "dataset", "token")
@@ -65,6 +65,17 @@ def test_a_folded_scale_leaves_f_and_divides_y(architecture, scaling, scale):
         assert (sae.encode(x) != 0).any()
         torch.testing.assert_close(folded.encode(x / scale), sae.encode(x))
         torch.testing.assert_close(folded(x / scale), sae(x) / scale)
+
+
+@every_architecture
+def test_a_folded_centre_leaves_f_and_moves_y(architecture):
+    sae = train(member_of(architecture), 20).sae().double()
+    c_D, x = torch.randn(sae.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), raw().double()
+    folded = fold_centre(sae, c_D)
+    with torch.no_grad():
+        assert (sae.encode(x) != 0).any()
+        torch.testing.assert_close(folded.encode(x + c_D), sae.encode(x))
+        torch.testing.assert_close(folded(x + c_D), sae(x) + c_D)
 
 
 @pytest.mark.peers

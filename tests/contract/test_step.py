@@ -201,7 +201,10 @@ def cases(
         stride, share = auxk
         dead_N = torch.nonzero(draw(F, seed=seed + 5) < share).flatten()
         term = AuxK(3, dead_N, stride, architecture == "abstopk") if len(dead_N) else None
-    asked = task_of(config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, dead_N=dead_N, seed=seed)
+    asked = task_of(
+        config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, dead_N=dead_N, seed=seed,
+        centre_D=draw(D, seed=seed + 6) if norm_power == 2 else None,
+    )  # fmt: skip
     weights = weights_of(config, asked.phi, D, E, seed)
     weights["b_enc"].add_(shift)
     return draw(B, D, seed=seed + 2), draw(B, E, seed=seed + 3), weights, asked

@@ -134,6 +134,12 @@ def test_a_loss_is_each_sum_times_its_coefficient():
         loss(objective, (8.0, 4.0))
 
 
+def test_where_a_centre_was_taken_away_the_length_is_that_of_what_it_was():
+    x_BD, c_D = torch.tensor([[3.0, 4.0], [1.0, -2.0]]), torch.tensor([1.0, -2.0])
+    assert SquaredError(1, centre_D=c_D).weigh(x_BD - c_D).tolist() == [pytest.approx(0.2), pytest.approx(5**-0.5)]
+    assert SquaredError(2, centre_D=c_D).weigh(-c_D[None]).tolist() == [0.0]
+
+
 def test_squares_and_token_weights():
     y_hat_BE, y_BE = torch.tensor([[3.0, 4.0], [1.0, 1.0]]), torch.tensor([[0.0, 0.0], [1.0, -1.0]])
     assert squares(y_hat_BE, y_BE).tolist() == [25.0, 4.0]

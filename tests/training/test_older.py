@@ -3,12 +3,14 @@
 import json
 from pathlib import Path
 
+import pytest
 import safetensors
 import safetensors.torch
 from run_pairs import metrics, same, state, stopping
 from tiny_run import make
 
 from unmix.disk import sha256
+from unmix.errors import UserError
 from unmix.runlog import read_manifest, write_manifest
 from unmix.training import run
 from unmix.training.checkpoint import CHECKSUMS, STATE, damage
@@ -42,6 +44,8 @@ def recipe_as_before(folder: Path) -> None:
     for sae in (recipe["sae"], *(variant["sae"] for variant in recipe["variants"].values())):
         if "architecture" in sae:
             sae["nonlinearity"] = sae.pop("architecture")
+    centre = recipe["sae"].pop("centre")
+    recipe["sae"]["bias_init"] = {"start": "mean", "none": "zero"}[centre]
     for key in ("prefixes", "bandwidth", "initial_threshold", "auxk", "auxk_features"):
         del recipe["sae"][key]
     assert recipe["sae"]["decoder"] == "auto"
@@ -52,12 +56,15 @@ def recipe_as_before(folder: Path) -> None:
     write_manifest(folder / "run.yaml", manifest)
 
 
-def test_a_run_from_before_there_were_more_architectures_is_resumed(overrides, tmp_path):
+@pytest.mark.parametrize("centre", ["start", "none"])
+def test_a_run_from_before_there_were_more_architectures_is_resumed(overrides, tmp_path, centre):
     kinds = {"variants": {"relu": {}, "tanh": {"sae": {"architecture": "tanh_relu"}}}}
-    recipe = make(overrides | kinds)
+    recipe = make(overrides | kinds, sae__centre=centre)
     run.sweep(recipe, tmp_path / "whole")
     stopping(recipe, tmp_path / "cut", 30)
     recipe_as_before(tmp_path / "cut")
+    with pytest.raises(UserError, match=rf"sae.centre = {centre}.* to resume it, --sae.centre {centre}$"):
+        run.sweep(make(overrides | kinds), tmp_path / "cut")
     run.sweep(recipe, tmp_path / "cut")
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
 

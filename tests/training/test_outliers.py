@@ -47,7 +47,7 @@ def reconstruction_terms(member: Member, now: Batch) -> torch.Tensor:
     f_BF = torch.relu(seen_BD @ weights["W_enc"] + weights["b_enc"])
     error_BD = f_BF @ weights["W_dec"] + weights["b_dec"] - seen_BD
     kept_B = member.mask.keeps(now.token_ids_B, x_BD)
-    return error_BD.square().sum(1) * token_weights(seen_BD, member.training.norm_power) * kept_B
+    return error_BD.square().sum(1) * token_weights(member.scaled(x_BD), member.training.norm_power) * kept_B
 
 
 @pytest.fixture(scope="module")
