@@ -1,6 +1,6 @@
 """Every dictionary over the same held-out tokens: a line each in evaluation.jsonl, those that are there are kept.
 
-    python records/2026-11-26_three-seeds/judge.py RUNS PEERS
+    python records/2026-11-26_three-seeds/judge.py RUNS PEERS [OUT]
 
 RUNS holds run folders of unmix, PEERS what peers.py wrote; both are read with `unmix.load_sae`. A run is called
 `seed-N`, or `lr-RATE` and `fixed-NAME`, and whatever else, of which the seed stands in its run.yaml.
@@ -28,7 +28,6 @@ KEPT = (
     "l0", "explained_variance", "delta_ce", "delta_ce_standard_error", "kl", "dead", "cosine",
     "max_cosine_mean", "loss_recovered_zero", "loss_recovered_mean",
 )  # fmt: skip
-OUT = Path(__file__).parent / "evaluation.jsonl"
 
 
 def ours(runs: Path, *, moved: bool = False) -> dict[str, tuple[Path, dict[str, Any]]]:
@@ -70,9 +69,9 @@ def theirs(peers: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     }  # fmt: skip
 
 
-def main(runs: Path, peers: Path) -> None:
+def main(runs: Path, peers: Path, out: Path) -> None:
     """Evaluate what has no line yet."""
-    there = {json.loads(line)["name"] for line in OUT.read_text().splitlines()} if OUT.exists() else set()
+    there = {json.loads(line)["name"] for line in out.read_text().splitlines()} if out.exists() else set()
     wanted = {name: what for name, what in {**ours(runs), **theirs(peers)}.items() if name not in there}
     if not wanted:
         return
@@ -83,7 +82,7 @@ def main(runs: Path, peers: Path) -> None:
         part = {name: load_sae(wanted[name][0]) for name in names[first : first + AT_ONCE]}
         with torch.no_grad():
             result = evaluate(lm, tokens, HOOK, part, fidelity_tokens=FIDELITY, ce_tokens=CE)
-        with OUT.open("a") as file:
+        with out.open("a") as file:
             for name, row in result["saes"].items():
                 numbers = {key: row[key] for key in KEPT if row.get(key) is not None}
                 file.write(json.dumps({"name": name, **wanted[name][1], **numbers}) + "\n")
@@ -96,4 +95,5 @@ def main(runs: Path, peers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    here = Path(__file__).parent / "evaluation.jsonl"
+    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else here)

@@ -267,4 +267,4 @@ def test_rows_begin_with_a_mark_of_documents_not_of_turns(
         added_tokens_decoder=dict(enumerate(special)),
         convert_tokens_to_ids=special.index,
     )
-    assert tuple(special[i] for i in tokens._markers(tokenizer)) == wanted
+    assert tuple(special[i] for i in tokens.markers(tokenizer)) == wanted

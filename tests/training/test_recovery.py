@@ -1,7 +1,6 @@
 """Known features, mixed, and found again by the default recipe."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 import torch
@@ -13,8 +12,6 @@ from unmix.training.loop import train
 from unmix.training.manifest import sweep_schedule
 from unmix.training.measure import measure
 from unmix.training.member import Entry, new_member
-
-DEMO = Path(__file__).parents[2] / "recipes" / "demo.yaml"
 
 
 class Mixture:
@@ -42,9 +39,13 @@ class Mixture:
 
 
 @pytest.mark.parametrize("decoder", ["free", "unit_norm"])
-def test_the_default_recipe_finds_the_features_of_a_mixture(decoder):
+def test_relu_finds_the_features_of_a_mixture(decoder):
     recipe = config.load(
-        DEMO, {"sae.features": 192, "sae.decoder": decoder, "training.steps": 2500, "choice.extend_to": None}
+        None,
+        {
+            "sae.features": 192, "sae.decoder": decoder, "training.l1": [5.0], "training.steps": 2500,
+            "training.lr": 1e-3, "training.lr_warmup_steps": 200, "training.decay_fraction": 0.0,
+        },
     )
     source = Mixture()
     facts = measure(source.head(), "h", recipe.sae, recipe.training, 5.0, [])

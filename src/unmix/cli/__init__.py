@@ -11,12 +11,15 @@ from collections.abc import Callable, Sequence
 from unmix.cli.arguments import Dotted, split_dotted
 from unmix.cli.bench import add_bench
 from unmix.cli.choose import add_choose
+from unmix.cli.convert import add_convert
 from unmix.cli.evaluate import add_evaluate
+from unmix.cli.explore import add_explore
 from unmix.cli.extend import add_extend
 from unmix.cli.fetch import add_fetch
 from unmix.cli.harvest import add_harvest
 from unmix.cli.norms import add_norms
 from unmix.cli.report import add_report
+from unmix.cli.show import add_show
 from unmix.cli.sweep import add_sweep
 from unmix.cli.verify import add_verify
 from unmix.disk import REFUSALS
@@ -74,7 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     add_choose(commands)
     add_report(commands)
     add_evaluate(commands)
+    add_explore(commands)
+    add_show(commands)
     add_norms(commands)
+    add_convert(commands)
     add_fetch(commands)
     add_harvest(commands)
     add_verify(commands)

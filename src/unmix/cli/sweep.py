@@ -26,8 +26,8 @@ examples:
   unmix sweep --model gpt2 --hook resid_pre.8 --features 10000 --corpus texts/ --steps 35000 --name gpt2-texts
 
 without a recipe and without options it is the demo; with options alone, they change the defaults (2,000 steps of 512
-tokens, 8,192 features, l1 0.5 0.8 1.2 2, a learning rate for so many steps, a cap of 100 active features, nothing
-extended; tokens longer than 10 times the median norm are left out).
+tokens; batchtopk with 8,192 features, of which 20, 40, 80 or 160 are active; with --l1, relu; a learning rate for so
+many steps, a cap of 100 active features, nothing extended; tokens longer than 10 times the median norm are left out).
 
 any key of a recipe can be given as --section.key value, for instance:
   --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens a step

@@ -51,6 +51,21 @@ class RunConfig(Section):
             training["mask"] = self.training.mask.model_dump() | (mask or {})
         return self.sae.model_dump() | own.sae, training
 
+    @model_validator(mode="before")
+    @classmethod
+    def _the_architecture_that_won(cls, data: Any) -> Any:
+        """batchtopk where a recipe names no architecture and no coefficients, which it would not take."""
+        if not isinstance(data, dict):
+            return data
+        sae, variants = data.get("sae") or {}, data.get("variants") or {}
+        several = variants.values() if isinstance(variants, dict) else ()
+        trained = [data.get("training"), *(variant.get("training") for variant in several if isinstance(variant, dict))]
+        if not isinstance(sae, dict) or any(isinstance(keys, dict) and keys.get("l1") for keys in trained):
+            return data
+        if {"architecture", "nonlinearity"} & sae.keys():
+            return data
+        return data | {"sae": sae | {"architecture": "batchtopk"}}
+
     @model_validator(mode="after")
     def _variants_fit(self) -> RunConfig:
         sections: tuple[type[Section], ...] = (SAEConfig, TrainingConfig)
@@ -70,7 +85,7 @@ class RunConfig(Section):
             if sae.takes_k and not training.l0:
                 raise ValueError(
                     f"{where}{sae.architecture} keeps as many features as it is told to, and takes no l1; "
-                    "give training.l0 (--l0 20 50)"
+                    "give training.l0 (--l0 20 50), or an architecture with a penalty (--architecture relu)"
                 )
             if sae.has_target and not training.l0:
                 raise ValueError(

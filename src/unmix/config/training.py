@@ -12,22 +12,23 @@ from unmix.config.section import Section
 
 
 def learning_rate(steps: int) -> float:
-    """3e-3 · √(2,000 / steps), at most 3e-3, to two digits.
+    """6e-3 · √(2,000 / steps), at most 6e-3, to two digits.
 
-    For 2,000 steps 1e-3 to 7e-3 were tried (records/2026-11-26_smollm2-first); the root is a guess between that and
-    rates in use for longer runs, and gives 7.2e-4 for 35,000 steps, 3e-4 for 200,000.
+    For 2,000 steps 3e-3, 6e-3 and 1e-2 were tried (records/2026-11-26_centre); the root is a guess between that and
+    rates in use for longer runs, and gives 1.4e-3 for 35,000 steps, 6e-4 for 200,000.
     """
-    return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
+    return float(f"{6e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
 
 
 class TrainingConfig(Section):
     """How members of the sweep are trained; every l1 with every hook is one member."""
 
-    l0: list[float] = Field(default=[])
-    """Active features per token, one member each, in place of `l1`: the k of topk and batchtopk; for the other
-    architectures a controller moves the coefficient of the penalty until there are as many (docs/architectures.md)."""
-    l1: list[float] = Field(default_factory=lambda given: [] if given.get("l0") else [0.5, 0.8, 1.2, 2.0])
-    """Coefficients α of the sparsity penalty, one member each; 0.5, 0.8, 1.2, 2 if neither these nor `l0` are given."""
+    l1: list[float] = Field(default=[])
+    """Coefficients α of the sparsity penalty, one member each, in place of `l0`."""
+    l0: list[float] = Field(default_factory=lambda given: [] if given.get("l1") else [20, 40, 80, 160])
+    """Active features per token, one member each: the k of topk kinds; for the other architectures a controller moves
+    the coefficient of the penalty until there are as many (docs/architectures.md). 20, 40, 80, 160 if neither these
+    nor `l1` are given."""
     norm_power: Literal[0, 1, 2] = 0
     """k: the squared error of a token is divided by ||x||^k."""
     l1_norm_power: float | Literal["matched"] = 0.0

@@ -77,8 +77,8 @@ def load_tokens(
     of the source, one line each, whether it is read or cached. Raises `UserError` for what `documents` does, for a
     tokenizer that is slow or has neither BOS nor EOS, and for a split with less than one whole sequence.
     """
-    bos_id, separator_id = _markers(tokenizer)
-    backend = _plain(tokenizer)
+    bos_id, separator_id = markers(tokenizer)
+    backend = plain(tokenizer)
     limit = None if config.max_tokens is None else config.max_tokens // sequence_length
     if limit == 0:
         raise UserError(
@@ -157,7 +157,7 @@ _TURNS = ("<|im_start|>", "<|im_end|>", "<|eot_id|>", "<end_of_turn>", "<|end|>"
 _DOCUMENTS = ("<|endoftext|>", "<|end_of_text|>", "<eos>", "</s>")
 
 
-def _markers(tokenizer: Any) -> tuple[int, int]:
+def markers(tokenizer: Any) -> tuple[int, int]:
     """(bos_id, separator_id); each stands in for the other where there is only one."""
     bos, eos = (_of_documents(tokenizer, token) for token in (tokenizer.bos_token, tokenizer.eos_token))
     if bos is None and eos is None:
@@ -187,7 +187,7 @@ def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> N
     A separator belongs to the document that it ends; text never yields one, so that documents are found by it. The
     leading token of a row has the number of the token behind it.
     """
-    separator_id = _markers(tokenizer)[1]
+    separator_id = markers(tokenizer)[1]
     ended_N = np.zeros(len(tokens.ids_NT) + 1, dtype=np.int64)  # documents that end before each row
     for start in range(0, len(tokens.ids_NT), _ROWS_AT_ONCE):
         block = tokens.ids_NT[start : start + _ROWS_AT_ONCE, 1:]
@@ -200,10 +200,10 @@ def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> N
 
 def special_ids(tokenizer: Any, tokens: Tokens) -> list[int]:
     """The tokenizer's special tokens, those at the start of sequences and between documents among them."""
-    return sorted({int(i) for i in tokenizer.all_special_ids} | {tokens.bos_id, *_markers(tokenizer)})
+    return sorted({int(i) for i in tokenizer.all_special_ids} | {tokens.bos_id, *markers(tokenizer)})
 
 
-def _plain(tokenizer: Any) -> Tokenizer:
+def plain(tokenizer: Any) -> Tokenizer:
     """A copy of the tokenizer that reads special tokens as text, adds none, and neither cuts nor pads."""
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):

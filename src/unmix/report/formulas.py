@@ -161,8 +161,8 @@ def _notes(sae: SAEConfig, training: dict[str, Any]) -> list[Markup]:
 
 
 _CENTRE = {
-    "mean": "The mean activation of the first chunk is taken away before x is encoded, and folded into the biases of the "
-    "saved dictionary.",
+    "mean": "The mean activation of the first chunk is taken away before x is encoded, and folded into the biases of "
+    "the saved dictionary.",
     "start": "Biases start at the mean activation of the first chunk.",
     "none": "",
 }

@@ -19,7 +19,7 @@ import yaml
 from markupsafe import Markup
 
 from unmix.activations.outliers import from_facts
-from unmix.report import by_norm, facts, formulas, hook_norms, plots, words
+from unmix.report import by_norm, facts, features, formulas, hook_norms, plots, words
 from unmix.report.data import RunData, read
 from unmix.report.heldout import behind, command, draw_evaluation, read_evaluation
 from unmix.report.panels import panels
@@ -35,7 +35,7 @@ def write_report(run: Path) -> Path:
     held_out = draw_evaluation(evaluation, data) if evaluation else []
     lengths = by_norm.sections(evaluation) if evaluation else []
     hooks = hook_norms.section(norms, data.hooks()) if norms else None
-    page = render(data, pictures, evaluation, held_out, lengths, hooks)
+    page = render(data, pictures, evaluation, held_out, lengths, hooks, features.section(run))
     drawn = [*pictures, *chain.from_iterable([*held_out, *(part.pictures for part in lengths)])]
     for picture in [*drawn, *([hooks.picture] if hooks else [])]:
         write_whole(run / "plots" / f"{picture.name}.png", picture.png)
@@ -50,6 +50,7 @@ def render(
     held_out: Sequence[Sequence[Picture]] = (),
     lengths: Sequence[by_norm.Section] = (),
     hook_lengths: hook_norms.Section | None = None,
+    learned: features.Section | None = None,
 ) -> str:
     """The page as text."""
     environment = jinja2.Environment(
@@ -78,6 +79,7 @@ def render(
         evaluation=evaluation,
         held_out=held_out,
         behind=behind(run.folder, evaluation) if evaluation else "",
+        learned=learned,
         evaluate=command(run.folder),
         lengths=lengths,
         hook_lengths=hook_lengths,

@@ -1,0 +1,82 @@
+"""`unmix explore`: what did it learn? A site of every feature, opened from a folder or served."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unmix.cli.arguments import Dotted
+from unmix.cli.progress import Progress
+from unmix.cli.report import show_report
+from unmix.errors import UserError
+
+
+def add_explore(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "explore",
+        help="see the features: a site that opens from its folder, or is served on this machine",
+        description="Shows what each feature is active on, what it promotes, and how members differ.\n\n"
+        "  unmix explore runs/demo --build    one pass over held-out tokens; then open explore/site/index.html\n"
+        "  unmix explore runs/demo            the same page, served on 127.0.0.1: prompts and interventions too\n\n"
+        "An SAE of SAELens that unmix did not train:\n"
+        "  unmix explore FOLDER --build --model gpt2 --corpus texts/   [--hook resid_pre.8]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    parser.add_argument("--build", action="store_true", help="build the site, or resume a build, and do not serve it")
+    parser.add_argument("--tokens", type=int, metavar="N", help="held-out tokens that features are seen on (262,144)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where it is built (RUN_OR_SAE/explore)")
+    parser.add_argument("--anew", action="store_true", help="replace a site of other checkpoints, tokens or documents")
+    parser.add_argument("--member", nargs="+", default=[], metavar="NAME", help="these members of the run only")
+    parser.add_argument("--port", type=int, default=8200, help="where it is served; 0 is any that is free (8200)")
+    parser.add_argument("--explain", metavar="URL", help="ask this OpenAI-compatible endpoint for descriptions")
+    parser.add_argument("--explain-model", metavar="NAME", help="which of its models")
+    parser.add_argument("--features", type=int, nargs="+", metavar="I", help="describe these (50 at random)")
+    parser.add_argument("--key-variable", metavar="NAME", help="the environment variable that holds the endpoint's key")
+    parser.add_argument("--seed", type=int, default=0, help="which examples are drawn for descriptions (0)")
+    parser.add_argument("--model", help="the language model, if not the one that the folder names")
+    parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")
+    parser.add_argument("--hook", help="where an SAE is read, if not at the hook that its folder names")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace, dotted: Dotted) -> int:
+    if args.tokens is not None and args.tokens < 1:
+        raise UserError(f"--tokens {args.tokens} leaves nothing to see; give a number above 0")
+    from unmix.explore.build import Wanted, build
+    from unmix.explore.manifest import read_manifest
+
+    out = args.out or args.folder / "explore"
+    wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew)
+    there = read_manifest(out)
+    if args.build or args.anew or there is None or not there["site"]:
+        page = build(args.folder, out, wanted, Progress.say)
+        print(f"explorer: {page.resolve()}")
+        if out == args.folder / "explore" and (args.folder / "report.html").exists():
+            show_report(args.folder)  # anew, with features of the site
+    if args.explain:
+        return _explain(args, out)
+    if args.build:
+        return 0
+    from unmix.explore.server import serve
+
+    serve(args.folder, out, port=args.port, model=args.model, corpus=args.corpus, hook=args.hook, say=Progress.say)
+    return 0
+
+
+def _explain(args: argparse.Namespace, out: Path) -> int:
+    if not args.explain_model:
+        raise UserError(f"--explain {args.explain} needs the name of a model; give --explain-model NAME")
+    from unmix.explore.describe import describe_site
+    from unmix.explore.describe_ask import Endpoint, key_from
+
+    endpoint = Endpoint(args.explain, args.explain_model, key_from(args.key_variable))
+    for member in args.member or [None]:
+        path = describe_site(
+            out, endpoint, member=member, features=args.features or (), seed=args.seed, say=Progress.say
+        )
+        print(f"descriptions: {path}")
+    return 0

@@ -1,0 +1,64 @@
+"""`unmix show`: a feature, or a text, in the terminal."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from unmix.cli.arguments import Dotted
+from unmix.cli.progress import Progress
+from unmix.errors import UserError
+
+
+def add_show(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "show",
+        help="a feature in the terminal; or a text, with the features of each of its tokens",
+        description="Reads what `unmix explore RUN --build` has written.\n\n"
+        "  unmix show runs/demo 1234                   a feature of the member that was chosen\n"
+        "  unmix show runs/demo l1-5:1234              or of another\n"
+        '  unmix show runs/demo --text "import os"     runs the model',
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    parser.add_argument("feature", nargs="?", metavar="FEATURE", help="its number, or MEMBER:NUMBER")
+    parser.add_argument("--text", help="show the features of this text's tokens")
+    parser.add_argument("--member", metavar="NAME", help="which member, if not the one that was chosen")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where the site was built (RUN_OR_SAE/explore)")
+    parser.add_argument("--most", type=int, default=8, metavar="N", help="examples of a kind, features of a token (8)")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace, dotted: Dotted) -> int:
+    if (args.feature is None) == (args.text is None):
+        raise UserError("show takes a FEATURE or --text, one of them")
+    if args.most < 1:
+        raise UserError(f"--most {args.most} shows nothing; give a number above 0")
+    from rich.console import Console
+
+    from unmix.explore.terminal import asked_feature, open_site, show_feature, show_text
+
+    out = args.out or args.folder / "explore"
+    console = Console(highlight=False, emoji=False, markup=False)
+    if args.feature is not None:
+        member, feature = asked_feature(args.feature, args.member)
+        show_feature(console, open_site(out, member), feature, args.most)
+        return 0
+    view = open_site(out, args.member)
+    from unmix.explore.prompt import read_prompt
+    from unmix.explore.server_open import open_served
+
+    served = open_served(args.folder, out, model=None, corpus=None, hook=None, say=Progress.say)
+    asked = served.member(view.member["name"])
+    read = read_prompt(served.lm, asked.hook, asked.sae, args.text, mask=asked.mask)
+    show_text(console, view._replace(piece=lambda i: _piece(served.bytes_of(i))), read, args.most)
+    return 0
+
+
+def _piece(token: bytes) -> str:
+    from unmix.explore.marks import shown
+
+    return shown(token)

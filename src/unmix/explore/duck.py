@@ -1,0 +1,66 @@
+"""Parquet files by DuckDB, which is imported when it is first needed: it comes with `unmix[explore]`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from unmix.errors import UserError
+
+ROW_GROUP = 122_880  # rows, DuckDB's own size: what one feature's entries are found in
+MEMORY = "1GB"  # what a query may hold; the arrays that it answers in come on top
+Columns = Mapping[str, NDArray[Any]]
+
+
+@contextmanager
+def connected() -> Iterator[Any]:
+    """A database in memory. Raises `UserError` where DuckDB is not installed."""
+    try:
+        import duckdb
+    except ImportError:
+        raise UserError("the explorer needs duckdb, which is not installed; pip install 'unmix[explore]'") from None
+    connection = duckdb.connect(config={"threads": os.cpu_count() or 1, "memory_limit": MEMORY})
+    try:
+        connection.execute("SET enable_progress_bar = false")
+        yield connection
+    finally:
+        connection.close()
+
+
+def write_parquet(path: Path, columns: Columns) -> None:
+    """The columns as one file, rows in their order. Not atomic: the caller renames."""
+    with connected() as connection:
+        connection.register("given", dict(columns))
+        how = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {ROW_GROUP}"
+        connection.execute(f"COPY (SELECT * FROM given) TO {quoted(path)} ({how})")
+
+
+def read_parquet(paths: Sequence[Path], columns: Sequence[str], where: str = "") -> dict[str, NDArray[Any]]:
+    """The columns of the files laid end to end, those rows of which `where` is true."""
+    condition = f" WHERE {where}" if where else ""
+    return _fetched(f"SELECT {', '.join(columns)} FROM {_of(paths)}{condition}")
+
+
+def count_by(paths: Sequence[Path], column: str) -> dict[str, NDArray[Any]]:
+    """How many rows (`n`) there are of each value of a column, in no order."""
+    return _fetched(f"SELECT {column}, count(*) AS n FROM {_of(paths)} GROUP BY {column}")
+
+
+def _fetched(asked: str) -> dict[str, NDArray[Any]]:
+    with connected() as connection:
+        return {name: np.asarray(column) for name, column in connection.execute(asked).fetchnumpy().items()}
+
+
+def _of(paths: Sequence[Path]) -> str:
+    return f"read_parquet([{', '.join(quoted(path) for path in paths)}])"
+
+
+def quoted(path: Path) -> str:
+    """As a string of SQL."""
+    return "'" + str(path).replace("'", "''") + "'"

@@ -1,0 +1,121 @@
+"""`explore/manifest.json`: what the store was made from, and what of it is finished.
+
+`inputs` are what every value depends on: the model, the documents, the checkpoints, the mask, the sequences. A store is
+read and resumed only under the inputs that it was begun with: two kinds of values are never mixed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from unmix.disk import sha256
+from unmix.errors import UserError
+from unmix.runlog import read_json, write_json
+
+FILE = "manifest.json"
+FORMAT = 1
+Manifest = dict[str, Any]
+
+
+def fingerprint(inputs: dict[str, Any]) -> str:
+    """16 hex digits of SHA-256 over the inputs."""
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a store, or none. Raises `UserError` if it is damaged, or of another program or version."""
+    found = read_json(folder / FILE)
+    if found is not None and (found.get("format") != FORMAT or not isinstance(found.get("inputs"), dict)):
+        raise UserError(f"{folder / FILE} is no explorer store of this version; move it away, or give another --out")
+    return found
+
+
+def begin(folder: Path, inputs: dict[str, Any], about: dict[str, Any]) -> Manifest:
+    """The manifest of a store of these inputs, with no shard yet."""
+    manifest = {
+        "format": FORMAT,
+        "fingerprint": fingerprint(inputs),
+        "inputs": inputs,
+        "about": about,
+        "measured": {},
+        "shards": [],
+        "derived": {},
+        "site": [],
+    }
+    write_json(folder / FILE, manifest)
+    return manifest
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """(key, old value, new value) where two trees of inputs differ; keys are dotted."""
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}", a, b
+
+
+def require_same(folder: Path, manifest: Manifest, inputs: dict[str, Any]) -> None:
+    """Raises `UserError`, which says what changed, unless the store was made from these inputs."""
+    changed = list(differences(manifest["inputs"], inputs))
+    if not changed:
+        return
+    remedy = "give --anew to build it again, or --out for another folder"
+    members = {key.split(".")[1] if key.count(".") else key for key, _, _ in changed if key.startswith("members")}
+    if all(key.startswith("members.") for key, _, _ in changed):
+        key, old, new = next((row for row in changed if row[0].endswith(".checkpoint")), changed[0])
+        raise UserError(
+            f"{folder} was built from other checkpoints of {', '.join(sorted(_members(changed)))} ({_said(key, old)}, "
+            f"is now {_value(new)}); {remedy}"
+        )
+    key, old, new = next(row for row in changed if not members or not row[0].startswith("members"))
+    raise UserError(f"{folder} was built with {_said(key, old)}, which is now {_value(new)}; {remedy}")
+
+
+def _members(changed: Iterable[tuple[str, Any, Any]]) -> set[str]:
+    return {
+        key.removeprefix("members.").removesuffix(end) for key, _, _ in changed for end in _ENDS if key.endswith(end)
+    }
+
+
+_ENDS = (".checkpoint", ".hook", ".weights", ".config")
+
+
+_FLAGS = {"asked_tokens": "--tokens", "asked_members": "--member"}
+
+
+def _said(key: str, value: Any) -> str:
+    """An input as its user knows it."""
+    return f"{_FLAGS[key]} {_value(value)}" if key in _FLAGS else f"{key} = {_value(value)}"
+
+
+def _value(value: Any) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else "all" if value is None else str(value)
+
+
+def whole(folder: Path, files: dict[str, str]) -> bool:
+    """Whether these files (path below the folder -> SHA-256) are there as they were written."""
+    with suppress(OSError):
+        return all(sha256(folder / path) == digest for path, digest in files.items())
+    return False
+
+
+def clear(folder: Path, manifest: Manifest) -> None:
+    """Remove what the manifest lists, and nothing else; folders that are left empty go with it."""
+    listed = [path for shard in manifest["shards"] for path in shard["files"]]
+    listed += [path for row in manifest["derived"].values() for path in row["files"]]
+    listed += [f"site/{path}" for path in manifest["site"]]
+    parents = set()
+    for path in listed:
+        (folder / path).unlink(missing_ok=True)
+        parents |= {parent for parent in (folder / path).parents if folder in parent.parents}
+    for parent in sorted(parents, key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            parent.rmdir()
+    (folder / FILE).unlink(missing_ok=True)  # last: it names what is still to be removed

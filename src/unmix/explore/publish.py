@@ -1,0 +1,143 @@
+"""From a finished store to `features/` and `site/`."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import unmix
+from unmix.disk import replacing, sha256, writing
+from unmix.evaluation.subject import Subject
+from unmix.explore import derive, logits, manifest, member, pages
+from unmix.explore.about import chosen_members, members_about
+from unmix.explore.duck import write_parquet
+from unmix.explore.store import Store
+from unmix.explore.table import features_table
+from unmix.explore.token_bytes import bytes_of, vocabulary
+from unmix.lm.model import LanguageModel
+from unmix.runlog import write_json
+
+Say = Callable[[str], None]
+
+
+def publish(folder: Path, store: Store, subject: Subject, lm: LanguageModel, say: Say) -> Path:
+    """Derive every feature of the subject's members and write features/ and site/; answers the page.
+
+    Raises `UserError` if the folder of the site holds a file that is not the explorer's.
+    """
+    out, there = store.folder, store.manifest
+    page = out / "site"
+    pages.require_ours(page, there["site"])
+    new = page.with_name("site.new")
+    with writing(new):
+        pages.remove(new)
+    with pages.Site(new) as site:
+        there["derived"] = _fill(site, folder, store, subject, lm, say)
+        site.copy_page()
+    there["site"] = sorted({*there["site"], *site.files})  # whichever of the two is there if this is stopped
+    write_json(out / manifest.FILE, there)
+    pages.replace(new, page)
+    there["site"] = sorted(site.files)
+    write_json(out / manifest.FILE, there)
+    size = sum((page / path).stat().st_size for path in site.files)
+    say(f"the site has {size / 1e6:.1f} MB")
+    return page / "index.html"
+
+
+def _fill(
+    site: pages.Site, folder: Path, store: Store, subject: Subject, lm: LanguageModel, say: Say
+) -> dict[str, dict[str, dict[str, str]]]:
+    """Every script of the site; answers member -> `files` of features/ with their checksums."""
+    members, derived = [], {}
+    about, chosen = members_about(folder, subject), chosen_members(folder, subject.saes)
+    readout = logits.readout(lm)
+    for hook, saes in subject.saes.items():
+        sight = derive.see(store, hook, saes)
+        for name, sae in saes.items():
+            say(f"features of {name}")
+            known = derive.know(store, name, sae, sight, readout)
+            row, files = _member(site, store, known, sight, lm)
+            derived[name] = {"files": files}
+            facts = {"name": name, "hook": hook, "features": sae.features, **about[name], **row}
+            members.append({**facts, "chosen": name in chosen})
+    site.put("vocabulary", vocabulary(lm.tokenizer, site.ids))
+    site.put("manifest", _manifest(folder, store, subject, lm, members, chosen), packed=False)
+    return derived
+
+
+def _member(
+    site: pages.Site, store: Store, known: derive.Known, sight: derive.Sight, lm: LanguageModel
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """(what the manifest says of the member's features, the files of features/ with checksums)."""
+    name, text = known.name, sight.text
+    err_R, l0_R = store.errors(name)
+    with _no_collector():
+        listed = pages.put_features(
+            site, name, derive.records(store, known, sight, cache(bytes_of(lm.tokenizer))), len(text.id_R) // text.T
+        )
+        sequence_ids = pages.most_shown(listed.windows_S, l0_R, text.T)
+        pages.put_tokens(site, store, name, text, sequence_ids)
+    pages.put_index(site, known, sight, listed, sequence_ids)
+    path = f"features/{name}.parquet"
+    with replacing(store.folder / path) as new:
+        write_parquet(new, features_table(listed.columns, listed.firings_F))
+    facts = {
+        **member.facts(text, sight.where, err_R, l0_R, listed.density_F),
+        "shards": {"features": pages.FEATURES, "sequences": pages.SEQUENCES},
+        "sequences": len(sequence_ids),
+        "tokens": {"counted": text.counted, "masked": len(text.id_R) - text.counted},
+        "coactivation_tokens": known.coactivation_tokens,
+    }
+    return facts, {path: sha256(store.folder / path)}
+
+
+def _manifest(
+    folder: Path,
+    store: Store,
+    subject: Subject,
+    lm: LanguageModel,
+    members: list[dict[str, Any]],
+    chosen: list[str],
+) -> dict[str, Any]:
+    """The page's `manifest`."""
+    inputs = store.inputs
+    return {
+        "format": manifest.FORMAT,
+        "run": folder.resolve().name,
+        "version": unmix.__version__,
+        "fingerprint": store.manifest["fingerprint"],
+        "model": {"name": subject.model.name, "layers": lm.layers, "width": lm.width, "vocabulary": lm.vocabulary},
+        "tokens": {
+            **members[0]["tokens"],
+            "split": inputs["split"],
+            "sequences": inputs["sequences"],
+            "context": inputs["sequence_length"],
+            "corpus": subject.corpus.source,
+            "mask": _left_out(subject),
+        },
+        "members": members,
+        "chosen": chosen[0] if chosen else None,
+        "server": False,
+    }
+
+
+def _left_out(subject: Subject) -> str:
+    """What no number counts, in a sentence."""
+    more = f" and {subject.trained}" if str(subject.trained) else ""
+    return f"left out of every number but those by norm and the share at position 0: position 0 (BOS){more}"
+
+
+@contextmanager
+def _no_collector() -> Iterator[None]:
+    """Millions of small lists are made and none of them is in a cycle: looking for cycles takes as long again."""
+    was = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was:
+            gc.enable()

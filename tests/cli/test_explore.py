@@ -1,0 +1,206 @@
+"""`unmix explore` and `unmix show` as a user meets them."""
+
+import builtins
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import safetensors.torch
+from explore.tiny_explored import train
+from tiny_models import WIDTH, tiny_model_folder
+from tiny_run import write_texts
+
+from unmix.cli import main
+from unmix.dictionary.model import new_dictionary
+from unmix.explore.pack import read_script
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory):
+    """A run of one hook and its explorer, built from the command line."""
+    folder = tmp_path_factory.mktemp("cli")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("UNMIX_CACHE", str(folder / "cache"))
+        train(folder, ["resid_post.1"])
+        assert main(["explore", str(folder / "run"), "--build", "--tokens", "320"]) == 0
+    return folder
+
+
+@pytest.fixture
+def run(base, monkeypatch):
+    monkeypatch.setenv("UNMIX_CACHE", str(base / "cache"))
+    return base / "run"
+
+
+@pytest.fixture
+def copy(run, tmp_path):
+    return Path(shutil.copytree(run, tmp_path / "run"))
+
+
+def said(capsys, *words, status=0):
+    capsys.readouterr()
+    assert main([str(word) for word in words]) == status
+    return capsys.readouterr()
+
+
+def test_a_build_prints_where_the_page_is_and_does_nothing_twice(run, capsys):
+    out, err = said(capsys, "explore", run, "--build")
+    assert out == f"explorer: {(run / 'explore' / 'site' / 'index.html').resolve()}\n"
+    assert "all 1 shards are there" in err
+    manifest = read_script((run / "explore/site/manifest.js").read_bytes())
+    assert manifest["tokens"]["sequences"] == 20
+
+
+def test_without_build_it_is_served_and_built_first_if_it_has_to_be(copy, capsys, monkeypatch):
+    from unmix.explore import server
+
+    asked = []
+    monkeypatch.setattr(server, "serve", lambda *args, **more: asked.append((args, more["port"])))
+    _, err = said(capsys, "explore", copy, "--port", "0")
+    assert "loading" not in err
+    shutil.rmtree(copy / "explore")
+    out, err = said(capsys, "explore", copy, "--tokens", "64")
+    assert "explorer: " in out
+    assert asked == [((copy, copy / "explore"), 0), ((copy, copy / "explore"), 8200)]
+    assert (copy / "explore/site/manifest.js").exists()
+
+
+def test_one_member_elsewhere(run, tmp_path, capsys):
+    out = tmp_path / "elsewhere"
+    said(capsys, "explore", run, "--build", "--tokens", "64", "--member", "l1-3", "--out", out)
+    [member] = read_script((out / "site/manifest.js").read_bytes())["members"]
+    assert member["name"] == "l1-3"
+    assert "feature 5 of l1-3" in said(capsys, "show", run, "5", "--out", out).out
+    _, err = said(capsys, "explore", run, "--build", "--member", "l1-9", "--out", out, status=2)
+    assert err.splitlines()[-1].endswith(f"--member l1-9: {run} has l1-1, l1-3")
+
+
+def test_an_sae_that_unmix_did_not_train(base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNMIX_CACHE", str(base / "cache"))
+    folder = tmp_path / "sae"
+    folder.mkdir()
+    sae = new_dictionary(WIDTH, 24, 0.5, 0)
+    tensors = {name: getattr(sae, name).detach().contiguous() for name in ("W_enc", "b_enc", "W_dec", "b_dec")}
+    safetensors.torch.save_file(tensors, folder / "sae_weights.safetensors")
+    facts = {"hook_name": "blocks.1.hook_resid_post", "context_size": 16, "model_name": "gpt2-small"}
+    config = {"d_in": WIDTH, "d_sae": 24, "dtype": "float32", "apply_b_dec_to_input": False, "architecture": "standard"}
+    (folder / "cfg.json").write_text(json.dumps({**config, "metadata": facts}))
+    _, err = said(capsys, "explore", folder, "--build", status=2)
+    assert err.splitlines()[-1].endswith("give --model NAME and --corpus SOURCE")
+    texts = write_texts(tmp_path / "texts")
+    words = ["--model", tiny_model_folder(), "--corpus", texts, "--tokens", "320"]
+    said(capsys, "explore", folder, "--build", *words)
+    manifest = read_script((folder / "explore/site/manifest.js").read_bytes())
+    assert "unknown" in manifest["tokens"]["split"]
+    assert manifest["members"][0]["asked"] == {}
+    assert "feature 3 of sae" in said(capsys, "show", folder, "3").out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["explore", "RUN", "--build", "--tokens", "0"], "--tokens 0 leaves nothing to see"),
+        (["explore", "RUN", "--build", "--tokens", "64"], "--tokens 320, which is now 64; give --anew"),
+        (["explore", "RUN", "--build", "--hook", "resid_pre.0"], "--hook resid_pre.0: "),
+        (["explore", "/no/such/place", "--build"], "/no/such/place is neither a run"),
+        (["show", "RUN"], "show takes a FEATURE or --text"),
+        (["show", "RUN", "3", "--text", "x"], "show takes a FEATURE or --text"),
+        (["show", "RUN", "3"], "give --member, one of l1-1, l1-3"),
+        (["show", "RUN", "l1-1:48"], "l1-1 has no feature 48; give 0 to 47"),
+        (["show", "RUN", "l1-7:4"], "shows no member l1-7; give one of l1-1, l1-3"),
+        (["show", "RUN", "l1-1:4", "--member", "l1-3"], "leave one of them out"),
+        (["show", "RUN", "four"], "'four' is no feature"),
+        (["show", "RUN", "l1-1:4", "--most", "0"], "--most 0 shows nothing"),
+        (["show", "EMPTY", "4"], "build it with `unmix explore RUN --build`"),
+        (["show", "EMPTY", "--text", "x"], "build it with `unmix explore RUN --build`"),
+    ],
+)
+def test_mistakes_are_one_line(run, tmp_path, capsys, words, says):
+    places = {"RUN": run, "EMPTY": tmp_path}
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    _, err = said(capsys, *(places.get(word, word) for word in words), status=2)
+    line = err.strip().splitlines()[-1]
+    assert line.startswith("unmix: ")
+    assert says in line
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+def test_without_duckdb_one_line_says_how_to_get_it(run, capsys, monkeypatch):
+    real = builtins.__import__
+
+    def lacking(name, *args, **more):
+        if name == "duckdb":
+            raise ImportError(name)
+        return real(name, *args, **more)
+
+    monkeypatch.setattr(builtins, "__import__", lacking)
+    _, err = said(capsys, "explore", run, "--build", status=2)
+    assert err == "unmix: the explorer needs duckdb, which is not installed; pip install 'unmix[explore]'\n"
+
+
+def test_a_feature_in_the_terminal_is_the_one_of_the_page(run, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "150")
+    records = read_script((run / "explore/site/l1-1/f/00000.js").read_bytes())
+    record = max(records, key=lambda record: record["firings"])
+    out = said(capsys, "show", run, f"l1-1:{record['i']}", "--most", "3").out
+    assert f"feature {record['i']} of l1-1" in out
+    assert record["label"] in out
+    assert "of 300 tokens (split held_out)" in out
+    assert f"#{record['decoder'][0][0]} {record['decoder'][0][1]:.4g}" in out
+    assert f"l1-3:{record['stability'][0]['i']}" in out
+    lines = out.splitlines()
+    top = lines[lines.index("top") + 1 : lines.index("top") + 4]
+    values = [dict(map(tuple, w["v"]))[w["c"]] for w in record["groups"]["top"][:3]]
+    assert [float(line.split()[0]) for line in top] == values
+    assert len({line.index("▐") for line in top}) == 1  # peaks stand below each other
+    assert said(capsys, "show", run, str(record["i"]), "--member", "l1-1", "--most", "3").out == out
+
+
+def test_a_feature_that_never_fired_is_shown_too(run, copy, capsys):
+    from unmix.explore.pack import script
+
+    path = copy / "explore/site/l1-1/f/00000.js"
+    records = read_script(path.read_bytes())
+    nothing = {"top": [], "uniform": [], "value": [], "mass": [], "near": [], "silent": []}
+    records[4] |= {"density": 0, "max": 0, "mean": None, "tokens": [], "logits": None, "groups": nothing, "coact": []}
+    path.write_bytes(script("l1-1/f/00000", records))
+    out = said(capsys, "show", copy, "l1-1:4").out
+    assert "fires on 0 % of 300 tokens" in out
+    assert "promotes" not in out
+
+
+def test_the_features_of_a_text_are_the_dictionarys(run, capsys, monkeypatch):
+    import torch
+
+    from unmix.config import ModelConfig
+    from unmix.dictionary.files import load_sae
+    from unmix.lm.model import load_language_model
+
+    monkeypatch.setenv("COLUMNS", "150")
+    out = said(capsys, "show", run, "--member", "l1-1", "--text", "for of\n", "--most", "2").out
+    lm = load_language_model(ModelConfig(name=str(tiny_model_folder())))
+    ids = [0, *lm.tokenizer.encode("for of\n", add_special_tokens=False)]
+    x_TD = lm.activations(torch.tensor([ids]), ["resid_post.1"])["resid_post.1"][0]
+    f_TF = load_sae(run / "members/l1-1/step-000000020").encode(x_TD).detach()
+    index = read_script((run / "explore/site/l1-1/index.js").read_bytes())
+    tokens = [line for line in out.splitlines() if "error" in line]
+    assert len(tokens) == len(ids)
+    assert "<|endoftext|>" in tokens[0]
+    assert "masked" in tokens[0]
+    assert "↵" in tokens[-1]
+    shown = [line.split(None, 2) for line in out.splitlines() if line.startswith("    #")]
+    best = [(int(i), float(f_TF[t, i])) for t in range(len(ids)) for i in f_TF[t].topk(2).indices]
+    assert [(int(a[1:]), float(b)) for a, b, _ in shown] == [(i, pytest.approx(v, rel=1e-3)) for i, v in best]
+    assert [label for *_, label in shown] == [index["label"][i] for i, _ in best]
+
+
+def test_help_is_there_and_light():
+    loaded = "import sys, unmix.cli.explore, unmix.cli.show; "
+    loaded += "print([m for m in ('torch', 'duckdb', 'rich') if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", loaded], capture_output=True, text=True, check=True).stdout == "[]\n"
+    for command in ("explore", "show"):
+        with pytest.raises(SystemExit):
+            main([command, "--help"])

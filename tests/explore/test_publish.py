@@ -1,0 +1,266 @@
+"""The site's files decode to what was derived, and that to what the dictionaries do: the contract with the page."""
+
+import json
+import math
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+from explore.stores import World
+from explore.tiny_explored import HOOKS, TOKENS, files_of
+
+from unmix.dictionary.files import load_sae
+from unmix.evaluation.subject import find_subject
+from unmix.explore import derive, geometry, publish, store
+from unmix.explore.build import Wanted, build, open_subject
+from unmix.explore.duck import read_parquet
+from unmix.explore.examples import BANDS
+from unmix.explore.logits import readout
+from unmix.explore.pack import read_script
+from unmix.explore.store import open_store
+from unmix.explore.token_bytes import bytes_of
+
+MEMBERS = [f"{hook}-l1-{value}" for hook in HOOKS for value in (1, 3)]
+
+
+@pytest.fixture(autouse=True)
+def _small(small_shards):
+    pass
+
+
+@pytest.fixture
+def get(whole):
+    return lambda key: read_script((whole / "site" / f"{key}.js").read_bytes())
+
+
+def dense(opened, name):
+    """The store's values of a member as a World of the other tests."""
+    text, facts = opened.text(opened.members[name]["hook"]), opened.members[name]
+    f_RF = np.zeros((len(text.id_R), facts["features"]), np.float32)
+    entries = opened.entries(name, 0, facts["features"])
+    for feature in range(facts["features"]):
+        token_n, act_n = entries.of(feature)
+        f_RF[token_n, feature] = act_n
+    return World(opened.T, f_RF, text.id_R, opened.tokens["document"], text.norm_R, ~text.counted_R)
+
+
+def test_the_records_are_what_was_derived(get, whole, folder):
+    opened = open_store(whole)
+    subject, lm, _ = open_subject(folder, Wanted(), [].append)
+    of, out = bytes_of(lm.tokenizer), readout(lm)
+    for hook, saes in subject.saes.items():
+        sight = derive.see(opened, hook, saes)
+        for name, sae in saes.items():
+            known, index = derive.know(opened, name, sae, sight, out), get(f"{name}/index")
+            listed = get(f"{name}/f/00000")
+            assert [record["i"] for record in listed] == list(range(48))
+            for (record, found), written in zip(derive.records(opened, known, sight, of), listed, strict=True):
+                assert written == json.loads(json.dumps(record))
+                for key, value in derive.row(record, found).items():
+                    assert index[key][record["i"]] == value
+            [other] = saes.keys() - {name}
+            assert index["match"][other]["j"] == [record["stability"][0]["i"] for record in listed]
+            assert index["match"][other]["cos"] == [record["stability"][0]["cos"] for record in listed]
+
+
+def test_every_value_in_a_window_is_the_dictionarys(get, whole):
+    opened = open_store(whole)
+    for name in MEMBERS:
+        world, seen = dense(opened, name), 0
+        for record in get(f"{name}/f/00000"):
+            for group, entries in record["groups"].items():
+                for window in [w for entry in entries for w in entry.get("windows", [entry])]:
+                    start = window["s"] * world.T + window["p"]
+                    tokens = range(start, start + len(window["ids"]))
+                    assert window["ids"] == world.id_R[start : tokens.stop].tolist()
+                    expected = {t - start: world.f_RF[t, record["i"]] for t in tokens if world.f_RF[t, record["i"]]}
+                    assert dict(map(tuple, window["v"])) == pytest.approx(expected, rel=1e-3)
+                    assert window["m"] == [t - start for t in tokens if world.masked_R[t]]
+                    assert len({int(world.document_R[t]) for t in tokens}) == 1
+                    assert window["c"] not in window["m"]
+                    assert (window["c"] in expected) == (group not in ("near", "silent"))
+                    seen += 1
+        assert seen > 500
+
+
+def test_the_shape_of_a_record(get):
+    for name in MEMBERS:
+        for record in get(f"{name}/f/00000"):
+            if not record["firings"]:
+                assert record["mean"] is record["std"] is None
+                assert record["q"] == record["tokens"] == record["groups"]["top"] == []
+                continue
+            assert len(record["hist"]["edges"]) == 21
+            assert len(record["hist"]["counts"]) == 20
+            assert sum(record["hist"]["counts"]) == record["firings"]
+            for bands in (record["groups"]["value"], record["groups"]["mass"]):
+                assert len(bands) == BANDS
+                assert all(a["high"] == b["low"] for a, b in pairwise(bands))
+                assert sum(band["mass"] for band in bands) == pytest.approx(1, abs=1e-3)
+            values = [dict(map(tuple, w["v"]))[w["c"]] for w in record["groups"]["top"]]
+            assert values == sorted(values, reverse=True)
+            assert values[0] == record["max"]
+            assert len({w["s"] for w in record["groups"]["top"]}) == len(values)
+            assert len(record["by_norm"]) == 10
+            assert len(record["by_position"]) == 8
+            assert len(record["logits"]["plus"]) == len(record["logits"]["minus"]) == 10
+            assert len(record["decoder"]) == 10
+            assert record["i"] not in [j for j, *_ in record["decoder"] + record["coact"]]
+
+
+def test_token_pages_hold_every_feature_of_a_token(get, whole):
+    opened = open_store(whole)
+    for name in MEMBERS:
+        world, index = dense(opened, name), get(f"{name}/index")
+        err_R, _ = opened.errors(name)
+        pages = [get(f"{name}/t/{n:05d}") for n in range(2)]
+        listed = [row for page in pages for row in page]
+        assert [len(page) for page in pages] == [16, 7]
+        assert [row["s"] for row in listed] == index["sequence_ids"] == list(range(23))
+        for row in listed:
+            for t, token in enumerate(range(row["s"] * world.T, (row["s"] + 1) * world.T)):
+                active = np.flatnonzero(world.f_RF[token])
+                expected = sorted(active.tolist(), key=lambda i: (-abs(world.f_RF[token, i]), i))
+                assert row["ids"][t] == world.id_R[token]
+                assert [i for i, _ in row["f"][t]] == expected
+                assert [v for _, v in row["f"][t]] == pytest.approx(world.f_RF[token, expected], rel=1e-3)
+                assert row["more"][t] == 0
+                assert row["norm"][t] == pytest.approx(world.norm_R[token], rel=1e-3)
+                assert row["err"][t] == pytest.approx(err_R[token] / world.norm_R[token] ** 2, rel=1e-3)
+                assert (t in row["m"]) == bool(world.masked_R[token])
+
+
+def test_few_features_of_a_token_are_kept_and_the_rest_counted(folder, whole, tmp_path, monkeypatch):
+    from unmix.explore import pages
+
+    monkeypatch.setattr(pages, "KEPT", 3)
+    monkeypatch.setattr(pages, "TEXT_ENTRIES", 0)
+    monkeypatch.setattr(pages, "LEAST_SEQUENCES", 2)
+    opened, name = open_store(whole), MEMBERS[0]
+    l0_R = opened.errors(name)[1]
+    assert pages.most_shown(np.array([0, 3, 1, 3]), np.ones(8, dtype=int), 2) == [1, 3]
+    with pages.Site(tmp_path) as site:
+        pages.put_tokens(site, opened, name, opened.text(HOOKS[0]), [4, 9])
+    [four, nine] = read_script((tmp_path / f"{name}/t/00000.js").read_bytes())
+    for row, s in ((four, 4), (nine, 9)):
+        l0_T = l0_R[s * 16 : (s + 1) * 16]
+        assert [len(features) for features in row["f"]] == np.minimum(l0_T, 3).tolist()
+        assert row["more"] == np.maximum(l0_T - 3, 0).tolist()
+
+
+def test_what_goes_wrong_while_writing_is_raised(tmp_path):
+    from unmix.errors import UserError
+    from unmix.explore import pages
+
+    (tmp_path / "m").write_text("in the way")
+    with pytest.raises(UserError, match="cannot write"), pages.Site(tmp_path) as site:
+        site.put("m/index", {})
+    with pytest.raises(ValueError, match="JSON"), pages.Site(tmp_path) as site:
+        site.put("k", math.nan)
+
+
+def test_the_manifest_says_what_the_page_needs(get, whole, folder):
+    manifest, opened = get("manifest"), open_store(whole)
+    assert manifest["run"] == "run"
+    assert manifest["fingerprint"] == opened.manifest["fingerprint"]
+    assert manifest["server"] is False
+    assert manifest["chosen"] is None
+    assert manifest["tokens"]["counted"] + manifest["tokens"]["masked"] == TOKENS
+    assert "position 0" in manifest["tokens"]["mask"]
+    assert [row["name"] for row in manifest["members"]] == MEMBERS
+    for row in manifest["members"]:
+        name, text = row["name"], opened.text(row["hook"])
+        sae = load_sae(folder / opened.members[name]["checkpoint"])
+        assert (row["features"], row["step"], row["training_tokens"]) == (sae.features, 20, 960)
+        assert row["asked"] == {"l1": float(name[-1])}
+        assert row["architecture"] == "relu"
+        assert row["delta_ce"] is None
+        world = dense(opened, name)
+        on_RF = (world.f_RF != 0)[text.counted_R]
+        assert row["l0"] == pytest.approx(on_RF.sum(1).mean(), rel=1e-3)
+        assert row["never"] == (~on_RF.any(0)).sum()
+        assert row["dead"] == pytest.approx(row["never"] / 48, rel=1e-3)
+        assert row["frequent"] == pytest.approx((on_RF.mean(0) > 0.1).mean(), rel=1e-3)
+        assert sum(row["density"]["counts"]) == 48 - row["never"]
+        assert len(row["density"]["edges"]) == len(row["density"]["counts"]) + 1
+        err_R, _ = opened.errors(name)
+        kept = text.counted_R
+        unexplained = err_R[kept].sum(dtype=float) / text.deviation_R[kept].sum(dtype=float)
+        assert row["explained_variance"] == pytest.approx(1 - unexplained, abs=1e-3)
+        assert sum(row["by_norm"]["tokens"]) == TOKENS
+        assert len(row["by_norm"]["edges"]) == 11
+        order = np.argsort(text.norm_R, kind="stable")[-(TOKENS - TOKENS * 9 // 10) :]
+        last = 1 - err_R[order].sum(dtype=float) / text.deviation_R[order].sum(dtype=float)
+        assert row["by_norm"]["explained_variance"][9] == pytest.approx(last, abs=1e-3)
+
+
+def test_the_vocabulary_has_every_token_of_the_site(get, whole, folder):
+    _, lm, _ = open_subject(folder, Wanted(), [].append)
+    vocabulary, of = get("vocabulary"), bytes_of(lm.tokenizer)
+    ids = set()
+    for name in MEMBERS:
+        for record in get(f"{name}/f/00000"):
+            ids.update(i for i, *_ in record["tokens"])
+            ids.update(i for side in record["logits"].values() for i, _ in side)
+        ids.update(i for n in range(2) for row in get(f"{name}/t/{n:05d}") for i in row["ids"])
+    for i in ids:
+        if str(i) in vocabulary["special"]:
+            assert vocabulary["special"][str(i)] == "<|endoftext|>"
+        else:
+            assert vocabulary["bytes"][str(i)].encode("latin-1") == of(i)
+
+
+def test_a_table_of_features_for_whoever_wants_one(get, whole):
+    name = MEMBERS[0]
+    index = get(f"{name}/index")
+    found = read_parquet([whole / f"features/{name}.parquet"], ["feature", "firings", "max", "entropy", "label"])
+    assert found["feature"].tolist() == list(range(48))
+    assert found["firings"].tolist() == [record["firings"] for record in get(f"{name}/f/00000")]
+    assert found["label"].tolist() == index["label"]
+    expected = [math.nan if value is None else value for value in index["entropy"]]
+    np.testing.assert_array_equal(found["entropy"], expected)
+
+
+def test_blocks_and_the_collector_change_nothing(folder, whole, out, monkeypatch):
+    import gc
+
+    monkeypatch.setattr(store, "BLOCK_ENTRIES", 50)
+    monkeypatch.setattr(geometry, "PIECE", 1000)
+    assert gc.isenabled()
+    build(folder, out, Wanted(), [].append)
+    assert gc.isenabled()
+    assert files_of(out) == files_of(whole)
+
+
+def test_costs_and_the_choice_of_the_run_are_shown(own, out):
+    subject = find_subject(own, model=None, corpus=None, hook=None)
+    name = MEMBERS[2]
+    row = {"delta_ce": 0.12345678, "delta_ce_standard_error": math.nan}
+    evaluation = {"checkpoints": subject.checkpoints, "hooks": [{"hook": HOOKS[1], "saes": {name: row}}]}
+    (own / "evaluation.json").write_text(json.dumps(evaluation))
+    (own / "choice.json").write_text(json.dumps({"member": name}))
+    build(own, out, Wanted(), [].append)
+    manifest = read_script((out / "site" / "manifest.js").read_bytes())
+    found = {row["name"]: row for row in manifest["members"]}
+    assert manifest["chosen"] == name
+    assert [row["name"] for row in manifest["members"] if row["chosen"]] == [name]
+    assert (found[name]["delta_ce"], found[name]["delta_ce_se"]) == (0.1235, None)
+    assert found[MEMBERS[0]]["delta_ce"] is None
+    evaluation["checkpoints"] = {name: "members/other/step-000000001"}
+    (own / "evaluation.json").write_text(json.dumps(evaluation))
+    assert publish.members_about(own, subject)[name]["delta_ce"] is None
+
+
+def test_a_dictionary_of_another_width_is_refused(own, tmp_path):
+    from unmix.dictionary.files import save_sae
+    from unmix.dictionary.model import new_dictionary
+    from unmix.errors import UserError
+
+    checkpoint = own / "members" / MEMBERS[0] / "step-000000020"
+    metadata = json.loads((checkpoint / "cfg.json").read_text())["metadata"]
+    save_sae(new_dictionary(5, 8, 0.5, 0), tmp_path / "sae", model="m", hook=HOOKS[0], context=16, more=metadata)
+    with pytest.raises(UserError, match=r"sae is for activations of width 5, and mlp_out\.1 of .* has 16"):
+        build(tmp_path / "sae", tmp_path / "sae" / "explore", Wanted(), [].append)
+    assert not (tmp_path / "sae" / "explore").exists()
+    assert torch.is_tensor(load_sae(tmp_path / "sae").W_dec)

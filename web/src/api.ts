@@ -1,0 +1,87 @@
+// What the server answers. The token comes in the address that `unmix explore` prints, and stays in this tab.
+import { learn } from "./text";
+import type { Pair, Window } from "./types";
+
+const KEPT = "unmix/token";
+
+/** Takes #token=… out of the address. */
+export function takeToken(): void {
+  const found = /^#token=([\w.~-]+)/.exec(location.hash);
+  if (!found) return;
+  sessionStorage.setItem(KEPT, found[1]);
+  history.replaceState(null, "", "#/");
+  dispatchEvent(new HashChangeEvent("hashchange"));
+}
+
+async function post<T>(path: string, body: unknown): Promise<T> {
+  let answer: Response;
+  try {
+    answer = await fetch(path, {
+      method: "POST",
+      headers: { "Content-Type": "application/json", "X-Unmix-Token": sessionStorage.getItem(KEPT) ?? "" },
+      body: JSON.stringify(body),
+    });
+  } catch {
+    throw new Error("The server does not answer. Is `unmix explore` still running?");
+  }
+  const said = (await answer.json().catch(() => ({}))) as T & { error?: string };
+  if (!answer.ok) throw new Error(said.error ?? `The server answered ${answer.status}.`);
+  return said;
+}
+
+export interface PromptToken {
+  id: number;
+  bytes: string;
+  norm: number | null;
+  err: number | null;
+  masked: boolean;
+  f: Pair[];
+  more?: number;
+}
+export interface Prompted {
+  tokens: PromptToken[];
+  truncated: boolean;
+}
+
+export async function prompt(member: string, text: string): Promise<Prompted> {
+  const said = await post<Prompted>("/api/prompt", { member, text });
+  learn(said.tokens);
+  return said;
+}
+
+export interface Change {
+  feature: number;
+  kind: "ablate" | "clamp" | "add";
+  strength: number; // in units of the feature's maximum
+}
+export type Next = [number, string, number]; // id, bytes, probability
+export interface Intervened {
+  cut?: boolean; // fewer tokens written than asked for: the model takes no more
+  kl: (number | null)[];
+  delta_logp: (number | null)[];
+  next: { plain: Next[]; changed: Next[] };
+  generated: { plain: { id: number; bytes: string }[]; changed: { id: number; bytes: string }[] };
+}
+export interface Ask {
+  member: string;
+  text: string;
+  changes: Change[];
+  where: "all" | number;
+  generate: number;
+  seed: number;
+  temperature: number;
+}
+
+export async function intervene(ask: Ask): Promise<Intervened> {
+  const said = await post<Intervened>("/api/intervene", ask);
+  for (const side of ["plain", "changed"] as const) {
+    learn(said.generated?.[side] ?? []);
+    learn((said.next?.[side] ?? []).map(([id, bytes]) => ({ id, bytes })));
+  }
+  return said;
+}
+
+export async function moreExamples(member: string, feature: number, offset: number, order: string): Promise<Window[]> {
+  const said = await post<{ windows: Window[] }>("/api/feature", { member, feature, offset, limit: 50, order });
+  return said.windows;
+}
