@@ -10,14 +10,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from gpu_problem import away, formulas, like, mapped, problem, task
+from gpu_problem import away, exact, formulas, like, mapped, problem, rows, task
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import TanhRelu
-from unmix.kernels import gpu, gpu_adam, gpu_noise
-from unmix.kernels.gpu_workspace import Workspace
+from unmix.dictionary.nonlinearities import JumpRelu, TanhRelu
+from unmix.dictionary.terms import AuxK, PreActivation
+from unmix.kernels import gpu, gpu_adam, gpu_covers, gpu_find, gpu_largest, gpu_noise, gpu_sparse, reference
+from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.reference import adam
-from unmix.kernels.task import Adam, Noise, Weights
+from unmix.kernels.task import Adam, Noise, Sums, Task, Weights
 
 NEAR = 1e-5  # ||out - ref|| / ||ref||, for sums in float32
 
@@ -43,23 +44,23 @@ def check(device: str, tiny: bool) -> Checks:
     """Every kernel on fresh inputs, poisoned outputs."""
     checks = Checks()
     if tiny:
-        gpu.CHUNK, gpu.GATHERED = 8, 16  # several chunks and rounds at sizes this small
+        gpu_find.CHUNK, gpu_largest.BLOCK, gpu_sparse.GATHERED = 16, 16, 32  # several rounds at sizes this small
     torch.use_deterministic_algorithms(True)  # what is not repeatable raises, and new memory is full of NaN
-    for part in (check_steps, check_nan_and_tf32, check_noise, check_adam):
+    for part in (check_steps, check_rows, check_stop, check_nan_and_tf32, check_noise, check_adam):
         try:
             part(checks, device, tiny)
         except Exception as error:  # the other checks, and the timings, are worth having
             traceback.print_exc()
             checks.add(f"{part.__name__}: {type(error).__name__}: {error}", math.inf)
     torch.use_deterministic_algorithms(False)
-    for prefix in ("step", "noise", "adam"):
+    for prefix in ("step", "row", "stop", "noise", "adam"):
         checks.worst(prefix)
     return checks
 
 
 def check_steps(checks: Checks, device: str, tiny: bool) -> None:
     if tiny:
-        shapes = [(5, 7, 11, 3.0), (1, 1, 1, 0.5), (6, 4, 9, 0.0), (3, 5, 13, 13.0)]
+        shapes = [(5, 7, 11, 3.0), (1, 1, 1, 0.5), (3, 5, 13, 13.0)]
     else:
         shapes = [(4096, 768, 10_000, 100.0), (1, 1, 1, 0.5), (100, 5, 4097, 0.0), (33, 1001, 5003, 5003.0)]
         shapes += [(1000, 2304, 20_001, 32.0), (257, 64, 70_001, 300.0), (4096, 768, 32_768, 1000.0)]
@@ -71,16 +72,20 @@ def check_steps(checks: Checks, device: str, tiny: bool) -> None:
     ]
     for n, (B, D, F, active) in enumerate(shapes):
         for m, asked in enumerate(tasks if n == 0 else tasks[n % 3 : n % 3 + 1]):
-            for path, above, tile in (("sparse", 1.0, B), ("tiled", 1.0, (B + 2) // 3), ("dense", -1.0, B)):
+            for path, step, tile in (
+                ("sparse", sparse_step, B),
+                ("tiled", sparse_step, (B + 2) // 3),
+                ("dense", gpu.dense_step, B),
+            ):
                 x_BD, weights = problem(B, D, F, active, device, skewed=F > 100)
                 if asked.unit_norm:
                     weights["W_dec"].div_(weights["W_dec"].norm(dim=1, keepdim=True))
                 workspace = Workspace(F, weights["b_enc"])
-                workspace.tile, workspace.dense_above = tile, above
+                workspace.tile = tile
                 mine, again = like(weights, math.nan), like(weights, math.nan)
-                got = gpu.step(x_BD, x_BD, weights, mine, asked, workspace)
+                got, _ = step(x_BD, x_BD, weights, mine, asked, workspace)
                 square = gpu_adam.finish(weights, mine, asked.unit_norm)
-                twice = gpu.step(x_BD, x_BD, weights, again, asked, workspace)
+                twice, _ = step(x_BD, x_BD, weights, again, asked, workspace)
                 square_again = gpu_adam.finish(weights, again, asked.unit_norm)
                 z_BF = x_BD @ weights["W_enc"]  # exact
                 if asked.noise:
@@ -103,6 +108,69 @@ def check_steps(checks: Checks, device: str, tiny: bool) -> None:
                 checks.add(f"{name} twice the same bits", 0.0 if same else math.inf)
 
 
+def sparse_step(
+    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, asked: Task, workspace: Workspace
+) -> tuple[Sums, float]:
+    """With room for whatever there is."""
+    found = gpu.step(x_BD, y_BE, weights, gradients, asked, workspace)
+    assert found is not None
+    return found
+
+
+def check_rows(checks: Checks, device: str, tiny: bool) -> None:
+    """Every row of the table against the definition, by autograd in float64; a target of another width."""
+    shapes = (
+        [(3, 7, 5, 21, 3)]
+        if tiny
+        else [(2048, 768, 512, 10_000, 100), (100, 70, 65, 4097, 5), (33, 16, 16, 131_072, 64)]
+    )
+    for B, D, E, F, k in shapes:
+        x_BD, weights = problem(B, D, F, float(k), device, skewed=F > 100)
+        y_BE, weights = torch.randn(B, E, device=device), weights | {"b_dec": torch.randn(E, device=device)}
+        weights = exact(weights | {"W_dec": torch.randn(F, E, device=device)})
+        for name, asked in rows(F, k, device).items():
+            assert gpu_covers.covers(asked), name
+            own = weights if isinstance(asked.phi, JumpRelu) else {n: w for n, w in weights.items() if n != "threshold"}
+            if asked.unit_norm:
+                own = own | {"W_dec": own["W_dec"] / own["W_dec"].norm(dim=1, keepdim=True)}
+            workspace = Workspace(F, own["b_enc"])
+            workspace.tile = (B + 1) // 2
+            mine, again, exactly = like(own, math.nan), like(own, math.nan), mapped(Tensor.double, like(own, math.nan))
+            got, _ = sparse_step(x_BD, y_BE, own, mine, asked, workspace)
+            twice, _ = sparse_step(x_BD, y_BE, own, again, asked, workspace)
+            torch.use_deterministic_algorithms(False)  # which the definition's `kthvalue` is not, by its name
+            want = reference.step(x_BD.double(), y_BE.double(), mapped(Tensor.double, own), exactly, asked)
+            torch.use_deterministic_algorithms(True)
+            name = f"row {name} {B}x{D}x{E}x{F}"
+            for field, gradient in exactly.items():
+                checks.add(f"{name} {field}", away(mine[field], gradient))
+            for field in ("squared_error", "terms", "penalty", "square_B"):
+                checks.add(f"{name} {field}", away(getattr(got, field), getattr(want, field)))
+            checks.add(f"{name} active_F", away(got.active_F, want.active_F), 0)
+            checks.add(f"{name} threshold", away(got.threshold or 0.0, want.threshold or 0.0))
+            same = all(torch.equal(gradient, again[field]) for field, gradient in mine.items())
+            same = same and got.terms == twice.terms and torch.equal(got.square_B, twice.square_B)
+            checks.add(f"{name} twice the same bits", 0.0 if same else math.inf)
+
+
+def check_stop(checks: Checks, device: str, tiny: bool) -> None:
+    """Without room nothing is written, nor updated; with more it is taken anew."""
+    B, D, F = (4, 7, 21) if tiny else (512, 768, 10_000)
+    x_BD, weights = problem(B, D, F, F / 10, device)
+    asked, workspace, stop_1 = task(0.3), Workspace(F, weights["b_enc"]), go(x_BD)
+    gradients, before = like(weights, math.nan), mapped(Tensor.clone, weights)
+    workspace.make_room("entries", 0)
+    pending = gpu.launch(x_BD, x_BD, weights, gradients, asked, workspace, stop_1)
+    first, second, ones = like(weights, 0.0), like(weights, 0.0), like(weights, 1.0)
+    gpu_adam.adam(weights, ones, first, second, Adam(1e-2, 1, (0.9, 0.99)), stop_1)
+    read = pending.read()
+    untouched = all(g.isnan().all() for name, g in gradients.items() if name != "b_dec")
+    still = all(torch.equal(weights[name], w) for name, w in before.items()) and not first["W_dec"].any()
+    checks.add("stop no gradient, no update", 0.0 if read.stopped and untouched and still else math.inf)
+    got, _ = sparse_step(x_BD, x_BD, weights, gradients, asked, workspace)
+    checks.add("stop taken anew", away(got.active_F.sum(), read.needed), 0)
+
+
 def check_nan_and_tf32(checks: Checks, device: str, tiny: bool) -> None:
     B, D, F = (5, 7, 11) if tiny else (512, 768, 1000)
     asked = task(0.3)
@@ -111,35 +179,47 @@ def check_nan_and_tf32(checks: Checks, device: str, tiny: bool) -> None:
     weights["W_enc"].add_(torch.randn_like(weights["W_enc"]) / math.sqrt(D))
     weights["b_enc"].fill_(20.0)  # z is far from 0
     gradients, _, _ = formulas(x_BD.double(), mapped(Tensor.double, weights), asked)
-    for path, above in (("sparse", 1.0), ("dense", -1.0)):
+    for path, step in (("sparse", sparse_step), ("dense", gpu.dense_step)):
         workspace, mine = Workspace(F, weights["b_enc"]), like(weights, math.nan)
-        workspace.dense_above = above
         torch.set_float32_matmul_precision("high")  # someone else's wish for TF32
         try:
-            gpu.step(x_BD, x_BD, weights, mine, asked, workspace)
+            step(x_BD, x_BD, weights, mine, asked, workspace)
         finally:
             torch.set_float32_matmul_precision("highest")
         checks.add(f"step {path} without TF32", max(away(mine[name], want) for name, want in gradients.items()))
         broken_BD = x_BD.clone()
         broken_BD[B // 2, D // 2] = math.nan
-        got = gpu.step(broken_BD, broken_BD, weights, mine, asked, workspace)
+        got, _ = step(broken_BD, broken_BD, weights, mine, asked, workspace)
         square = gpu_adam.finish(weights, mine, False)
         seen = math.isnan(got.squared_error) and math.isnan(square) and got.active_F.min() > 0
         checks.add(f"step {path} shows NaN", 0.0 if seen else math.inf)
     if device == "cuda":
-        checks.add("step: times that the host waits", waits(weights), 2)
+        for name, asked in rows(F, 5, device).items():
+            if "four" not in name and not any(isinstance(term, AuxK | PreActivation) for _, term in asked.objective):
+                checks.add(f"step {name}: times that the host waits", waits(exact(weights), asked), 0)
 
 
-def waits(weights: Weights) -> int:
-    """How often a sparse step of one tile stops the host until the device is done, by torch's own count."""
-    x_BD, gradients = torch.zeros(4, len(weights["b_dec"]), device="cuda"), like(weights, 0.0)
-    workspace, asked = Workspace(len(weights["b_enc"]), weights["b_enc"]), task(0.3, noise=Noise(1.0, 1))
-    workspace.dense_above = 1.0
-    gpu.step(x_BD, x_BD, weights, gradients, asked, workspace)
+def waits(weights: Weights, asked: Task) -> int:
+    """How often a step and an update stop the host until the device is done, by torch's own count."""
+    weights = weights if isinstance(asked.phi, JumpRelu) else {n: w for n, w in weights.items() if n != "threshold"}
+    x_BD, (gradients, first, second) = (
+        torch.zeros(4, len(weights["b_dec"]), device="cuda"),
+        (like(weights, 0.0) for _ in range(3)),
+    )
+    workspace, stop_1 = Workspace(len(weights["b_enc"]), weights["b_enc"]), go(x_BD)
+
+    def launch() -> None:
+        pending = gpu.launch(x_BD, x_BD, weights, gradients, asked, workspace, stop_1)
+        square_1 = gpu_adam.square(weights, gradients, asked.unit_norm)
+        gpu_adam.stop_unless_finite(stop_1, pending.number_K, square_1)
+        how = Adam(0.0, 1, (0.9, 0.99))
+        gpu_adam.adam(weights, gradients, first, second, how, stop_1, gpu_adam.shrink(square_1, 1.0))
+
+    launch()  # compiles, and makes the memory
     torch.cuda.set_sync_debug_mode("warn")
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
-        gpu.step(x_BD, x_BD, weights, gradients, asked, workspace)
+        launch()
     torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing" in str(warning.message) for warning in seen)
 

@@ -7,16 +7,20 @@ import pkgutil
 from typing import Any
 
 import torch
-from gpu_problem import like, problem, task
+from gpu_floors import gather_kernel
+from gpu_problem import exact, like, problem, rows, task
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from unmix import kernels
-from unmix.dictionary.nonlinearities import TanhRelu
+from unmix.dictionary.nonlinearities import JumpRelu, TanhRelu
 from unmix.kernels import gpu, gpu_adam
-from unmix.kernels.gpu_workspace import Workspace
+from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.task import Adam, Noise
+
+ROWS = ("relu", "topk", "abstopk", "matryoshka", "jumprelu", "jumprelu_tanh")
+"""Of the table, with every form of every kernel among them."""
 
 
 def compile_for(capability: int) -> int:
@@ -27,7 +31,7 @@ def compile_for(capability: int) -> int:
             return GPUTarget("cuda", capability, 32)
 
         def get_current_device(self) -> int:
-            return 0
+            return capability  # what is compiled is kept by this number
 
         def get_current_stream(self, device: Any = None) -> int:
             return 0
@@ -43,15 +47,23 @@ def compile_for(capability: int) -> int:
     driver.set_active(Nowhere())
     JITFunction.run = only_compile
     torch.empty = torch.zeros  # no kernel runs: nothing is active
-    for D, F in ((768, 300), (5, 7), (5000, 33)):
+    noisy = task(0.0, TanhRelu(), weigh=False, norm_power=2, noise=Noise(1.0, 2**63), unit_norm=True)
+    for D, F, names in ((768, 300, ROWS), (5, 7, ("topk",))):
         _, weights = problem(4, D, F, 1.0, "cpu")
-        spare = [like(weights, 0.0) for _ in range(3)]
-        other = task(0.0, TanhRelu(), weigh=False, norm_power=2, noise=Noise(1.0, 2**63), unit_norm=True)
-        for asked in (task(0.3), other):
-            x_BD = torch.zeros(4, D)
-            gpu.step(x_BD, x_BD, weights, spare[0], asked, Workspace(F, weights["b_enc"]))
+        weights, all_rows = exact(weights), rows(F, 2, "cpu")
+        for asked in (noisy, *(all_rows[name] for name in names)):
+            own = weights if isinstance(asked.phi, JumpRelu) else {n: w for n, w in weights.items() if n != "threshold"}
+            spare, stop_1 = [like(own, 0.0) for _ in range(3)], go(weights["b_enc"])
+            x_BD, workspace = torch.zeros(4, D), Workspace(F, weights["b_enc"])
+            gpu.launch(x_BD, x_BD, own, spare[0], asked, workspace, stop_1)
         for unit_norm in (False, True):
-            gpu_adam.adam(weights, *spare, Adam(1e-3, 1, (0.9, 0.99), 1.0, unit_norm))
+            how = Adam(1e-3, 1, (0.9, 0.99), 1.0, unit_norm)
+            gpu_adam.adam(own, *spare, how)
+            gpu_adam.adam(own, *spare, how, stop_1, torch.ones(1))
+    gather_kernel[(1,)](
+        torch.zeros(8, 1024), torch.zeros(8, dtype=torch.int32), torch.zeros(1024), 8, ROWS=8, WIDTH=1024
+    )
+    JITFunction.run = run
     print(f"compiled for {capability}: {', '.join(sorted(set(done)))}")
     missing = kernel_names() - set(done)
     if missing:

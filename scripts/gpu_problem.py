@@ -9,8 +9,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import Nonlinearity, Relu, TanhRelu
-from unmix.dictionary.terms import L1, SquaredError, token_weights
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
+from unmix.dictionary.terms import (
+    L0,
+    L1,
+    AuxK,
+    L0Target,
+    MoreActive,
+    PreActivation,
+    SquaredError,
+    Tanh,
+    token_weights,
+)
 from unmix.kernels.task import Noise, Task, Weights
 
 RELU = Relu()
@@ -27,6 +37,34 @@ def task(
 ) -> Task:
     """The squared error and the penalty."""
     return Task(phi, ((1.0, SquaredError(norm_power)), (l1, L1(weigh))), noise, unit_norm)
+
+
+BANDWIDTH = 1 / 8
+
+
+def rows(F: int, k: int, device: str) -> dict[str, Task]:
+    """Every row of the table that the kernels know, with all that it may be trained for beside.
+
+    AuxK takes all the dead features: of equal ones, torch may take others in float64.
+    """
+    dead_N = torch.arange(0, F, max(1, F // 8), device=device)
+    auxk, pulled = (0.3, AuxK(len(dead_N), dead_N, 3)), (0.3, PreActivation(dead_N))
+    prefixes = tuple(sorted({max(1, F // 32), max(1, F // 5), F}))
+    error, jump = SquaredError(1), JumpRelu(BANDWIDTH)
+    topk, abstopk, batchtopk = TopK(k), AbsTopK(k), BatchTopK(k + 0.5)
+    nested = SquaredError(0, prefixes)
+    return {
+        "relu": Task(Relu(), ((1.0, error), (0.3, L1()))),
+        "tanh_relu": Task(TanhRelu(), ((1.0, error), (0.3, L1(False)))),
+        "topk": Task(topk, ((1.0, error), auxk)),
+        "topk, four times k": Task(topk, ((1.0, error), (0.5, MoreActive(TopK(4 * k), error)))),
+        "abstopk": Task(abstopk, ((1.0, error), (0.3, AuxK(len(dead_N), dead_N, 1, True)))),
+        "batchtopk": Task(batchtopk, ((1.0, error), auxk)),
+        "matryoshka": Task(batchtopk, ((1.0, nested),), unit_norm=True),
+        "jumprelu": Task(jump, ((1.0, error), (0.3, L0(BANDWIDTH)))),
+        "jumprelu_tanh": Task(JumpRelu(BANDWIDTH, to_input=True), ((1.0, error), (0.3, Tanh()), pulled)),
+        "jumprelu_quadratic": Task(jump, ((1.0, nested), (0.3, L0Target(float(k), BANDWIDTH)))),
+    }
 
 
 def formulas(
@@ -81,6 +119,19 @@ def problem(B: int, D: int, F: int, active: float, device: str, skewed: bool = F
     b_F = (b_F * 512).round() / 512 + 1 / 1024
     b_dec_D = torch.randn(D, device=device)
     return x_BD, {"W_enc": W_enc_FD.T, "b_enc": b_F, "W_dec": W_dec_FD, "b_dec": b_dec_D}
+
+
+def exact(weights: Weights) -> Weights:
+    """The same with decoder rows whose norms are powers of 2, so that contributions are exact in float32, and many
+    equal; and with thresholds that no z is near, nor the edges of their windows."""
+    W_FE, F = weights["W_dec"], len(weights["b_enc"])
+    numbers = 4 ** int(math.log(W_FE.shape[1], 4) + 1e-9)  # that are not 0 in a row, ± 1 / √numbers each
+    row_FE = torch.where(W_FE < 0, -1.0, 1.0) / math.sqrt(numbers)
+    row_FE[:, numbers:] = 0
+    feature_F = torch.arange(F, device=W_FE.device)
+    lengths_F = torch.tensor([1.0, 0.5, 2.0], device=W_FE.device)[feature_F % 3]
+    theta_F = (feature_F % 64) / 512 + 1 / 4096
+    return weights | {"W_dec": row_FE * lengths_F[:, None], "threshold": theta_F}
 
 
 def mapped(fn: Callable[[Tensor], Tensor], weights: Weights) -> Weights:

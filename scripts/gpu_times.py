@@ -1,70 +1,242 @@
-"""A step and an update on a GPU beside plain torch, and beside what this GPU does at best."""
+"""Steps and updates on a GPU, whole and by phase, beside what this GPU does at best and beside plain torch."""
 
 from __future__ import annotations
 
 import importlib.util
-import statistics
 import sys
 import time
 import types
 from collections.abc import Callable
-from contextlib import suppress
+from itertools import pairwise
 from typing import Any
 
 import torch
+from gpu_floors import floors, median_ms
 from gpu_problem import formulas, like, problem, task
 from torch import Tensor
-from torch.profiler import ProfilerActivity, profile
 
-from unmix.kernels import gpu, gpu_adam
-from unmix.kernels.gpu_workspace import Workspace
-from unmix.kernels.task import Adam, Sums, Weights
+from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu, Relu, TopK
+from unmix.dictionary.terms import L0, L1, SquaredError
+from unmix.kernels import gpu, gpu_adam, gpu_sparse
+from unmix.kernels.gpu_workspace import Workspace, go
+from unmix.kernels.task import Adam, Noise, Task, Weights
 
-WIDTH, BATCH = 768, 4096
-FEATURES, ACTIVE = (10_000, 32_768, 131_072), (32, 100, 1000)
+__all__ = ["crossover", "floors", "rivals", "time_adam", "time_phases"]
+
+SHAPES = {"S": (768, 10_000, 4096, 100), "M": (2304, 65_536, 8192, 100), "L": (4096, 131_072, 16_384, 64)}
+"""D, F, B, L0."""
+DEVICE = "cuda"
+DENSITIES = (0.003, 0.01, 0.02, 0.04, 0.08)
+ERROR = (1.0, SquaredError())
 
 
-def median_ms(call: Callable[[Any], Any], inputs: list[Any], seconds: float = 0.4) -> float | None:
-    """Median time of a call by the device's own clock, after a warm-up; the inputs take turns. None: no memory."""
-    try:
-        for x in inputs * 2:
-            call(x)
-        torch.cuda.synchronize()
-        times, until = [], time.monotonic() + seconds
-        while len(times) < 5 or (time.monotonic() < until and len(times) < 200):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
-            start.record()
-            call(inputs[len(times) % len(inputs)])
-            end.record()
-            torch.cuda.synchronize()
-            times.append(start.elapsed_time(end))
-        return statistics.median(times)
-    except torch.cuda.OutOfMemoryError:
-        torch.cuda.empty_cache()
-        return None
+class Encoded(Workspace):
+    """Has z already: what is timed with it is without the encoder's product."""
+
+    def encode(self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
+        return self.array("z", len(x_TD) * self.features).view(len(x_TD), self.features)
+
+
+def tasks(k: int) -> dict[str, Task]:
+    """One of each way of finding what is active."""
+    return {
+        "relu": Task(Relu(), (ERROR, (0.3, L1()))),
+        "topk": Task(TopK(k), (ERROR,)),
+        "batchtopk": Task(BatchTopK(k), (ERROR,)),
+        "jumprelu": Task(JumpRelu(0.001), (ERROR, (0.3, L0(0.001)))),
+    }
 
 
 def cell(value: float | None, width: int, digits: int) -> str:
+    """A number, or that there is none."""
     return "-".rjust(width) if value is None else f"{value:{width}.{digits}f}"
 
 
-def floors() -> dict[str, float]:
-    """What this GPU does at best: float32 products without TF32, bytes copied (read and written)."""
-    torch.cuda.empty_cache()
-    product = copy = None
-    with suppress(torch.cuda.OutOfMemoryError):
-        a, b = torch.randn(8192, 8192, device="cuda"), torch.randn(8192, 8192, device="cuda")
-        product = median_ms(lambda b: torch.mm(a, b), [b, b + 1])
-        big = torch.randn(2**29, device="cuda")
-        copy = median_ms(lambda other: other.copy_(big), [torch.empty_like(big), torch.empty_like(big)])
-    if not product or not copy:
-        raise MemoryError("about 7 GiB of free GPU memory are needed")
-    found = {"float32_tflops": 2 * 8192**3 / product / 1e9, "copy_tb_per_s": 2 * 4 * 2**29 / copy / 1e9}
-    print("\nfloors: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
+def time_phases(best: dict[str, float], until: float) -> list[dict[str, Any]]:
+    """Every phase of a step and an update at S, M and L, and the least that it can take; none is begun after `until`."""
+    print("\nms: phase (floor)")
+    found = []
+    for size, (D, F, B, L0_) in SHAPES.items():
+        for name, asked in tasks(L0_).items():
+            row = {"size": size, "row": name, "D": D, "F": F, "B": B}
+            try:
+                if time.monotonic() > until:
+                    row["not_timed"] = "no time left for it"
+                    found.append(row)
+                    continue
+                row |= time_row(D, F, B, L0_, asked, best)
+            except torch.cuda.OutOfMemoryError:
+                row["not_timed"] = "out of memory"
+            cells = [
+                f"{key} {cell(ms, 1, 3)} ({row['floor'].get(key, 0):.3f})" for key, ms in row.get("ms", {}).items()
+            ]
+            print(f"{size} {name:<10} " + ", ".join(cells), flush=True)
+            found.append(row)
+            torch.cuda.empty_cache()
     return found
 
 
-def peer(active: int) -> Callable[[Tensor, Weights], None]:
+def time_row(D: int, F: int, B: int, L0_: int, asked: Task, best: dict[str, float]) -> dict[str, Any]:
+    """Encoder's product, selection, per token, per feature, square of the gradient, update; and the step of them."""
+    x_BD, weights = problem(B, D, F, L0_, DEVICE, skewed=True)
+    if isinstance(asked.phi, JumpRelu):
+        weights["threshold"] = torch.zeros_like(weights["b_enc"])
+    gradients, workspace, stop_1 = like(weights, 0.0), Encoded(F, weights["b_enc"]), go(x_BD)
+    plain = Workspace(F, weights["b_enc"])
+    found = gpu.step(x_BD, x_BD, weights, gradients, asked, plain)
+    assert found is not None
+    active = found[1] * F
+    workspace.tile = plain.tile
+    workspace._room, workspace._kept = plain._room, plain._kept
+    w_F, end_P, r_B = weights["W_dec"].norm(dim=1), plain.ends(()), asked.error.weigh(x_BD)
+    entries, _, _ = gpu._find(x_BD, weights, asked, plain, w_F, stop_1)
+    rows = gpu_sparse.by_token(x_BD, weights, asked, entries, r_B, end_P, stop_1)
+    first, second = like(weights, 0.0), like(weights, 0.0)
+    square_1, how = gpu_adam.square(weights, gradients, False), Adam(0.0, 1, (0.9, 0.99))
+
+    def update() -> None:
+        gpu_adam.adam(weights, gradients, first, second, how, stop_1, gpu_adam.shrink(square_1, 1.0))
+
+    def by_feature() -> None:
+        gpu_sparse.by_feature(x_BD, weights, gradients, asked, entries, rows, w_F, end_P, stop_1)
+
+    def whole() -> None:
+        gpu.launch(x_BD, x_BD, weights, gradients, asked, plain, stop_1)
+        gpu_adam.square(weights, gradients, False)
+        update()
+
+    def encode() -> None:
+        for start in range(0, B, plain.tile):
+            plain.encode(x_BD[start : start + plain.tile], weights, None, start)
+
+    calls: dict[str, Callable[[], Any]] = {
+        "encode": encode,
+        "select": lambda: gpu._find(x_BD, weights, asked, workspace, w_F, stop_1),
+        "per token": lambda: gpu_sparse.by_token(x_BD, weights, asked, entries, r_B, end_P, stop_1),
+        "per feature": by_feature,
+        "square": lambda: gpu_adam.square(weights, gradients, False),
+        "update": update,
+        "whole": whole,
+    }
+    ms = {key: median_ms(lambda _: call(), [None]) for key, call in calls.items()}  # noqa: B023
+    if stop_1.item():
+        raise RuntimeError("a step had not enough room: it did nothing, and was quick")
+    return {
+        "L0": active,
+        "ms": ms,
+        "floor": least(D, F, B, active, best),
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+    }
+
+
+def least(D: int, F: int, B: int, active: float, best: dict[str, float]) -> dict[str, float]:
+    """ms of each phase if nothing but its operations or its bytes took time; all numbers are in float32."""
+    copy, row, numbers = best["copy_tb_per_s"], 4 * D, 2 * D * F
+    gathers = {int(key.split("_")[1]): rate for key, rate in best.items() if key.startswith("gather")}
+
+    def gather(table_bytes: float) -> float:
+        return gathers[min(gathers, key=lambda size: abs(size * 2**20 - table_bytes))] or copy
+
+    found = {
+        "encode": 2 * B * D * F / best["float32_tflops"] / 1e9,
+        "select": 4 * B * F / copy / 1e9,
+        "per token": B * active * row / gather(F * row) / 1e9,
+        "per feature": 2 * B * active * row / gather(B * row) / 1e9,
+        "square": 4 * numbers / copy / 1e9,
+        "update": 28 * numbers / copy / 1e9,
+    }
+    return found | {"whole": sum(found.values())}
+
+
+def crossover() -> list[dict[str, Any]]:
+    """Where a sparse step takes as long as a dense one, as a share of (B, F); between two densities by a line."""
+    print("\nsparse and dense, ms by active share")
+    found = []
+    for size in ("S", "M"):
+        D, F, B, _ = SHAPES[size]
+        row: dict[str, Any] = {"size": size, "density": [], "sparse": [], "dense": []}
+        for density in DENSITIES:
+            x_BD, weights = problem(B, D, F, density * F, DEVICE, skewed=True)
+            gradients, workspace, asked = like(weights, 0.0), Workspace(F, weights["b_enc"]), task(0.3)
+            taken = gpu.step(x_BD, x_BD, weights, gradients, asked, workspace)
+            words = x_BD, x_BD, weights, gradients, asked, workspace
+            row["density"].append(taken[1] if taken else None)
+            row["sparse"].append(median_ms(lambda words: gpu.step(*words), [words]))
+            row["dense"].append(median_ms(lambda words: gpu.dense_step(*words), [words]))
+            torch.cuda.empty_cache()
+        row["crossover"] = meeting(row["density"], row["sparse"], row["dense"])
+        print(f"{size}: " + ", ".join(f"{key} {value}" for key, value in row.items() if key != "size"), flush=True)
+        found.append(row)
+    return found
+
+
+def meeting(density: list[float], sparse: list[float | None], dense: list[float | None]) -> float | None:
+    """The share at which two broken lines cross; None where they do not, or something was not timed."""
+    known = [(x, s - d) for x, s, d in zip(density, sparse, dense, strict=True) if s is not None and d is not None]
+    for (x, before), (y, after) in pairwise(known):
+        if before < 0 <= after:
+            return x + (y - x) * before / (before - after)
+    return None
+
+
+def time_adam(best: dict[str, float]) -> list[dict[str, Any]]:
+    """An update of S and M against torch's fused one, and the time to read g, m, v, W and write m, v, W."""
+    print("\nupdate, ms          ours  with unit norm  torch fused  floor")
+    found = []
+    for size in ("S", "M"):
+        D, F, _, _ = SHAPES[size]
+        row = {"size": size, "floor": 7 * 4 * (2 * D * F + D + F) / best["copy_tb_per_s"] / 1e9} | time_update(D, F)
+        widths = {"ours": 8, "unit_norm": 15, "torch_fused": 12, "floor": 6}
+        print(f"{size:15} " + " ".join(cell(row[name], width, 3) for name, width in widths.items()), flush=True)
+        found.append(row)
+        torch.cuda.empty_cache()
+    return found
+
+
+def time_update(D: int, F: int) -> dict[str, Any]:
+    """ms of an update."""
+    _, weights = problem(1, D, F, 1.0, DEVICE)
+    g, m, v = (like(weights, 0.0) for _ in range(3))
+    for name, weight in weights.items():
+        weight.grad = g[name].normal_()
+    fused = torch.optim.Adam(weights.values(), lr=1e-3, fused=True)
+
+    def update(how: Adam) -> None:
+        gpu_adam.adam(weights, g, m, v, how)
+
+    return {
+        "ours": median_ms(update, [Adam(1e-3, 5, (0.9, 0.99))]),
+        "unit_norm": median_ms(update, [Adam(1e-3, 5, (0.9, 0.99), unit_norm=True)]),
+        "torch_fused": median_ms(lambda _: fused.step(), [None]),
+    }
+
+
+def rivals(compiled: bool) -> list[dict[str, Any]]:
+    """A gradient of S in plain torch, whole and through torch.compile, and by eai-sparsify; ours beside them."""
+    D, F, B, active = SHAPES["S"]
+    x_BD, weights = problem(B, D, F, active, DEVICE, skewed=True)
+    inputs, asked = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)], task(0.3)
+    gradients, workspace = like(weights, 0.0), Workspace(F, weights["b_enc"])
+    row: dict[str, Any] = {"size": "S"}
+    row["ours"] = median_ms(lambda x: gpu.step(x, x, weights, gradients, asked, workspace), inputs)
+    row["ours, topk"] = median_ms(
+        lambda x: gpu.step(x, x, weights, gradients, tasks(active)["topk"], workspace), inputs
+    )
+    row["plain"] = median_ms(lambda x: formulas(x, weights, asked), inputs)
+    others: dict[str, Callable[[], Callable[[Tensor], Any]]] = {"sparsify, topk": lambda: peer(active, weights)}
+    if compiled:
+        others["compiled"] = lambda: lambda x: whole(x, weights, asked)
+        whole = torch.compile(formulas, dynamic=False)
+    for name, make in others.items():
+        try:
+            row[name] = median_ms(make(), inputs)
+        except Exception as error:  # a rival that is not there, or does not run here
+            row[f"{name} not timed"] = f"{type(error).__name__}: {str(error)[:200]}"
+    print("\nS, ms: " + ", ".join(f"{name} {value}" for name, value in row.items() if name != "size"), flush=True)
+    return [row]
+
+
+def peer(active: int, weights: Weights) -> Callable[[Tensor], None]:
     """A step of `eai-sparsify`'s own kernels, top-k of so many; its other modules need packages that may be missing."""
     if "sparsify" not in sys.modules:
         spec = importlib.util.find_spec("sparsify")
@@ -76,7 +248,7 @@ def peer(active: int) -> Callable[[Tensor, Weights], None]:
     from sparsify.fused_encoder import fused_encoder
     from sparsify.xformers import xformers_embedding_bag
 
-    def step(x_BD: Tensor, weights: Weights) -> None:
+    def step(x_BD: Tensor) -> None:
         W_enc_FD, b_enc_F, W_dec_FD, b_dec_D = leaves = [
             (w.T if name == "W_enc" else w).detach().requires_grad_() for name, w in weights.items()
         ]
@@ -85,130 +257,3 @@ def peer(active: int) -> Callable[[Tensor, Weights], None]:
         torch.autograd.grad((out_BD - x_BD).square().sum() / len(x_BD), leaves)
 
     return step
-
-
-def step(x_BD: Tensor, weights: Weights, gradients: Weights, workspace: Workspace) -> Sums:
-    """All that an update waits for: the gradients and their square."""
-    sums = gpu.step(x_BD, x_BD, weights, gradients, task(0.3), workspace)
-    gpu_adam.finish(weights, gradients, False)
-    return sums
-
-
-def time_steps(compiled: bool) -> list[dict[str, Any]]:
-    """A step of every size, sparse and dense, against plain torch and the encoder's product alone."""
-    print(
-        f"\nstep, D = {WIDTH}, B = {BATCH}, ms (ratio: the faster plain step over sparse; share: the encoder over sparse)"
-    )
-    print("      F   skew    L0  encoder   sparse    dense    plain compiled sparsify    ratio    share")
-    rows = []
-    for F in FEATURES:
-        plain = time_plain(F, compiled)
-        for active, skewed in [(active, False) for active in ACTIVE] + [(100, True)]:
-            row = time_step(F, active, skewed) | plain
-            others = [plain[k] for k in ("plain", "compiled") if plain.get(k)]
-            row["ratio"] = min(others) / row["sparse"] if others and row["sparse"] else None
-            row["share"] = row["encoder"] / row["sparse"] if row["encoder"] and row["sparse"] else None
-            names = ("encoder", "sparse", "dense", "plain", "compiled", "sparsify", "ratio", "share")
-            cells = " ".join(cell(row.get(name), 8, 2) for name in names)
-            print(f"{F:7} {skewed!s:>6} {row['L0']:5.0f} {cells}", flush=True)
-            rows.append(row)
-            torch.cuda.empty_cache()
-    for why in {why for row in rows for name, why in row.items() if name.endswith("not_timed")}:
-        print(f"  not timed: {why}")
-    return rows
-
-
-def time_plain(F: int, compiled: bool) -> dict[str, Any]:
-    """Plain torch; what is dense does not care how much is active."""
-    x_BD, weights = problem(BATCH, WIDTH, F, 100, "cuda")
-    inputs, asked, times = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)], task(0.3), {}
-    times["plain"] = median_ms(lambda x: formulas(x, weights, asked), inputs)
-    if compiled:
-        try:
-            torch.compiler.reset()
-            whole = torch.compile(formulas, dynamic=False)
-            times["compiled"] = median_ms(lambda x: whole(x, weights, asked), inputs)
-        except Exception as error:
-            times["compiled_not_timed"] = f"torch.compile: {type(error).__name__}: {str(error)[:200]}"
-    return times
-
-
-def time_step(F: int, active: int, skewed: bool) -> dict[str, Any]:
-    """One size: the encoder's product alone, the sparse step, the dense one, the peer's."""
-    x_BD, weights = problem(BATCH, WIDTH, F, active, "cuda", skewed)
-    inputs = [x_BD, x_BD.flip(0).contiguous(), x_BD.roll(1, 0)]
-    gradients, workspace = like(weights, 0.0), Workspace(F, weights["b_enc"])
-    row: dict[str, Any] = {"F": F, "skewed": skewed}
-    row["L0"] = step(x_BD, weights, gradients, workspace).active_F.double().sum().item() / BATCH
-    z_BF = workspace.rows(BATCH)
-    if len(z_BF) == BATCH:
-        row["encoder"] = median_ms(lambda x: torch.mm(x, weights["W_enc"], out=z_BF), inputs)
-    else:
-        row["encoder"] = median_ms(lambda x: torch.mm(x, weights["W_enc"]), inputs)
-    for path, above in (("sparse", 1.0), ("dense", -1.0)):
-        workspace.dense_above = above
-        torch.cuda.reset_peak_memory_stats()
-        row[path] = median_ms(lambda x: step(x, weights, gradients, workspace), inputs)
-        row[f"{path}_peak_gb"] = torch.cuda.max_memory_allocated() / 1e9
-    try:
-        theirs = peer(active)
-        row["sparsify"] = median_ms(lambda x: theirs(x, weights), inputs)
-    except Exception as error:
-        row["sparsify_not_timed"] = f"sparsify: {type(error).__name__}: {str(error)[:200]}"
-    return row
-
-
-def time_adam(copy_tb_per_s: float | None) -> list[dict[str, Any]]:
-    """An update of every size against torch's fused one, and the time to read g, m, v, W and write m, v, W."""
-    print("\nupdate, ms          ours  with unit norm  torch fused  floor  floor/ours")
-    rows = []
-    for F in FEATURES:
-        row = time_update(F)
-        row["floor"] = 7 * 4 * (2 * WIDTH * F + WIDTH + F) / copy_tb_per_s / 1e9 if copy_tb_per_s else None
-        row["floor_share"] = row["floor"] / row["ours"] if row["floor"] and row["ours"] else None
-        widths = {"ours": 8, "unit_norm": 15, "torch_fused": 12, "floor": 6, "floor_share": 11}
-        print(f"{F:15} " + " ".join(cell(row[name], width, 3) for name, width in widths.items()), flush=True)
-        rows.append(row)
-        torch.cuda.empty_cache()
-    return rows
-
-
-def time_update(F: int) -> dict[str, Any]:
-    _, weights = problem(1, WIDTH, F, 1.0, "cuda")
-    g, m, v = (like(weights, 0.0) for _ in range(3))
-    for name, weight in weights.items():
-        weight.grad = g[name].normal_()
-    fused = torch.optim.Adam(weights.values(), lr=1e-3, fused=True)
-
-    def update(how: Adam) -> None:
-        gpu_adam.adam(weights, g, m, v, how)
-
-    return {
-        "F": F,
-        "ours": median_ms(update, [Adam(1e-3, 5, (0.9, 0.99))]),
-        "unit_norm": median_ms(update, [Adam(1e-3, 5, (0.9, 0.99), unit_norm=True)]),
-        "torch_fused": median_ms(lambda _: fused.step(), [None]),
-    }
-
-
-def time_parts() -> list[dict[str, Any]]:
-    """Where the time of a step goes, kernel by kernel."""
-    rows = []
-    for F, active in ((10_000, 100), (32_768, 100), (32_768, 1000), (131_072, 32)):
-        x_BD, weights = problem(BATCH, WIDTH, F, active, "cuda", skewed=True)
-        gradients, workspace = like(weights, 0.0), Workspace(F, weights["b_enc"])
-        for _ in range(3):
-            step(x_BD, weights, gradients, workspace)
-        with profile(activities=[ProfilerActivity.CUDA]) as record:
-            for _ in range(5):
-                step(x_BD, weights, gradients, workspace)
-            torch.cuda.synchronize()
-        parts = sorted(
-            ((e.device_time_total / 5000, e.count // 5, e.key) for e in record.key_averages() if e.device_time_total),
-            reverse=True,
-        )
-        print(f"\nparts of a step, F = {F}, L0 about {active}, skewed")
-        for ms, calls, name in parts[:12]:
-            print(f"  {ms:8.3f} ms in {calls} calls  {name[:80]}", flush=True)
-            rows.append({"F": F, "active": active, "kernel": name, "ms": ms, "calls": calls})
-    return rows

@@ -24,7 +24,9 @@ def _own_cache(tmp_path, monkeypatch):
 
 
 def recipe(**overrides):
-    return config.load(None, {"training.l1": [1.0]} | {key.replace("__", "."): value for key, value in overrides.items()})
+    return config.load(
+        None, {"training.l1": [1.0]} | {key.replace("__", "."): value for key, value in overrides.items()}
+    )
 
 
 def decided(found):

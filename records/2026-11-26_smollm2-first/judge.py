@@ -20,9 +20,10 @@ from torch import Tensor, nn
 
 from unmix.config import CorpusConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
+from unmix.dictionary.files import origin
 from unmix.evaluation.evaluate import evaluate
+from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
-from unmix.dictionary.files import load_sae, origin
 
 FIDELITY, CE, T = 100_000, 16_384, 256
 HOOKS = ("resid_post.15", "resid_post.25")

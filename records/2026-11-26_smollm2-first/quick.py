@@ -11,9 +11,10 @@ import torch
 
 from unmix.config import CorpusConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens, sample
+from unmix.dictionary.files import origin
 from unmix.evaluation.splice import splice
+from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
-from unmix.dictionary.files import load_sae, origin
 
 ROWS, T = 32, 256
 

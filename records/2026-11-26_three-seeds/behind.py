@@ -14,7 +14,7 @@ import torch
 from judge import HOOK, ours, theirs
 
 from unmix.activations.store import Store
-from unmix.dictionary.files import load_sae
+from unmix.interop.load import load_sae
 
 BATCH, FIRST, LAST = 512, 2000, 2048
 MOVED = ("mean-only", "scale-only", "centred")

@@ -17,8 +17,8 @@ import torch
 
 from unmix.config import CorpusConfig, ModelConfig, load_resolved
 from unmix.corpus.tokens import load_tokens
-from unmix.dictionary.files import load_sae
 from unmix.evaluation.evaluate import evaluate
+from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
 from unmix.runlog import newest_checkpoints, read_manifest
 

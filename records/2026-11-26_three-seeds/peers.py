@@ -31,7 +31,7 @@ from sae_lens.config import SAETrainerConfig
 from sae_lens.training.sae_trainer import SAETrainer
 
 from unmix.activations.store import Store
-from unmix.dictionary.files import load_sae
+from unmix.interop.load import load_sae
 
 HOOK, BATCH, STEPS, FEATURES, FOR_SCALE, BEHIND = "resid_post.3", 512, 2000, 1024, 100, 24
 CLASSES = {

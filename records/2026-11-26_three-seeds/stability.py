@@ -28,7 +28,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from unmix.activations.store import Store
-from unmix.dictionary.files import load_sae
+from unmix.interop.load import load_sae
 
 TOKENS, BATCH = 131_072, 4096
 

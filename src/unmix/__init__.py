@@ -1,6 +1,6 @@
 """unmix: sparse autoencoders for language-model activations.
 
-sae = unmix.load_sae("runs/demo/members/l1-1.25-extended/step-000001800")
+sae = unmix.load_sae("runs/demo/members/l0-40-extended/step-000001800")
 with unmix.splice(model, "resid_post.3", sae):
     logits = model(ids).logits
 """
@@ -16,7 +16,7 @@ __all__ = ["error_of", "load_sae", "splice", "with_feature"]
 def __getattr__(name: str) -> Any:
     """`load_sae` and the splices, imported when first asked for: `import unmix` stays light."""
     if name == "load_sae":
-        from unmix.dictionary.files import load_sae
+        from unmix.interop.load import load_sae
 
         return load_sae
     if name in __all__:

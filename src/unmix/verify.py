@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 from unmix.activations.store import read_manifest as read_store
 from unmix.config import RunConfig
-from unmix.dictionary.files import CONFIG, load_sae
+from unmix.dictionary.files import CONFIG
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.interop.load import load_sae, recognise
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.training import checkpoint
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
@@ -30,7 +31,7 @@ def verify(folder: Path) -> Found:
         return _run(folder)
     if (folder / "manifest.json").exists() or list(folder.glob("shard-??????.safetensors")):
         return _store(folder)
-    if (folder / CONFIG).exists() or (folder / checkpoint.CHECKSUMS).exists():
+    if (folder / CONFIG).exists() or (folder / checkpoint.CHECKSUMS).exists() or recognise(folder):
         return Found("sae", "one dictionary", _sae(folder))
     raise UserError(f"{folder} is neither a run (run.yaml), nor a store (manifest.json), nor an SAE ({CONFIG})")
 

@@ -176,7 +176,7 @@ def test_the_features_of_a_text_are_the_dictionarys(run, capsys, monkeypatch):
     import torch
 
     from unmix.config import ModelConfig
-    from unmix.dictionary.files import load_sae
+    from unmix.interop.load import load_sae
     from unmix.lm.model import load_language_model
 
     monkeypatch.setenv("COLUMNS", "150")

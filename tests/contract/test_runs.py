@@ -11,7 +11,7 @@ from run_pairs import metrics, same, state, stopping
 
 from unmix import config
 from unmix.cli import main
-from unmix.dictionary.files import load_sae
+from unmix.interop.load import load_sae
 from unmix.runlog import read_manifest
 
 STEPS, L0 = 60, "5"

@@ -7,9 +7,10 @@ import torch
 from contract.cases import batch, every_architecture, member_of, noise_of, train
 from run_pairs import same
 
-from unmix.dictionary.files import load_sae, save_sae
+from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import fold_centre, fold_scaling
 from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.interop.load import load_sae
 
 SCALINGS = ("none", "dataset", "token")
 NOT_IN_SAE_LENS = {"tanh_relu": "unmix_tanh_relu"}

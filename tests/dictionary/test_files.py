@@ -4,10 +4,11 @@ import pytest
 import torch
 from run_pairs import same
 
-from unmix.dictionary.files import load_sae, save_sae
+from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
+from unmix.interop.load import load_sae
 
 
 def save(folder, hook="resid_post.3"):

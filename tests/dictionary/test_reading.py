@@ -9,10 +9,13 @@ import safetensors.torch
 import torch
 from run_pairs import same
 
-from unmix.dictionary.files import _IGNORED, _READ, load_sae, save_sae
+from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import Dictionary, new_dictionary
 from unmix.dictionary.nonlinearities import Relu, TanhRelu
 from unmix.errors import UserError
+from unmix.interop.load import load_sae
+from unmix.interop.saelens_keys import IGNORED as _IGNORED
+from unmix.interop.saelens_keys import READ as _READ
 
 D, F = 6, 20
 V1 = {  # the whole recipe of the training, no architecture

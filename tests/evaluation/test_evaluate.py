@@ -14,7 +14,6 @@ from unmix.activations.mask import Mask
 from unmix.cli.evaluate import evaluation_mask
 from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens
-from unmix.dictionary.files import load_sae
 from unmix.dictionary.model import new_dictionary
 from unmix.evaluation import evaluate as module
 from unmix.evaluation.command import _debiased
@@ -22,6 +21,7 @@ from unmix.evaluation.downstream import Downstream
 from unmix.evaluation.evaluate import evaluate
 from unmix.evaluation.splice import error_of, splice, with_feature
 from unmix.evaluation.subject import tightest
+from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
 from unmix.training import run
 

@@ -6,7 +6,7 @@ from explore import stores
 from explore.stores import ALWAYS, DEAD, MEMBER, ONE_TOKEN, make_world, write_store
 
 from unmix.explore import examples, windows
-from unmix.explore.draw import hashes
+from unmix.explore.draw import hashes, mix
 from unmix.explore.feature import lengths, numbers
 from unmix.explore.store import Text, extents
 
@@ -63,6 +63,20 @@ def test_near_misses_and_silent_windows(world):
         bounds = {t: stores.window(world, t, windows.BEFORE, windows.AFTER) for t in tried}
         assert got.silent.tolist() == [t for t in tried if silent_R[bounds[t][0] : bounds[t][1] + 1].all()][:2]
     assert len(chosen(world, ALWAYS)[1].silent) == 0
+
+
+def test_a_cut_is_where_the_share_is_reached():
+    """Σ = 5: the value 1 holds exactly a fifth of it, and the two 2s are in one band, whichever share they reach."""
+    assert examples.mass_edges(np.array([2.0, 1.0, 2.0])).tolist() == [0, 1, 2, 2, 2, 2]
+    assert examples.mass_edges(np.array([3.0])).tolist() == [0, 3, 3, 3, 3, 3]
+
+
+def test_the_hash_is_splitmix64():
+    """The first outputs of the generator from seed 0, whose state grows by a constant."""
+    states = np.array([0, 0x9E3779B97F4A7C15, 0x3C6EF372FE94F82A], dtype=np.uint64)
+    expected = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    assert mix(states).tolist() == expected
+    assert hashes(0, 5, np.array([7]))[0] == mix(mix(mix(states[:1]) ^ np.uint64(5)) ^ np.uint64(7))[0]
 
 
 def test_more_pages_go_on_where_the_first_ends():

@@ -10,7 +10,6 @@ from explore.tiny_explored import TOKENS, files_of
 from tiny_run import write_texts
 
 from unmix.corpus.tokens import sample
-from unmix.dictionary.files import load_sae
 from unmix.errors import UserError
 from unmix.evaluation.evaluate import evaluate
 from unmix.explore import build as module
@@ -18,6 +17,7 @@ from unmix.explore import harvest, manifest
 from unmix.explore.build import Wanted, build, open_subject
 from unmix.explore.publish import publish
 from unmix.explore.store import open_store
+from unmix.interop.load import load_sae
 
 SILENT = [].append
 

@@ -10,7 +10,6 @@ import torch
 from explore.stores import World
 from explore.tiny_explored import HOOKS, TOKENS, files_of
 
-from unmix.dictionary.files import load_sae
 from unmix.evaluation.subject import find_subject
 from unmix.explore import derive, geometry, publish, store
 from unmix.explore.build import Wanted, build, open_subject
@@ -20,6 +19,7 @@ from unmix.explore.logits import readout
 from unmix.explore.pack import read_script
 from unmix.explore.store import open_store
 from unmix.explore.token_bytes import bytes_of
+from unmix.interop.load import load_sae
 
 MEMBERS = [f"{hook}-l1-{value}" for hook in HOOKS for value in (1, 3)]
 

@@ -20,9 +20,9 @@ from unmix.cli import main
 from unmix.config import CorpusConfig
 from unmix.corpus.documents import documents
 from unmix.corpus.tokens import load_tokens
-from unmix.dictionary.files import load_sae
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest
 from unmix.training import chosen, extension, run

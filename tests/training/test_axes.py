@@ -11,7 +11,8 @@ from run_pairs import same
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
-from unmix.dictionary.files import load_sae, save_sae
+from unmix.dictionary.files import save_sae
+from unmix.interop.load import load_sae
 from unmix.training import checkpoint
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member

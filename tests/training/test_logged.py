@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from unmix.config import ModelConfig
 from unmix.corpus.tokens import load_tokens
-from unmix.dictionary.files import load_sae
 from unmix.evaluation.evaluate import evaluate
+from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest, read_metrics
 from unmix.training import run
@@ -79,7 +79,9 @@ def test_that_they_dominate_the_loss_is_said_before_training(overrides, tmp_path
         overrides, tmp_path, model__name=str(planted), training__mask="none", training__l1=[1.0], training__lr=1e-3
     )
     [warning] = [line for line in said if "dominate the loss" in line]
-    assert warning.startswith("warning: resid_post.0: every member will be trained on them, and they make up over 99.9%")
+    assert warning.startswith(
+        "warning: resid_post.0: every member will be trained on them, and they make up over 99.9%"
+    )
     assert said.index(warning) < said.index("a line of metrics")
     assert "mask" not in load_config(folder)["metadata"]
 

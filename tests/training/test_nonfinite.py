@@ -11,8 +11,8 @@ from tiny_run import make
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
-from unmix.dictionary.files import load_sae
 from unmix.errors import UserError
+from unmix.interop.load import load_sae
 from unmix.runlog import read_metrics
 from unmix.training import chosen, extension, run
 from unmix.training.inputs import open_inputs

@@ -1,6 +1,5 @@
 """One token in a hundred is a hundred times as long as the median: what that does to an SAE, and what cures it."""
 
-
 import pytest
 import torch
 

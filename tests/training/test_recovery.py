@@ -43,8 +43,13 @@ def test_relu_finds_the_features_of_a_mixture(decoder):
     recipe = config.load(
         None,
         {
-            "sae.features": 192, "sae.decoder": decoder, "training.l1": [5.0], "training.steps": 2500,
-            "training.lr": 1e-3, "training.lr_warmup_steps": 200, "training.decay_fraction": 0.0,
+            "sae.features": 192,
+            "sae.decoder": decoder,
+            "training.l1": [5.0],
+            "training.steps": 2500,
+            "training.lr": 1e-3,
+            "training.lr_warmup_steps": 200,
+            "training.decay_fraction": 0.0,
         },
     )
     source = Mixture()

@@ -8,8 +8,8 @@ import torch
 from run_pairs import metrics, same, state, stopping, write_store
 from tiny_run import make
 
-from unmix.dictionary.files import load_sae
 from unmix.errors import UserError
+from unmix.interop.load import load_sae
 from unmix.runlog import read_manifest, read_metrics
 from unmix.training import manifest, run
 from unmix.training.inputs import open_inputs

@@ -12,12 +12,12 @@ from unmix.config.section import Section
 
 
 def learning_rate(steps: int) -> float:
-    """6e-3 · √(2,000 / steps), at most 6e-3, to two digits.
+    """3e-3 · √(2,000 / steps), at most 3e-3, to two digits.
 
-    For 2,000 steps 3e-3, 6e-3 and 1e-2 were tried (records/2026-11-26_centre); the root is a guess between that and
-    rates in use for longer runs, and gives 1.4e-3 for 35,000 steps, 6e-4 for 200,000.
+    For 2,000 steps 6e-3 is better at a width of 256, and 3e-3 at 576 (records/2026-11-26_centre); the root is a guess
+    between that and rates in use for longer runs, and gives 7.2e-4 for 35,000 steps, 3e-4 for 200,000.
     """
-    return float(f"{6e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
+    return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
 
 
 class TrainingConfig(Section):
@@ -25,7 +25,7 @@ class TrainingConfig(Section):
 
     l1: list[float] = Field(default=[])
     """Coefficients α of the sparsity penalty, one member each, in place of `l0`."""
-    l0: list[float] = Field(default_factory=lambda given: [] if given.get("l1") else [20, 40, 80, 160])
+    l0: list[float] = Field(default_factory=lambda given: [] if given.get("l1") else [20.0, 40.0, 80.0, 160.0])
     """Active features per token, one member each: the k of topk kinds; for the other architectures a controller moves
     the coefficient of the penalty until there are as many (docs/architectures.md). 20, 40, 80, 160 if neither these
     nor `l1` are given."""

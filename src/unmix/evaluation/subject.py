@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from pydantic import ValidationError
 
 from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, load_resolved
-from unmix.dictionary.files import CONFIG, load_sae, metadata, origin
+from unmix.dictionary.files import CONFIG, metadata, origin
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import canonical
+from unmix.interop.load import load_sae, read, recognise
 from unmix.runlog import newest_checkpoints, read_manifest
 
 UNKNOWN_SPLIT = "unknown: the dictionary may have been trained on these documents"
@@ -58,7 +58,7 @@ def find_subject(folder: Path, *, model: str | None, corpus: str | None, hook: s
     """
     if (folder / "run.yaml").exists():
         return _of_run(folder, model, corpus, hook)
-    if not (folder / CONFIG).exists():
+    if not (folder / CONFIG).exists() and recognise(folder) is None:
         raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG})")
     if "unmix_recipe" in metadata(folder):
         return _of_ours(folder, model, corpus, hook)
@@ -121,37 +121,37 @@ def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | No
 
 
 def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
-    """An SAE that says little of its training: cfg.json of SAELens has what it says on top, or under metadata."""
-    sae = load_sae(folder)
-    facts = json.loads((folder / CONFIG).read_text(encoding="utf-8")) | metadata(folder)
-    named = facts.get("hook_name") or facts.get("hook_point")
-    trained_at = canonical(named) if isinstance(named, str) else None
+    """An SAE of another library, or of a folder that says little of its training: what its files say is in `Origin`."""
+    sae, made = read(folder)
+    if made.transcoder:
+        raise UserError(
+            f"{folder} is a transcoder ({made.hook or 'its input'} -> {made.hook_out or 'its output'}): its y is no x̂, "
+            "and this version evaluates dictionaries that give their input back"
+        )
     missing = [
         flag
         for flag, value in (
             ("--model NAME", model),
             ("--corpus SOURCE", corpus),
-            ("--hook HOOK", hook or trained_at),
+            ("--hook HOOK", hook or made.hook),
         )
         if value is None
     ]
     if missing or model is None or corpus is None:
-        called = f" (its model is called {facts['model_name']} there)" if facts.get("model_name") else ""
-        raise UserError(
-            f"{folder / CONFIG} does not say what unmix could evaluate it on{called}; give {_list(missing)}"
-        )
-    at, notes = _hook(folder, trained_at, hook)
-    T = facts.get("context_size")
-    if isinstance(T, bool) or not isinstance(T, int) or T < 3:
+        called = f" (its model is called {made.model} there)" if made.model else ""
+        raise UserError(f"{folder} does not say what unmix could evaluate it on{called}; give {_list(missing)}")
+    at, notes = _hook(folder, made.hook, hook)
+    notes = (made.line(sae), *made.notes, *notes)
+    T = made.context
+    if T is None or T < 3:
         T = USUAL_LENGTH
-        notes += (f"{folder / CONFIG} names no context_size: sequences are of {T} tokens",)
-    if facts.get("prepend_bos") is False:
-        notes += (f"{folder / CONFIG} says prepend_bos: false; sequences begin with the BOS here all the same",)
-    processed = _processed(facts)
-    if processed:
-        done = " and ".join(f"{key} ({PROCESSED[key]})" for key in processed)
+        notes += (f"{folder} names no context_size: sequences are of {T} tokens",)
+    if made.prepend_bos is False:
+        notes += (f"{folder} says prepend_bos: false; sequences begin with the BOS here all the same",)
+    if made.processed:
+        done = " and ".join(f"{key} ({PROCESSED[key]})" for key in made.processed)
         notes += (
-            f"warning: {folder / CONFIG} says that it was trained on activations of TransformerLens with {done}; it is "
+            f"warning: {folder} says that it was trained on activations of TransformerLens with {done}; it is "
             "evaluated on raw ones, on which its features may differ",
         )
     return Subject(
@@ -160,18 +160,12 @@ def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | 
         ModelConfig(name=model),
         CorpusConfig(source=corpus),
         T,
-        tightest([MaskConfig(special=bool(facts.get("exclude_special_tokens")), norm_above=None)]),
+        tightest([MaskConfig(special=made.without_special, norm_above=None)]),
         split=UNKNOWN_SPLIT,
         fits=True,
         notes=notes,
-        processed=processed,
+        processed=made.processed,
     )
-
-
-def _processed(facts: dict[str, Any]) -> tuple[str, ...]:
-    """What was done to the model that it was trained on, by the options that cfg.json gives for loading that model."""
-    given = facts.get("model_from_pretrained_kwargs")
-    return tuple(key for key in PROCESSED if isinstance(given, dict) and given.get(key) is True)
 
 
 def _name(folder: Path) -> str:
@@ -184,7 +178,7 @@ def _hook(folder: Path, trained_at: str | None, given: str | None) -> tuple[str,
     at = canonical(given or trained_at or "")
     if trained_at is None or at == trained_at:
         return at, ()
-    return at, (f"{folder / CONFIG} says that it was trained at {trained_at}; it is evaluated at {at}",)
+    return at, (f"{folder} says that it was trained at {trained_at}; it is evaluated at {at}",)
 
 
 def _mask_of(folder: Path) -> MaskConfig:

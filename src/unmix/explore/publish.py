@@ -128,7 +128,7 @@ def _manifest(
 def _left_out(subject: Subject) -> str:
     """What no number counts, in a sentence."""
     more = f" and {subject.trained}" if str(subject.trained) else ""
-    return f"left out of every number but those by norm and the share at position 0: position 0 (BOS){more}"
+    return f"position 0 (BOS){more}; numbers by norm and the share at position 0 are over every token"
 
 
 @contextmanager

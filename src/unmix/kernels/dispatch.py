@@ -39,7 +39,7 @@ def dense_numbers(asked: Dense, phi: Nonlinearity, noise: bool) -> Dense:
 
 
 def is_plain(task: Task) -> bool:
-    """Whether the dense kernels know it, and those of a GPU: relu or tanh(relu), squared error and L1."""
+    """Whether the dense kernels know it: relu or tanh(relu), squared error and L1."""
     known = isinstance(task.phi, Relu | TanhRelu) and task.only(SquaredError, L1)
     return known and not task.error.prefixes and task.coefficient(SquaredError) == 1
 
@@ -66,7 +66,8 @@ class Step:
     """A training step; the same call as `reference.step`.
 
     `select`: how the sparse one finds what is active. `dense`: what the dense one multiplies, see `dense_numbers`.
-    `border`: the active share below which it is sparse. `portable`: the definition, and no kernel made for a device.
+    `border`: the active share below which it is sparse; None: what is usual on the device. `portable`: the definition,
+    and no kernel made for a device.
     """
 
     def __init__(
@@ -74,7 +75,7 @@ class Step:
         select: Precision = "fp32",
         dense: Dense = "fp32",
         scratch: Scratch | None = None,
-        border: float = BORDER,
+        border: float | None = None,
         portable: bool = False,
     ) -> None:
         self.select, self.dense, self.scratch, self.border = select, dense, scratch or Scratch(), border
@@ -97,7 +98,8 @@ class Step:
             make = partial(dense.Workspace, F, weights["b_enc"])
             sums = dense.step(*words, self.scratch.get(("dense", F), make))
         density = sums.active_F.sum().item() / (len(x_BD) * F)
-        self.sparse = density < self.border * (HYSTERESIS if self.sparse else 1)
+        border = BORDER if self.border is None else self.border
+        self.sparse = density < border * (HYSTERESIS if self.sparse else 1)
         return sums
 
     def finish(self, weights: Weights, gradients: Weights, unit_norm: bool) -> float:
@@ -135,11 +137,21 @@ class Step:
         return kind if made and not self.portable else "portable"
 
     def _on_gpu(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
-        """It chooses between dense and sparse from the batch itself."""
-        if not is_plain(task) or y_BE.shape != x_BD.shape:
-            return tiles.step(x_BD, y_BE, weights, gradients, task)
-        from unmix.kernels import gpu, gpu_workspace  # only the files gpu* need triton
+        """Sparse or dense as above; a batch in which more is active than a sparse step is for is taken densely."""
+        from unmix.kernels import gpu_covers
 
-        F = len(weights["b_enc"])
-        workspace = self.scratch.get(("gpu", F), lambda: gpu_workspace.Workspace(F, weights["b_enc"]))
-        return gpu.step(x_BD, y_BE, weights, gradients, task, workspace)
+        words = x_BD, y_BE, weights, gradients, task
+        if not gpu_covers.covers(task):
+            return tiles.step(*words)
+        from unmix.kernels import gpu, gpu_workspace  # only these files need triton
+
+        F, b_enc_F, always = len(weights["b_enc"]), weights["b_enc"], always_sparse(task)
+        workspace = self.scratch.get(("gpu", F, b_enc_F.dtype), lambda: gpu_workspace.Workspace(F, b_enc_F))
+        border = gpu_workspace.DENSE_ABOVE if self.border is None else self.border
+        found = gpu.step(*words, workspace, 1.0 if always else HYSTERESIS * border) if self.sparse or always else None
+        if found is None and not gpu_covers.dense_covers(task):
+            sums = tiles.step(*words)
+            found = sums, sums.active_F.sum().item() / (len(x_BD) * F)
+        sums, density = found or gpu.dense_step(*words, workspace)
+        self.sparse = density < border * (HYSTERESIS if self.sparse else 1)
+        return sums

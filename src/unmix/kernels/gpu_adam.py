@@ -1,4 +1,14 @@
-"""The update of the weights on a GPU (Triton): one pass over them."""
+"""The update of the weights on a GPU (Triton): one pass over them.
+
+`finish` waits for the device, and clips what it is told to by its caller. Nothing waits if the square stays there:
+
+    square_1 = square(weights, gradients, unit_norm)
+    stop_unless_finite(stop_1, pending.number_K, square_1)
+    adam(…, how, stop_1, shrink(square_1, clip_norm))
+
+From the first step on whose numbers are not finite, or which had not enough room (`gpu`), all updates do nothing, until
+the host has read `stop` and decided; the weights are those from before that step.
+"""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # (triton reads the annotations of a kernel and takes none but its own)
@@ -13,9 +23,23 @@ from torch import Tensor
 from unmix.kernels.gpu_launch import FUSED, device_of, warps
 from unmix.kernels.task import Adam, Weights
 
+NOT_FINITE = 2
+"""What `stop` is then; 1 where there was not enough room, 3 is both."""
 
-def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
-    """As `reference.adam`; each number is read once and written once."""
+
+def adam(
+    weights: Weights,
+    gradients: Weights,
+    first: Weights,
+    second: Weights,
+    how: Adam,
+    stop_1: Tensor | None = None,
+    shrink_1: Tensor | None = None,
+) -> None:
+    """As `reference.adam`; each number is read once and written once. None where `stop` is set.
+
+    `shrink_1`: in place of `how.shrink`, a number that the host does not know.
+    """
     b1, b2 = how.betas
     for name in weights:
         kept = [each[name] for each in (weights, gradients, first, second)]
@@ -30,6 +54,8 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
                 g,
                 m,
                 v,
+                W if stop_1 is None else stop_1,
+                W if shrink_1 is None else shrink_1,
                 how.shrink,
                 b1,
                 1 - b1,
@@ -40,6 +66,8 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
                 how.eps,
                 W.numel(),
                 D,
+                STOPS=stop_1 is not None,
+                SHRINKS=shrink_1 is not None,
                 UNIT_NORM=unit_norm,
                 BLOCK_D=block_d,
                 num_warps=warps(block_d),
@@ -52,10 +80,26 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
 
 def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
     """As `reference.finish`; the host waits for the sum."""
+    return square(weights, gradients, unit_norm).item()
+
+
+def square(weights: Weights, gradients: Weights, unit_norm: bool) -> Tensor:
+    """The same left on the device, (1,), float64."""
     if unit_norm:
         g_FE, W_FE = gradients["W_dec"], weights["W_dec"]
         g_FE.addcmul_(W_FE, (g_FE * W_FE).sum(1, keepdim=True), value=-1)
-    return torch.stack([_square(gradient) for gradient in gradients.values()]).sum().item()
+    return torch.stack([_square(gradient) for gradient in gradients.values()]).sum().view(1)
+
+
+def shrink(square_1: Tensor, most: float | None) -> Tensor | None:
+    """What brings gradients to a norm of at most that, (1,); None where any norm is right."""
+    return None if most is None else (most / square_1.sqrt()).clamp_(max=1)
+
+
+def stop_unless_finite(stop_1: Tensor, *numbers: Tensor) -> None:
+    """Set `stop` where one of these is not; what was not computed because it is set already is left alone."""
+    finite = torch.cat([number.view(-1) for number in numbers]).isfinite().all()
+    stop_1.bitwise_or_(torch.where((stop_1 == 0) & ~finite, NOT_FINITE, 0).to(torch.int32))
 
 
 def _square(gradient: Tensor) -> Tensor:
@@ -70,6 +114,8 @@ def _adam_kernel(
     g_FD,
     m_FD,
     v_FD,
+    stop_1,
+    shrink_1,
     shrink,
     b1,
     rest1,
@@ -80,14 +126,23 @@ def _adam_kernel(
     eps,
     numbers,
     D,
+    STOPS: tl.constexpr,
+    SHRINKS: tl.constexpr,
     UNIT_NORM: tl.constexpr,
     BLOCK_D: tl.constexpr,
 ):
+    if STOPS:  # noqa: SIM102 — only then is there a number to load
+        if tl.load(stop_1) != 0:
+            return
     d = tl.arange(0, BLOCK_D)
     at = tl.program_id(0).to(tl.int64) * D + d
     here = (d < D) & (at < numbers)
     W = tl.load(W_FD + at, mask=here, other=0)
-    g = tl.load(g_FD + at, mask=here, other=0) * shrink
+    g = tl.load(g_FD + at, mask=here, other=0)
+    if SHRINKS:
+        g *= tl.load(shrink_1).to(g.dtype)
+    else:
+        g *= shrink
     m = b1 * tl.load(m_FD + at, mask=here, other=0) + rest1 * g
     v = b2 * tl.load(v_FD + at, mask=here, other=0) + rest2 * (g * g)
     W -= rate * m / (tl.sqrt(v * correction) + eps)

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import TanhRelu
-from unmix.dictionary.terms import L1
+from unmix.dictionary.terms import L1, SquaredError
+from unmix.kernels.gpu_sparse import Features, Found
 from unmix.kernels.gpu_workspace import Workspace
 from unmix.kernels.task import Task, Weights
 
@@ -18,24 +19,20 @@ def dense(
     gradients: Weights,
     task: Task,
     workspace: Workspace,
-    norm_F: Tensor,
-    r_B: Tensor,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Fills `gradients`; answers ||x̂ - x||² (B,), Σ_B f and active tokens of each feature (F,).
-
-    Where the batch is one tile, its z is in the workspace already.
-    """
-    per_token = task.coefficient(L1) / len(x_BD)
-    bounded = isinstance(task.phi, TanhRelu)
+    w_F: Tensor,
+    stop_1: Tensor,
+) -> Found:
+    """Fills `gradients`. It has no need of room, and goes on whatever `stop` says: nothing comes of it."""
+    per_token, bounded = task.coefficient(L1) / len(x_BD), isinstance(task.phi, TanhRelu)
+    norm_F = w_F if task.weigh_by_norm else torch.ones_like(w_F)
+    r_B = task.error.weigh(x_BD)
     active_F, total_F = torch.zeros_like(norm_F), torch.zeros_like(norm_F)
     square_B = x_BD.new_empty(len(x_BD), dtype=torch.float64)
     for gradient in gradients.values():
         gradient.zero_()
     for first in range(0, len(x_BD), workspace.tile):
         x_TD, r_T = x_BD[first : first + workspace.tile], r_B[first : first + workspace.tile]
-        whole = len(x_TD) == len(x_BD)  # z is in place
-        f_TF = workspace.rows(len(x_BD)) if whole else workspace.encode(x_BD, weights, task.noise, first)
-        f_TF.add_(weights["b_enc"]).relu_()
+        f_TF = workspace.encode(x_TD, weights, task.noise, first).add_(weights["b_enc"]).relu_()
         active_F += (f_TF != 0).sum(0)  # NaN too
         if bounded:
             f_TF.tanh_()
@@ -54,4 +51,7 @@ def dense(
     if task.weigh_by_norm and task.coefficient(L1):
         per_row_F = torch.where(norm_F > 0, total_F * per_token / norm_F, 0)
         gradients["W_dec"].addcmul_(weights["W_dec"], per_row_F[:, None])
-    return square_B, total_F, active_F
+    found = {SquaredError: (square_B * r_B).sum(), L1: (total_F * norm_F).sum(dtype=torch.float64)}
+    features = Features(total_F, active_F, torch.zeros_like(total_F))
+    nothing_1 = torch.zeros(1, dtype=torch.int64, device=x_BD.device)
+    return Found(square_B, features, nothing_1, None, tuple(found[type(term)] for _, term in task.objective))

@@ -1,4 +1,9 @@
-"""The encoder's product of a tile of tokens, in memory that is kept from step to step."""
+"""The arrays of a step on a GPU, kept from step to step: a tile's z, and room for what is active in a batch.
+
+How much is active is known to the device alone. A step is given room for so many entries; where they are more it sets
+`stop`, and every kernel behind that does nothing, nor does an update, until the host has read it, made more room and
+taken the step again.
+"""
 
 from __future__ import annotations
 
@@ -9,29 +14,55 @@ from unmix.kernels.gpu_noise import add_noise
 from unmix.kernels.task import Noise, Weights
 
 TILE_BYTES = 2 * 2**30  # of z, one (tile, F) array; the dense step has two
-# From data-sheet figures, not measured: where 4 products of 2·BDF operations at 50 TFLOP/s would cost what 4 gathers of
+# From data-sheet figures, not measured: where 4 products of 2·BDF operations at 50 TFLOP/s would cost what 3 gathers of
 # 4·D bytes an entry would at 3 TB/s.
-DENSE_ABOVE = 0.03  # of (B, F)
+DENSE_ABOVE = 0.04  # of (B, F)
+FIRST_ROOM = 0.01  # of (B, F), before it is known how much is active
+SPARE = 1.25  # times what was needed
 
 
 class Workspace:
-    """The (tile, F) array of one shape, made once; a step is dense where more than `dense_above` of it is active."""
+    """The arrays for one number of features and one dtype."""
 
     def __init__(self, features: int, like: Tensor) -> None:
+        self.features, self.like = features, like
         self.tile = max(1, TILE_BYTES // (like.element_size() * features))
-        self.dense_above = DENSE_ABOVE
-        self.z = like.new_empty(0, features)
+        self._room: dict[str, int] = {}
+        self._kept: dict[str, Tensor] = {}
+        self._ends: dict[tuple[int, ...], Tensor] = {}
 
-    def rows(self, tokens: int) -> Tensor:
-        """Room for z of so many tokens, at most a tile; what is in it is left from before."""
-        if len(self.z) < tokens:
-            self.z = self.z.new_empty(min(tokens, self.tile), self.z.shape[1])
-        return self.z[:tokens]
+    def array(self, name: str, length: int, dtype: torch.dtype | None = None) -> Tensor:
+        """The first numbers of an array; what is in it is left from before."""
+        kept, dtype = self._kept.get(name), dtype or self.like.dtype
+        if kept is None or len(kept) < length or kept.dtype != dtype:
+            self._kept[name] = kept = self.like.new_empty(length, dtype=dtype)
+        return kept[:length]
 
-    def encode(self, x_BD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
-        """x W_enc (+ ε) of the tile that starts at token `first`; the bias is left to its readers."""
-        x_TD = x_BD[first : first + self.tile]
-        z_TF = torch.mm(x_TD, weights["W_enc"], out=self.rows(len(x_TD)))
+    def encode(self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
+        """x W_enc (+ ε) of tokens from number `first` of the batch; the bias is left to its readers."""
+        z_TF = self.array("z", len(x_TD) * self.features).view(len(x_TD), self.features)
+        torch.mm(x_TD, weights["W_enc"], out=z_TF)
         if noise:
             add_noise(z_TF, noise, first)
         return z_TF
+
+    def room(self, kind: str, tokens: int, at_least: int = 0) -> int:
+        """Entries that there is room for."""
+        return max(1, at_least, self._room.get(kind, int(FIRST_ROOM * tokens * self.features)))
+
+    def make_room(self, kind: str, needed: int) -> None:
+        """For some more than were needed."""
+        self._room[kind] = int(SPARE * needed) + 1
+
+    def ends(self, prefixes: tuple[int, ...]) -> Tensor:
+        """Where prefixes of the features end, (P,); made on the device, as a copy would wait for it."""
+        prefixes = prefixes or (self.features,)
+        if prefixes not in self._ends:
+            parts = [torch.full((1,), end, dtype=torch.int32, device=self.like.device) for end in prefixes]
+            self._ends = {prefixes: torch.cat(parts)}  # of those that are drawn anew for each step, no more than one
+        return self._ends[prefixes]
+
+
+def go(like: Tensor) -> Tensor:
+    """A `stop` that is not set, (1,)."""
+    return torch.zeros(1, dtype=torch.int32, device=like.device)

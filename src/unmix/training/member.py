@@ -20,7 +20,7 @@ from unmix.dictionary.table import counts, nonlinearity, objective
 from unmix.dictionary.terms import AuxK, Objective, PreActivation
 from unmix.errors import UserError
 from unmix.kernels import aligned, reference
-from unmix.kernels.dispatch import BORDER, Scratch, Step
+from unmix.kernels.dispatch import Scratch, Step
 from unmix.kernels.noise import noise_key
 from unmix.kernels.task import Adam, Noise, Sums, Task, Weights, wide
 from unmix.training.controller import Controller, first_coefficient
@@ -85,7 +85,7 @@ class Member:
         # a run has decided these before it makes members (`precision.decide`)
         select = "fp32" if training.selection == "auto" else training.selection
         dense = "fp32" if training.dense == "auto" else training.dense
-        border = BORDER if training.border == "auto" else training.border
+        border = None if training.border == "auto" else training.border
         self.step = Step(select, dense, scratch, border, portable=training.kernels == "portable")
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64, device=device)
         """Tokens since each feature was last active."""

@@ -1,0 +1,53 @@
+"""`unmix convert`: bring a dictionary of another library into a folder of ours."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from unmix.cli.arguments import Dotted
+
+
+def add_convert(commands: Any) -> None:
+    """Add the command."""
+    parser = commands.add_parser(
+        "convert",
+        help="bring a dictionary of another library, a .pt among others, into a folder of ours",
+        description="Read SRC, a file or folder of SAELens, Gemma Scope, sparsify, dictionary_learning, OpenAI, Llama\n"
+        "Scope, Qwen Scope, circuit-tracer …, bring it to raw x in and raw ŷ out, and write DST, which must\n"
+        "not exist: cfg.json and sae_weights.safetensors. Says in a line what it was understood as.\n\n"
+        "Of a .pt file nothing but tensors and plain values is read, and nothing in it is run. Folders without one\n"
+        "open as they are. docs/interop.md has what opens, what is refused and why.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("src", type=Path, metavar="SRC", help="the folder, or one file: ae.pt, layer_3.safetensors …")
+    parser.add_argument("dst", type=Path, metavar="DST", help="the folder to write")
+    parser.add_argument("--model", metavar="NAME", help="the language model, where SRC does not say or says it wrong")
+    parser.add_argument("--hook", metavar="HOOK", help="where x is read, such as resid_post.3; the same")
+    parser.add_argument(
+        "--to",
+        choices=["unmix", "dictionary_learning", "sparsify"],
+        default="unmix",
+        help="whose layout to write, if not ours, which SAELens opens: sparsify knows topk alone, dictionary_learning "
+        "relu, jumprelu, gated and topk",
+    )
+    parser.add_argument("--json", action="store_true", help="print what was understood as JSON")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace, dotted: Dotted) -> int:
+    from unmix.interop.convert import convert
+
+    sae, origin = convert(args.src, args.dst, model=args.model, hook=args.hook, to=args.to)
+    if args.json:
+        widths = {"d_in": sae.width, "d_out": sae.W_dec.shape[1], "features": sae.features}
+        print(json.dumps({"folder": str(args.dst), **widths, **asdict(origin)}, indent=1))
+        return 0
+    print(origin.line(sae))
+    for note in origin.notes:
+        print(f"  {note}")
+    return 0

@@ -1,0 +1,159 @@
+"""Gemma Scope 1 (`params.npz`) and 2 (`params.safetensors`), of Google DeepMind: arXiv 2408.05147.
+
+    f = max(z, 0) [z > θ],   z = x W_enc + b_enc;      ŷ = f W_dec + b_dec
+
+W_enc [D, F], W_dec [F, D], float32; > is strict; b_dec is not subtracted from x. Nothing is scaled but in the folders
+of embeddings, whose x is divided by √D, as Gemma multiplies its embeddings by it. 1 has no configuration: the model,
+the hook and the L0 stand in the path alone. 2 writes the names in lower case and may have a config.json.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+
+import torch
+
+from unmix.dictionary.nonlinearities import JumpRelu
+from unmix.errors import UserError
+from unmix.interop.keys import Keys, fact
+from unmix.interop.normal import normal_form, not_negative
+from unmix.interop.origin import Origin, Reading
+from unmix.interop.source import Source
+from unmix.interop.tensors import take
+
+NPZ, PARAMS, CONFIG = "params.npz", "params.safetensors", "config.json"
+_FIVE = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
+_SKIP = "affine_skip_connection"
+
+
+def is_first(source: Source) -> bool:
+    """Whether it is Gemma Scope 1."""
+    return source.has(NPZ)
+
+
+def read_first(source: Source) -> Reading:
+    """`layer_20/width_16k/average_l0_71/params.npz`."""
+    path = source.folder / NPZ
+    found = {_capital(name): tensor for name, tensor in source.tensors(NPZ).items()}
+    w = take(path, found, _FIVE, optional=["scaling_factor"], of="a Gemma Scope SAE")
+    if bool((w.pop("scaling_factor", torch.ones(1)) != 1).any()):
+        raise UserError(f"{path} holds a scaling_factor that is not 1; this version does not know what it scales")
+    embedding = bool(source.in_path(r"/embedding(/|$)"))
+    w["threshold"] = not_negative(w["threshold"])
+    D = w["b_dec"].numel()
+    # b_dec is left as it is, as SAELens does; all that stands in the path says where x comes from
+    scale_in = 1 / math.sqrt(D) if embedding and D else 1.0
+    if embedding:
+        w["b_dec"] = w["b_dec"] * scale_in
+    transcoder = bool(source.in_path(r"gemma-scope-\w+-pt-transcoders"))
+    dictionary, folded = normal_form(path, w, JumpRelu(), scale_in=scale_in, transcoder=transcoder)
+    model, hook, hook_out, notes = _from_path(source, embedding)
+    l0 = source.in_path(r"average_l0_(\d+)")
+    return Reading(
+        dictionary,
+        Origin(
+            format="Gemma Scope",
+            architecture="jumprelu",
+            version="1",
+            model=model,
+            hook=hook,
+            hook_out=hook_out,
+            transcoder=transcoder,
+            prepend_bos=True,
+            without_special=True,
+            l0=float(l0[1]) if l0 else None,
+            folded=folded,
+            notes=notes,
+        ),
+    )
+
+
+def _capital(name: str) -> str:
+    """`w_enc` -> W_enc."""
+    return re.sub(r"^w_", "W_", name)
+
+
+def _from_path(source: Source, embedding: bool) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
+    """(model, hook, hook of the output, notes)."""
+    repository = source.in_path(r"gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)")
+    layer = source.in_path(r"layer_(\d+)")
+    model = None
+    if repository:
+        model = f"google/gemma-2-{repository[1]}" + ("-it" if repository[2] == "it" else "")
+    if embedding:
+        return model, "resid_pre.0", None, ("b_dec of the embedding SAEs is not scaled with the rest, as in SAELens",)
+    if not (repository and layer):
+        return model, None, None, ("the model and the hook stand only in the repository's name and path",)
+    L = layer[1]
+    match repository[3]:
+        case "res":
+            return model, f"resid_post.{L}", None, ()
+        case "mlp":
+            return model, f"mlp_out.{L}", None, ()
+        case "att":
+            note = "x is what goes into the output projection of the attention, the heads side by side"
+            return model, f"blocks.{L}.attn.hook_z", None, (note,)
+    note = "x is the MLP's input, after the norm in front of it"
+    return model, f"model.layers.{L}.pre_feedforward_layernorm", f"mlp_out.{L}", (note,)
+
+
+def is_second(source: Source) -> bool:
+    """Whether it is Gemma Scope 2."""
+    return source.has(PARAMS)
+
+
+def read_second(source: Source) -> Reading:
+    """`resid_post_all/layer_17_width_16k_l0_small/params.safetensors`, with or without config.json."""
+    path = source.folder / PARAMS
+    keys = source.keys(CONFIG) if CONFIG in source.names else Keys(source.folder / CONFIG, {})
+    keys.one_of("architecture", ("jump_relu", "jumprelu"))
+    kind = keys.one_of("type", ("sae", "transcoder"), "a dictionary of several layers is no map from one x to one y")
+    affine = keys.one_of("affine_connection", (False, True, None))
+    width, model = keys.whole("width"), keys.text("model_name")
+    places = [keys.text(f"hf_hook_point_{side}") for side in ("in", "out")]
+    l0 = fact(keys.values.get("l0")) if keys.has("l0") else None
+    keys.finish()
+    found = {_capital(name): tensor for name, tensor in source.tensors(PARAMS).items()}
+    if affine and _SKIP not in found:
+        raise keys.refuse("affine_connection", f"but {path} has no {_SKIP}; copy or download it again")
+    if _SKIP in found:
+        raise UserError(f"{path} has {_SKIP}: it adds x W_skip, which dictionaries of this version do not have")
+    w = take(path, found, _FIVE, of="a Gemma Scope 2 SAE")
+    if w["W_dec"].ndim == 3:
+        raise UserError(f"{path}: W_dec is {list(w['W_dec'].shape)}, a cross-layer transcoder; one layer's SAE is read")
+    if width is not None and width != w["b_enc"].numel():
+        raise UserError(f"{keys.path} says {keys.said('width')}, the weights have {w['b_enc'].numel()} features")
+    w["threshold"] = not_negative(w["threshold"])
+    transcoder = kind == "transcoder" or bool(source.in_path(r"/transcoder")) or places[0] != places[1]
+    dictionary, folded = normal_form(path, w, JumpRelu(), transcoder=transcoder)
+    layer = source.in_path(r"layer_(\d+)_width")
+    hook, hook_out = (_place(place) for place in places)
+    if hook is None and layer and source.in_path(r"/resid_post"):
+        hook = f"resid_post.{layer[1]}"
+    return Reading(
+        dictionary,
+        Origin(
+            format="Gemma Scope",
+            architecture="jump_relu",
+            version="2",
+            model=model,
+            hook=hook,
+            hook_out=hook_out if transcoder else None,
+            transcoder=transcoder,
+            prepend_bos=True,
+            l0=l0,
+            folded=folded,
+        ),
+    )
+
+
+def _place(place: str | None) -> str | None:
+    """Ours for a place in `transformers`' Gemma 3; the module's path for others, the output being what is meant."""
+    if place is None:
+        return None
+    if found := re.fullmatch(r"(?:\w+\.)*layers\.(\d+)\.output", place):
+        return f"resid_post.{found[1]}"
+    if found := re.fullmatch(r"(?:\w+\.)*layers\.(\d+)\.post_feedforward_layernorm\.output", place):
+        return f"mlp_out.{found[1]}"  # what the block adds: Gemma's norm stands behind the MLP
+    return place.removesuffix(".output")

@@ -1,0 +1,151 @@
+"""A dictionary from a file or folder of any library that is known here."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from unmix.dictionary.files import CONFIG, WEIGHTS
+from unmix.dictionary.model import Dictionary
+from unmix.errors import UserError
+from unmix.interop import (
+    bussmann,
+    circuit_tracer,
+    dictionary_learning,
+    gemma_scope,
+    linear,
+    openai,
+    openmoss,
+    qwen_scope,
+    saelens,
+    sparsify,
+)
+from unmix.interop.origin import Reading
+from unmix.interop.source import PICKLED, Source
+from unmix.interop.tensors import listed
+
+
+class Format(NamedTuple):
+    """How a library's files are recognised by their names, and read."""
+
+    what: str
+    """For people: `an SAE of Gemma Scope (params.npz)`."""
+    is_here: Callable[[Source], bool]
+    read: Callable[[Source], Reading]
+
+
+FORMATS = (
+    Format("an SAE of SAELens or unmix", saelens.is_here, saelens.read),
+    Format("an SAE of sparsify (cfg.json and sae.safetensors)", sparsify.is_here, sparsify.read),
+    Format("an SAE of Llama Scope (hyperparams.json)", openmoss.is_llama_scope, openmoss.read_llama_scope),
+    Format("an SAE of Language-Model-SAEs (OpenMOSS)", openmoss.is_openmoss, openmoss.read_openmoss),
+    Format("an SAE of Gemma Scope (params.npz)", gemma_scope.is_first, gemma_scope.read_first),
+    Format("an SAE of Gemma Scope 2 (params.safetensors)", gemma_scope.is_second, gemma_scope.read_second),
+    Format("an SAE of dictionary_learning (ae.pt)", dictionary_learning.is_here, dictionary_learning.read),
+    Format("an SAE of Bart Bussmann's BatchTopK (sae.pt)", bussmann.is_here, bussmann.read),
+    Format("transcoders for circuit-tracer (config.yaml)", circuit_tracer.is_here, circuit_tracer.read),
+)
+"""In the order in which they are looked for."""
+
+
+def load_sae(path: str | Path) -> Dictionary:
+    """The dictionary there, in the normal form, on the CPU, in float32: raw x [..., D] in, raw ŷ [..., E] out.
+
+    A folder of unmix or another library, or one file of a set. With `hook_z` the last dimension is that of all heads
+    side by side, [..., heads · width of a head]. Raises `UserError` if it is not one that this version reads; nothing
+    that changes the function is passed over.
+    """
+    return read(path).dictionary
+
+
+def read(path: str | Path, *, pickles: bool = False) -> Reading:
+    """The dictionary, and what its files say of it. `pickles`: `.pt` files are read too, and nothing in them is run.
+
+    Raises `UserError` as `load_sae`.
+    """
+    path = Path(path)
+    source = _source(path, pickles)
+    for form in FORMATS:
+        if form.is_here(source):
+            # what is usual here needs no more than the paths in its messages
+            return form.read(source) if form is FORMATS[0] else _read(form.what, form.read, source)
+    pickled = sorted(name for name in source.names if name.endswith(PICKLED)) if source.file is None else []
+    if source.file is not None and source.file.endswith(PICKLED):
+        return _read_pickled(source, source.file)
+    if len(pickled) == 1:
+        return _read_pickled(source, pickled[0])
+    raise UserError(_unknown(source, pickled))
+
+
+def recognise(path: str | Path) -> str | None:
+    """What the files there are by their names, `an SAE of Gemma Scope (params.npz)`. None: nothing that is known."""
+    path = Path(path)
+    if not path.exists():
+        return None
+    source = _source(path, False)
+    found = next((form.what for form in FORMATS if form.is_here(source)), None)
+    pickles = [source.file] if source.file is not None else sorted(source.names)
+    return found or next((f"a pickle ({name})" for name in pickles if name.endswith(PICKLED)), None)
+
+
+def _read(what: str, reader: Callable[[Source], Reading], source: Source) -> Reading:
+    try:
+        return reader(source)
+    except UserError as error:
+        raise UserError(f"it looks like {what}: {error}") from None
+
+
+def _read_pickled(source: Source, name: str) -> Reading:
+    """A lone `.pt`: what it is, its tensors say."""
+    path, found = source.folder / name, source.tensors(name)
+    if openai.is_here(found):
+        return _read("an SAE of OpenAI's sparse_autoencoder", lambda s: openai.read(s, path, found), source)
+    if qwen_scope.is_here(path, found):
+        return _read("an SAE of Qwen Scope", lambda s: qwen_scope.read(s, path, found), source)
+    if kind := linear.kind_of(found):
+        return _read(f"an SAE of {kind}", lambda s: linear.read(s, path, found), source)
+    beside = "" if "config.json" in source.names else "; dictionary_learning's ae.pt needs its config.json beside it"
+    raise UserError(f"{path} holds {listed(found)}, which is no layout that this version knows{beside}")
+
+
+def _source(path: Path, pickles: bool) -> Source:
+    wanted = f"the folder that holds {CONFIG} and {WEIGHTS}"
+    if not path.exists():
+        parts = path.parts[:2]
+        if len(parts) == 2 and all(re.fullmatch(r"\w[\w.-]*", part) for part in parts) and not Path(parts[0]).exists():
+            raise UserError(
+                f"there is no folder {path}; it looks like an id on the Hugging Face hub: download it with "
+                f"`hf download {'/'.join(parts)} --local-dir {parts[1]}`, then give {wanted}"
+            )
+        raise UserError(f"there is no folder {path}; give {wanted}")
+    folder, file = (path, None) if path.is_dir() else (path.parent, path.name)
+    try:
+        names = frozenset(one.name for one in folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot read {folder} ({error.strerror}); make it readable") from None
+    return Source(folder, names, file, pickles)
+
+
+def _unknown(source: Source, pickled: list[str]) -> str:
+    """What stands there instead of a dictionary, and what to give."""
+    folder, names = source.folder, source.names
+    wanted = f"the folder that holds {CONFIG} and {WEIGHTS}"
+    if source.file is not None:
+        return f"{folder / source.file} is a file; give {wanted}"
+    if "conf.yaml" in names and "latest_ckpt.safetensors" in names:
+        return f"{folder} holds a temporal SAE, which reads a whole sequence; a dictionary reads one token"
+    if pickled:
+        return f"{folder} holds {len(pickled)} pickles; give one of them, such as {folder / pickled[0]}"
+    missing = [name for name in (CONFIG, WEIGHTS) if name not in names]
+    lacks = f"{folder} is no SAELens folder: it has no {' and no '.join(missing)}"
+    if "run.yaml" in names:
+        return f"{lacks}; it is an unmix run: give one of its checkpoints, members/NAME/step-000001000"
+    for form in FORMATS:
+        for inside in sorted(one for one in folder.iterdir() if one.is_dir()):
+            within = Source(inside, frozenset(one.name for one in inside.iterdir()))
+            if form.is_here(within):
+                return f"{lacks}; give a folder inside it that has them, such as {inside}"
+    some = ", ".join(sorted(names)[:6]) + (", …" if len(names) > 6 else "")
+    return f"{lacks}; give one that has them (this one holds {some or 'nothing'})"

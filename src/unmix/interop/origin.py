@@ -1,0 +1,62 @@
+"""What a file says of its dictionary, and what was done to bring it to the normal form."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from unmix.dictionary.model import Dictionary
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """Nothing here is measured: it is what the folder, its name and its configuration say. None: they do not say."""
+
+    format: str
+    """Who writes such files: `SAELens`, `Gemma Scope` …"""
+    architecture: str
+    """What the format calls it."""
+    version: str | None = None
+    """Of the library that wrote it."""
+    model: str | None = None
+    """The language model."""
+    hook: str | None = None
+    """Where x was read: ours where we have the name (`resid_post.3`), else theirs."""
+    hook_out: str | None = None
+    """Where y was read, if it is another place: then it is a transcoder, and ŷ is no x̂."""
+    transcoder: bool = False
+    """Whether ŷ is meant to be something else than x, even where `hook_out` is not known."""
+    context: int | None = None
+    """Tokens a sequence."""
+    prepend_bos: bool | None = None
+    """Whether sequences began with a BOS."""
+    without_special: bool = False
+    """Whether special tokens were left out of training."""
+    l0: float | None = None
+    """Active features a token that it claims."""
+    explained_variance: float | None = None
+    """What it claims."""
+    processed: tuple[str, ...] = ()
+    """What TransformerLens did to the model before the training: `center_writing_weights`, `fold_ln`."""
+    folded: tuple[str, ...] = ()
+    """What was brought into the weights, so that raw x goes in and raw ŷ comes out."""
+    notes: tuple[str, ...] = ()
+    """What its user should know."""
+
+    def line(self, dictionary: Dictionary) -> str:
+        """`SAELens 6.54.12, topk: 24,576 features of 768 (resid_pre.8, gpt2)`."""
+        who = " ".join(filter(None, (self.format, self.version)))
+        E = dictionary.W_dec.shape[1]
+        wide = f"{dictionary.width:,}" + (f" -> {E:,}" if self.transcoder else "")
+        places = [self.hook or "hook not named", *([self.hook_out or "hook not named"] if self.transcoder else [])]
+        return (
+            f"{who}, {self.architecture}: {dictionary.features:,} features of {wide} "
+            f"({' -> '.join(places)}, {self.model or 'model not named'})"
+        )
+
+
+class Reading(NamedTuple):
+    """A dictionary in the normal form, and where it comes from."""
+
+    dictionary: Dictionary
+    origin: Origin

@@ -1,0 +1,119 @@
+"""sparsify (EleutherAI): a folder for each hook, with `cfg.json` and `sae.safetensors`.
+
+    f = the k largest of max(z, 0),   z = (x - b_dec) W_enc + b_enc;   ŷ = f W_dec + b_dec
+
+encoder.weight is [F, D] and turned, W_dec [F, D] and not. A transcoder (transcode) does not subtract b_dec.
+`num_latents` 0 means D · expansion_factor. The folder is called after a module: x is its output, or, of a transcoder,
+its input.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from unmix.dictionary.model import Dictionary
+from unmix.dictionary.nonlinearities import TopK
+from unmix.errors import UserError
+from unmix.interop.keys import read_keys
+from unmix.interop.normal import centred_biases, normal_form, require_plain
+from unmix.interop.origin import Origin, Reading
+from unmix.interop.source import Source, hook_of_module
+from unmix.interop.tensors import take, transposed
+from unmix.runlog import write_json
+from unmix.tensorfile import save_tensors
+
+CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+
+
+def is_here(source: Source) -> bool:
+    """Whether it is a folder of sparsify."""
+    return source.has(CONFIG, WEIGHTS)
+
+
+def read(source: Source) -> Reading:
+    """Raises `UserError` for groupmax, signed features and a skip connection."""
+    path, keys = source.folder / WEIGHTS, source.keys(CONFIG)
+    keys.one_of("activation", ("topk",), "groupmax keeps the largest of each of k groups, which is no top k")
+    keys.one_of("signed", (False, None), "of features that may be negative this version does not know the choice")
+    transcode = keys.one_of("transcode", (False, True))
+    skip = keys.one_of("skip_connection", (False, True))
+    k, d_in = keys.whole("k"), keys.whole("d_in")
+    latents, expansion = keys.whole("num_latents", 0), keys.whole("expansion_factor")
+    keys.finish({"normalize_decoder", "multi_topk"})  # how it was trained
+    if k is None or d_in is None:
+        raise UserError(f"{keys.path} has no {'k' if k is None else 'd_in'}, which sparsify writes")
+    found = source.tensors(WEIGHTS)
+    if skip or "W_skip" in found:
+        raise UserError(
+            f"{path} has a skip connection: it adds x W_skip, which dictionaries of this version do not have"
+        )
+    w = {NAMES[name]: tensor for name, tensor in take(path, found, NAMES, of="a sparse coder of sparsify").items()}
+    w["W_enc"] = transposed(w["W_enc"])
+    F = latents or (d_in * expansion if expansion else w["b_enc"].numel())
+    called = {ours: theirs for theirs, ours in NAMES.items()}
+    sae, folded = normal_form(path, w, TopK(k, weigh_by_norm=False), centred=not transcode, called=called)
+    if (sae.width, sae.features) != (d_in, F):
+        raise UserError(f"{keys.path} says d_in, num_latents = {(d_in, F)}, the weights are {sae.width, sae.features}")
+    if k > F:
+        raise UserError(f"{keys.path} says {keys.said('k')} of {F} features; it is damaged")
+    model, context = _of_the_run(source)
+    name = source.folder.absolute().name
+    module = re.sub(r"^layer_(\d+)$", r"layers.\1", name)
+    hook = hook_of_module(module) or (name if "." in name else None)
+    notes: tuple[str, ...] = ()
+    if hook and hook.startswith(("mlp_out", "attn_out")):
+        notes = (f"x is the output of {module}: {hook} where no norm follows it (one does in Gemma 2 and 3, OLMo 2)",)
+    return Reading(
+        sae,
+        Origin(
+            format="sparsify",
+            architecture="topk",
+            model=model,
+            hook=f"{module}.input" if transcode else hook,
+            hook_out=hook if transcode else None,
+            transcoder=transcode,
+            context=context,
+            l0=float(k),
+            folded=folded,
+            notes=notes,
+        ),
+    )
+
+
+def write(sae: Dictionary, made: Origin, folder: Path) -> None:
+    """`cfg.json` and `sae.safetensors`, for its `load_from_disk`. Raises `UserError` but for a topk with E = D."""
+    require_plain(sae, ("topk",), "sparsify")
+    E = sae.W_dec.shape[1]
+    if sae.width != E:
+        raise UserError(f"sparsify has one width, and this is {sae.width:,} -> {E:,}; leave it in our layout")
+    phi, w = sae.nonlinearity, sae.weights
+    if not made.transcoder:
+        w |= centred_biases(sae)
+    w["W_enc"] = w["W_enc"].T
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tensors(folder / WEIGHTS, {theirs: w[ours] for theirs, ours in NAMES.items()})
+    write_json(
+        folder / CONFIG,
+        {
+            "activation": "topk",
+            "num_latents": sae.features,
+            "k": phi.k if isinstance(phi, TopK) else None,
+            "normalize_decoder": False,
+            "multi_topk": False,
+            "skip_connection": False,
+            "transcode": made.transcoder,
+            "d_in": sae.width,
+        },
+    )
+
+
+def _of_the_run(source: Source) -> tuple[str | None, int | None]:
+    """(model, tokens a sequence) from config.json one level up, where there is one that can be read."""
+    path = source.folder.absolute().parent / "config.json"
+    if not path.is_file():
+        return None, None
+    keys = read_keys(path)
+    context = keys.values.get("ctx_len")
+    return keys.text("model"), context if type(context) is int and context > 0 else None
