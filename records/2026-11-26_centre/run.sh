@@ -11,7 +11,7 @@ fixed=(--training.selection fp32 --training.dense fp32 --training.border 0.1 --t
     --features 1024 --hook resid_post.3 --activations.store "$work/store") # nothing that is timed decides
 
 [ -e "$work/store/manifest.json" ] || unmix harvest --hook resid_post.3 --tokens 1048576 --out "$work/store"
-for lr in 6e-3 1e-2; do
+for lr in 3e-3 6e-3 1e-2; do
     unmix sweep --architecture "${kinds[@]}" --l0 50 "${fixed[@]}" --training.lr $lr --name lr-$lr
 done
 for seed in 1 2; do

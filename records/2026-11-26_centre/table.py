@@ -27,7 +27,7 @@ def spread(values: list[float], digits: int) -> str:
 def main() -> None:
     """Two tables."""
     centred, raw = rows(HERE / "evaluation.jsonl"), rows(HERE.parent / "2026-11-26_three-seeds" / "evaluation.jsonl")
-    groups = {"x, 3e-3": (raw, 3e-3), "x − c, 6e-3": (centred, 6e-3), "x − c, 1e-2": (centred, 1e-2)}
+    groups = {"x, 3e-3": (raw, 3e-3), "x − c, 3e-3": (centred, 3e-3), "x − c, 6e-3": (centred, 6e-3), "x − c, 1e-2": (centred, 1e-2)}
     for l0 in (20, 50, 100):
         print(f"\nL0 {l0} asked\n")
         print("| architecture | what is encoded, learning rate | seeds | L0 | EV | ΔCE, nats | dead, % |")
