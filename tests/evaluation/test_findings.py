@@ -49,6 +49,14 @@ def test_where_ablation_costs_nothing_beyond_its_error_loss_recovered_is_not_giv
     assert "null" in json.dumps(row)
 
 
+def test_shrinkage_is_of_reconstructions_that_explain_something():
+    """A reconstruction at another scale altogether was called 3587 % too short."""
+    assert "10% too short for what they explain" in said(evaluation(reconstruction_bias=0.9))
+    elsewhere = said(evaluation(reconstruction_bias=-34.9, explained_variance=-3.0))
+    assert "too short" not in elsewhere
+    assert "It explains less than the mean does" in elsewhere
+
+
 def test_in_a_single_document_no_error_is_known_and_none_is_shown():
     found = evaluation(zero=(1.0, math.nan), mean=(0.5, math.nan), dictionary=(0.2, math.nan))
     assert found["saes"]["a"]["loss_recovered_zero"] is None

@@ -27,7 +27,7 @@ def _of(row: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
     if row["above_10_percent"] > DENSE_SHARE:
         said.append(f"{row['above_10_percent']:.0%} of features fire on more than a tenth of the tokens.")
     short = 1 - row["reconstruction_bias"]
-    if short > SHRUNK:
+    if short > SHRUNK and row["explained_variance"] > 0:
         said.append(f"Reconstructions are {short:.0%} too short for what they explain: shrinkage.")
     if row["explained_variance"] < 0:
         said.append(
