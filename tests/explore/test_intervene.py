@@ -111,9 +111,10 @@ def test_tokens_that_are_longer_than_it_was_trained_on_keep_x(lm):
 def test_strength_0_changes_no_logit(lm, kind, scaling):
     sae, ids_T = dictionary(kind, scaling=scaling), prompt_ids(lm, TEXT).ids_T
     found = intervene(lm, HOOK, sae, ids_T, [Change(3, "add", 0.0, 7.0)], generate=12)
-    assert torch.equal(found.plain.logp_T[:-1], found.changed.logp_T[:-1])
-    assert found.kl_T.max() == 0
-    assert found.plain.next == found.changed.next
+    # rows of a batch of two may differ in the last bit: threads share the work of a product
+    assert found.delta_logp_T[:-1].abs().max() < 1e-5
+    assert found.kl_T.max() < 1e-8
+    assert [token for token, _ in found.plain.next] == [token for token, _ in found.changed.next]
     assert found.plain.generated == found.changed.generated
 
 

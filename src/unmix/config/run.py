@@ -99,7 +99,8 @@ class RunConfig(Section):
                 )
             if training.l0 and max(training.l0) > sae.features:
                 raise ValueError(
-                    f"{where}training.l0 = {max(training.l0):g} is more than the {sae.features} features; give less"
+                    f"{where}training.l0 = {max(training.l0):g} is more than the {sae.features} features; "
+                    f"give --l0 of at most {sae.features}, or more features"
                 )
         return self
 
