@@ -12,9 +12,10 @@ from tiny_run import write_texts
 from unmix.corpus.tokens import sample
 from unmix.errors import UserError
 from unmix.evaluation.evaluate import evaluate
+from unmix.evaluation.opened import open_subject
 from unmix.explore import build as module
 from unmix.explore import harvest, manifest
-from unmix.explore.build import Wanted, build, open_subject
+from unmix.explore.build import Wanted, build
 from unmix.explore.publish import publish
 from unmix.explore.store import open_store
 from unmix.interop.load import load_sae
@@ -29,7 +30,7 @@ def _small(small_shards):
 
 def test_every_value_is_that_of_the_saved_dictionary(folder, whole):
     store = open_store(whole)
-    _, lm, tokens = open_subject(folder, Wanted(), SILENT)
+    _, lm, tokens = open_subject(folder, SILENT)
     rows = sample(len(tokens.ids_NT))[:23]
     ids_NT = torch.from_numpy(tokens.ids_NT[rows].astype(np.int64))
     assert store.tokens["id"].tolist() == ids_NT.flatten().tolist()
@@ -59,7 +60,7 @@ def test_what_is_counted_is_what_an_evaluation_counts(folder, tmp_path, monkeypa
     monkeypatch.setattr(subjects, "tightest", lambda masks: strict)
     build(folder, tmp_path / "out", Wanted(tokens=TOKENS), SILENT)
     store = open_store(tmp_path / "out")
-    subject, lm, tokens = open_subject(folder, Wanted(), SILENT)
+    subject, lm, tokens = open_subject(folder, SILENT)
     for hook, saes in subject.saes.items():
         found = evaluate(lm, tokens, hook, saes, fidelity_tokens=TOKENS, ce_tokens=64, mask=strict)
         text = store.text(hook)

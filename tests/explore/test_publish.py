@@ -10,9 +10,10 @@ import torch
 from explore.stores import World
 from explore.tiny_explored import HOOKS, TOKENS, files_of
 
+from unmix.evaluation.opened import open_subject
 from unmix.evaluation.subject import find_subject
 from unmix.explore import derive, geometry, publish, store
-from unmix.explore.build import Wanted, build, open_subject
+from unmix.explore.build import Wanted, build
 from unmix.explore.duck import read_parquet
 from unmix.explore.examples import BANDS
 from unmix.explore.logits import readout
@@ -47,7 +48,7 @@ def dense(opened, name):
 
 def test_the_records_are_what_was_derived(get, whole, folder):
     opened = open_store(whole)
-    subject, lm, _ = open_subject(folder, Wanted(), [].append)
+    subject, lm, _ = open_subject(folder, [].append)
     of, out = bytes_of(lm.tokenizer), readout(lm)
     for hook, saes in subject.saes.items():
         sight = derive.see(opened, hook, saes)
@@ -196,7 +197,7 @@ def test_the_manifest_says_what_the_page_needs(get, whole, folder):
 
 
 def test_the_vocabulary_has_every_token_of_the_site(get, whole, folder):
-    _, lm, _ = open_subject(folder, Wanted(), [].append)
+    _, lm, _ = open_subject(folder, [].append)
     vocabulary, of = get("vocabulary"), bytes_of(lm.tokenizer)
     ids = set()
     for name in MEMBERS:

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from unmix.config import CorpusConfig, MaskConfig
+from unmix.config import MaskConfig
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import Dictionary
@@ -20,8 +20,9 @@ from unmix.evaluation import memory
 from unmix.evaluation.debias import debias as refit
 from unmix.evaluation.evaluate import SKIP, evaluate
 from unmix.evaluation.findings import findings
-from unmix.evaluation.subject import Subject, find_subject
-from unmix.lm.model import LanguageModel, load_language_model
+from unmix.evaluation.opened import open_subject
+from unmix.evaluation.subject import Subject
+from unmix.lm.model import LanguageModel
 from unmix.machine import held
 from unmix.runlog import newest_checkpoints, read_json, write_json
 
@@ -53,26 +54,8 @@ def evaluate_folder(
     the held-out tokens that are read. Raises `UserError` for what `find_subject` and `evaluate` do, and for a model or
     corpus that cannot be had.
     """
-    subject = find_subject(folder, model=model, corpus=corpus, hook=hook)
-    for note in subject.notes:
-        say(note)
-    say(f"loading the model {subject.model.name}")
-    lm = load_language_model(subject.model)
-    if lm.note:
-        say(lm.note)
-    if subject.model_fingerprint not in (None, lm.fingerprint):
-        say(
-            f"warning: {subject.model.name} is not the model that {folder} was trained on (its fingerprint is "
-            f"{lm.fingerprint}, was {subject.model_fingerprint})"
-        )
-    T = subject.sequence_length
-    if subject.fits and lm.context is not None and lm.context < T:
-        say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
-        T = lm.context
-    lm.check_sequence_length(T)
-    lm.check_reading(T, list(subject.saes))
-    say(f"tokenizing the held-out documents of {subject.corpus.source}")
-    tokens = load_tokens(_bounded(subject.corpus, read_at_most), lm.tokenizer, T, "held_out", say=say)
+    subject, lm, tokens = open_subject(folder, say, model=model, corpus=corpus, hook=hook, read_at_most=read_at_most)
+    T = tokens.ids_NT.shape[1]
     if subject.split != "held_out":
         say(f"the split is {subject.split}")
     everything = [sae for saes in subject.saes.values() for sae in saes.values()]
@@ -151,12 +134,6 @@ def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
         write_json(folder / FILE, found)
     except UserError as error:
         say(f"warning: not evaluated, the report is written without held-out numbers: {error}")
-
-
-def _bounded(corpus: CorpusConfig, most: int | None) -> CorpusConfig:
-    """The corpus, read no further than so many tokens of a split."""
-    bounds = [bound for bound in (corpus.max_tokens, most) if bound is not None]
-    return corpus.model_copy(update={"max_tokens": min(bounds, default=None)})
 
 
 def _made(subject: Subject, T: int) -> dict[str, Any] | None:

@@ -7,20 +7,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from unmix.corpus.tokens import Tokens, load_tokens, sample
+from unmix.corpus.tokens import Tokens, sample
 from unmix.dictionary.files import CONFIG, WEIGHTS
 from unmix.dictionary.model import Dictionary
 from unmix.disk import sha256
 from unmix.errors import UserError
 from unmix.evaluation.memory import sequences_at_once
-from unmix.evaluation.subject import Subject, find_subject
+from unmix.evaluation.opened import open_subject
+from unmix.evaluation.subject import Subject
 from unmix.explore import manifest, pages
 from unmix.explore.draw import SEED
 from unmix.explore.duck import connected
 from unmix.explore.harvest import SHARD_TOKENS, Pass, measure_heads, missing_shards, write_shard
 from unmix.explore.publish import publish
 from unmix.explore.store import open_store
-from unmix.lm.model import LanguageModel, load_language_model
+from unmix.lm.model import LanguageModel
 from unmix.runlog import write_json
 
 TOKENS = 262_144
@@ -48,7 +49,7 @@ def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
     with connected():  # without DuckDB nothing of this works: say so before the pass
         pass
     there = manifest.read_manifest(out)
-    subject, lm, tokens = open_subject(folder, wanted, say)
+    subject, lm, tokens = open_subject(folder, say, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook)
     job, inputs = _job(folder, subject, lm, tokens, wanted, there)
     if there is not None and wanted.anew:
         pages.require_ours(out / "site", there["site"])
@@ -59,31 +60,6 @@ def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
     manifest.require_same(out, there, inputs)
     harvest(job, out, there, say)
     return publish(folder, open_store(out), replace(subject, saes=job.saes), lm, say)
-
-
-def open_subject(folder: Path, wanted: Wanted, say: Say) -> tuple[Subject, LanguageModel, Tokens]:
-    """What the folder holds, its model and its held-out tokens."""
-    subject = find_subject(folder, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook)
-    for note in subject.notes:
-        say(note)
-    say(f"loading the model {subject.model.name}")
-    lm = load_language_model(subject.model)
-    if lm.note:
-        say(lm.note)
-    if subject.model_fingerprint not in (None, lm.fingerprint):
-        say(
-            f"warning: {subject.model.name} is not the model that {folder} was trained on (its fingerprint is "
-            f"{lm.fingerprint}, was {subject.model_fingerprint})"
-        )
-    T = subject.sequence_length
-    if subject.fits and lm.context is not None and lm.context < T:
-        say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
-        T = lm.context
-    lm.check_sequence_length(T)
-    lm.check_reading(T, list(subject.saes))
-    say(f"tokenizing the held-out documents of {subject.corpus.source}")
-    tokens = load_tokens(subject.corpus, lm.tokenizer, T, "held_out", say=say)
-    return subject, lm, tokens
 
 
 def _job(
