@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy
 import pytest
 import safetensors.torch
 from explore.tiny_explored import train
@@ -97,6 +98,37 @@ def test_an_sae_that_unmix_did_not_train(base, tmp_path, monkeypatch, capsys):
     assert "unknown" in manifest["tokens"]["split"]
     assert manifest["members"][0]["asked"] == {}
     assert "feature 3 of sae" in said(capsys, "show", folder, "3").out
+
+
+def as_gemma_scope(folder, sae):
+    numpy.savez(folder / "params.npz", threshold=numpy.zeros(sae.features, "f4"), **arrays(sae))
+
+
+def as_sparsify(folder, sae):
+    weights = {"encoder.weight": sae.W_enc.T, "encoder.bias": sae.b_enc, "W_dec": sae.W_dec, "b_dec": sae.b_dec}
+    tensors = {name: weight.detach().clone().contiguous() for name, weight in weights.items()}
+    safetensors.torch.save_file(tensors, folder / "sae.safetensors")
+    config = {"d_in": WIDTH, "num_latents": sae.features, "k": 4, "activation": "topk", "normalize_decoder": True}
+    (folder / "cfg.json").write_text(json.dumps(config | {"expansion_factor": 1, "signed": False, "multi_topk": False}))
+
+
+def arrays(sae):
+    return {name: weight.numpy() for name, weight in sae.weights.items()}
+
+
+@pytest.mark.parametrize("write", [as_gemma_scope, as_sparsify])
+def test_an_sae_of_another_library_whatever_its_files_are_called(write, base, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("UNMIX_CACHE", str(base / "cache"))
+    folder = tmp_path / "published"
+    folder.mkdir()
+    write(folder, new_dictionary(WIDTH, 24, 0.5, 0))
+    texts = write_texts(tmp_path / "texts")
+    words = ["--model", tiny_model_folder(), "--corpus", texts, "--hook", "resid_post.1", "--tokens", "320"]
+    said(capsys, "explore", folder, "--build", *words)
+    assert "feature 3 of published" in said(capsys, "show", folder, "3").out
+    write(folder, new_dictionary(WIDTH, 24, 0.5, 1))
+    _, err = said(capsys, "explore", folder, "--build", *words, status=2)
+    assert "give --anew" in err.splitlines()[-1]
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from unmix.dictionary.model import fold_scaling, new_dictionary
+from unmix.dictionary.model import Dictionary, fold_scaling, new_dictionary
+from unmix.dictionary.nonlinearities import TopK
 
 
 def test_it_starts_as_the_recipe_says():
@@ -37,3 +38,18 @@ def test_a_folded_dictionary_acts_on_raw_activations(scale):
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="scale"):
         fold_scaling(new_dictionary(4, 8, 0.1, 0), scale)
+
+
+def test_a_fingerprint_is_of_all_that_the_answers_depend_on():
+    sae = new_dictionary(4, 8, 0.1, 0)
+    assert sae.fingerprint == new_dictionary(4, 8, 0.1, 0).fingerprint
+    others = [
+        new_dictionary(4, 8, 0.1, 1),
+        sae.changed({}, TopK(2)),
+        sae.changed({}, TopK(3)),
+        sae.changed({"b_dec": torch.full((4,), 1e-30)}),
+        sae.changed({"threshold": torch.zeros(8)}),
+    ]
+    for changed in ({"per_token_scaling": True}, {"longest": 3.0}):
+        others.append(Dictionary(sae.weights, sae.nonlinearity, **changed))
+    assert len({sae.fingerprint, *(other.fingerprint for other in others)}) == 1 + len(others)

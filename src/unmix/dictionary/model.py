@@ -10,6 +10,7 @@ With per-token scaling the same acts on x √D / ||x||, and ŷ is brought back t
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping
 
@@ -60,6 +61,15 @@ class Dictionary(nn.Module):
     def features(self) -> int:
         """F."""
         return self.W_enc.shape[1]
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of all that its answers depend on, whatever files it was read from."""
+        found = hashlib.sha256(repr((self.nonlinearity, self.per_token_scaling, self.longest)).encode())
+        for name, weight in sorted(self.weights.items()):
+            found.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
+            found.update(weight.cpu().contiguous().numpy().tobytes())
+        return found.hexdigest()
 
     def leaves(self, x: Tensor) -> Tensor:
         """Which tokens were left out of training for their length, bools (...); (..., D), measured in float32."""

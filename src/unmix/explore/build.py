@@ -8,9 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.corpus.tokens import Tokens, sample
-from unmix.dictionary.files import CONFIG, WEIGHTS
 from unmix.dictionary.model import Dictionary
-from unmix.disk import sha256
 from unmix.errors import UserError
 from unmix.evaluation.memory import sequences_at_once
 from unmix.evaluation.opened import open_subject
@@ -104,8 +102,7 @@ def _job(
                 "hook": hook,
                 "features": sae.features,
                 "checkpoint": subject.checkpoints[name],
-                "weights": sha256(folder / subject.checkpoints[name] / WEIGHTS),
-                "config": sha256(folder / subject.checkpoints[name] / CONFIG),
+                "fingerprint": sae.fingerprint,
             }
             for hook, members in saes.items()
             for name, sae in members.items()
