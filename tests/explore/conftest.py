@@ -1,9 +1,13 @@
 """A run that was explored, for the tests of the explorer."""
 
+import contextlib
 import shutil
 from pathlib import Path
 
 import pytest
+from explore.page_browser import chromium
+from explore.page_data import write_site
+from explore.scripted_endpoint import Model
 from explore.tiny_explored import TOKENS, train, write_page
 
 from unmix.explore import build as building
@@ -55,3 +59,44 @@ def own(explored, tmp_path):
 def out(explored, tmp_path):
     """A copy of the whole build, to be changed."""
     return Path(shutil.copytree(explored / "out", tmp_path / "out"))
+
+
+@pytest.fixture(scope="module")
+def browser():
+    yield from chromium()
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """A made-up site, and what is true of it."""
+    folder = tmp_path_factory.mktemp("site")
+    return folder, write_site(folder)
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory):
+    from explore.server_client import make_served  # needs Starlette
+
+    return make_served(tmp_path_factory.mktemp("explore") / "site")
+
+
+@pytest.fixture(scope="module")
+def running(served):
+    from explore.server_client import Running
+
+    made = Running(served)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def model():
+    """A language model's endpoint, scripted: called with what it answers."""
+    with contextlib.ExitStack() as stack:
+
+        def make(answer):
+            made = Model(answer)
+            stack.callback(made.close)
+            return made
+
+        yield make

@@ -1,10 +1,9 @@
 """Descriptions, against a scripted endpoint on this machine."""
 
-import contextlib
 from collections import Counter
 
 import pytest
-from explore.scripted_endpoint import WORDS, Model, ask, bytes_of, knows, record, texts_of
+from explore.scripted_endpoint import WORDS, ask, bytes_of, knows, record, texts_of
 
 from unmix.errors import UserError
 from unmix.explore import describe as module
@@ -12,18 +11,6 @@ from unmix.explore.describe import describe_site, read_lines
 from unmix.explore.describe_score import Score
 from unmix.explore.describe_text import CLOSE, OPEN, SHOWN, split
 from unmix.explore.pack import script
-
-
-@pytest.fixture
-def model():
-    with contextlib.ExitStack() as stack:
-
-        def make(answer):
-            made = Model(answer)
-            stack.callback(made.close)
-            return made
-
-        yield make
 
 
 def test_a_model_that_knows_scores_1(tmp_path, model):

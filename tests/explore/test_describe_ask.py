@@ -1,6 +1,5 @@
 """Endpoints that fail, and what must not reach them."""
 
-import contextlib
 import json
 from collections import Counter
 
@@ -11,18 +10,6 @@ from unmix.errors import UserError
 from unmix.explore import describe as module
 from unmix.explore.describe import describe, read_lines
 from unmix.explore.describe_ask import Endpoint, Unreadable, key_from
-
-
-@pytest.fixture
-def model():
-    with contextlib.ExitStack() as stack:
-
-        def make(answer):
-            made = Model(answer)
-            stack.callback(made.close)
-            return made
-
-        yield make
 
 
 @pytest.mark.parametrize(

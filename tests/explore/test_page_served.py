@@ -11,7 +11,7 @@ from threading import Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from explore.page_browser import Opened, axe, chromium
+from explore.page_browser import Opened, axe
 from explore.page_data import SPECIAL, VOCABULARY, window, write_site
 
 if TYPE_CHECKING:
@@ -65,11 +65,6 @@ class Scripted(SimpleHTTPRequestHandler):
 
     def log_message(self, *args: Any) -> None:
         pass
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    yield from chromium()
 
 
 class Served:

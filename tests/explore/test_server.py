@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from explore.server_client import HOOK, MAXIMA, TEXT, Running, make_served, prompt, write_site
+from explore.server_client import HOOK, MAXIMA, TEXT, Running, prompt, write_site
 
 from unmix.evaluation.splice import splice, with_feature
 from unmix.explore import server_api as api
@@ -13,18 +13,6 @@ from unmix.explore.prompt import prompt_ids, read_prompt
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    return make_served(tmp_path_factory.mktemp("explore") / "site")
-
-
-@pytest.fixture(scope="module")
-def running(served):
-    made = Running(served)
-    yield made
-    made.close()
 
 
 def test_a_prompt_is_what_python_reads(running, served):

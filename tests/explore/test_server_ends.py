@@ -13,7 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
-from explore.server_client import TEXT, TOKEN, WAIT, Running, make_served, prompt, write_site
+from explore.server_client import TEXT, TOKEN, WAIT, Running, prompt, write_site
 from tiny_run import make
 
 from unmix.errors import UserError
@@ -24,18 +24,6 @@ from unmix.explore.server_worker import QUEUE
 
 pytest.importorskip("starlette")
 pytest.importorskip("uvicorn")
-
-
-@pytest.fixture(scope="module")
-def served(tmp_path_factory):
-    return make_served(tmp_path_factory.mktemp("explore") / "site")
-
-
-@pytest.fixture(scope="module")
-def running(served):
-    made = Running(served)
-    yield made
-    made.close()
 
 
 class Held:
