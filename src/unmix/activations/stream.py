@@ -89,7 +89,7 @@ class Stream:
     def rows(self, first: int, last: int) -> Batch:
         """Rows first … last - 1 of the concatenated chunks."""
         chunk_rows = self.chunk_sequences * self.ids_NT.shape[1]
-        return gather(lambda number, start, end: _slice(self.chunk(number), start, end), chunk_rows, first, last)
+        return gather(lambda number, start, end: part(self.chunk(number), start, end), chunk_rows, first, last)
 
     def head(self) -> Batch:
         """Chunk 0; training reads it next."""
@@ -149,7 +149,8 @@ def gather(rows_of: Callable[[int, int, int], Batch], piece_rows: int, first: in
     )
 
 
-def _slice(batch: Batch, start: int, end: int) -> Batch:
+def part(batch: Batch, start: int, end: int) -> Batch:
+    """Tokens start … end - 1."""
     return Batch(
         {hook: x[start:end] for hook, x in batch.activations.items()},
         batch.token_ids_B[start:end],

@@ -66,7 +66,7 @@ class Clocked:
         self.began = 0.0
         self._update, self._metrics = Member.update, Member.metrics
 
-    def open_inputs(self, recipe: RunConfig, say: Say) -> Inputs:
+    def open_inputs(self, recipe: RunConfig, say: Say, given: None = None) -> Inputs:
         """As `inputs.open_inputs`; the clock starts behind it."""
         inputs = open_inputs(recipe, say)
         self.began = time.perf_counter()

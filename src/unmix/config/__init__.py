@@ -11,13 +11,15 @@ from unmix.config.dictionary import SAEConfig
 from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
 from unmix.config.mask import EVERY_TOKEN, OUTLIER, MaskConfig
 from unmix.config.recipe import dump, flat, load, load_resolved
-from unmix.config.run import RunConfig
+from unmix.config.run import HOOK, UNKNOWN, RunConfig
 from unmix.config.section import Section
 from unmix.config.training import VARIED, ChoiceConfig, TrainingConfig, Variant, learning_rate
 
 __all__ = [
     "EVERY_TOKEN",
+    "HOOK",
     "OUTLIER",
+    "UNKNOWN",
     "VARIED",
     "ActivationsConfig",
     "ChoiceConfig",

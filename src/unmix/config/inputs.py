@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from unmix.config.corpus import CorpusConfig as CorpusConfig
 from unmix.config.section import Section
 from unmix.hooknames import canonical
 
@@ -34,20 +35,6 @@ class ModelConfig(Section):
         return self
 
 
-class CorpusConfig(Section):
-    """Where the documents come from."""
-
-    source: str = Field(default="stdlib", min_length=1)
-    """`stdlib`, a file of text or records (.jsonl, .json, .csv, .tsv, .parquet, .arrow), a folder of these or of
-    `save_to_disk`, or `datasets:NAME[:CONFIG[:SPLIT]]` (docs/corpora.md)."""
-    field: str = "text"
-    """The field (JSON, datasets) or column (CSV, Parquet, Arrow) that holds the text."""
-    held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
-    """Share of the documents kept out of training, by hash of the document."""
-    max_tokens: int | None = Field(default=None, gt=0)
-    """Stop reading after this many tokens of a split; none reads the whole corpus."""
-
-
 class ActivationsConfig(Section):
     """Which activations, and in which order."""
 
@@ -60,7 +47,16 @@ class ActivationsConfig(Section):
     """Sequences whose tokens are shuffled together; the window of the shuffle in sequences."""
     store: Path | None = None
     """A folder written by `unmix harvest` to read from instead of running the model."""
+    rows: str | None = None
+    """Activations of your own to read instead: a `.npy` or safetensors file of [tokens, D]; `given` in a run that was
+    started from Python with tensors. `model` and `corpus` are then not read, but for `corpus.held_out_fraction`."""
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_place(self) -> ActivationsConfig:
+        if self.rows is not None and self.store is not None:
+            raise ValueError(f"rows = {self.rows} and store = {self.store} are both given; leave out one")
+        return self
 
     @field_validator("hooks")
     @classmethod

@@ -13,6 +13,10 @@ from unmix.config.messages import problem_text
 from unmix.config.section import Section
 from unmix.config.training import ChoiceConfig, TrainingConfig, Variant
 
+UNKNOWN = "unknown"
+HOOK = "activations"
+"""What the place is called from which rows come that say nothing of it."""
+
 
 class RunConfig(Section):
     """One run, from corpus to choice."""
@@ -50,6 +54,20 @@ class RunConfig(Section):
         if mask is None or isinstance(mask, dict):  # a variant's keys change those of the recipe
             training["mask"] = self.training.mask.model_dump() | (mask or {})
         return self.sae.model_dump() | own.sae, training
+
+    @model_validator(mode="before")
+    @classmethod
+    def _rows_have_no_text(cls, data: Any) -> Any:
+        """Rows of the user's own come from a model, a text and a place that are unknown, unless they are given."""
+        sections = (
+            {key: data.get(key) or {} for key in ("activations", "model", "corpus")} if isinstance(data, dict) else {}
+        )
+        if not all(isinstance(keys, dict) for keys in sections.values()) or not sections.get("activations", {}).get(
+            "rows"
+        ):
+            return data
+        unknown = {"activations": {"hooks": [HOOK]}, "model": {"name": UNKNOWN}, "corpus": {"source": UNKNOWN}}
+        return data | {key: unknown[key] | keys for key, keys in sections.items()}
 
     @model_validator(mode="before")
     @classmethod

@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from unmix.activations.rows import Rows
 from unmix.disk import require_room
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Scratch
@@ -33,6 +34,7 @@ def extend(
     *,
     anew: bool = False,
     force: bool = False,
+    given: Rows | None = None,
 ) -> None:
     """Train one member on to `steps`, from its state before any decay; resumes an extension that was stopped.
 
@@ -41,11 +43,18 @@ def extend(
     """
     read_run(folder)
     with locked(folder):
-        _extend(folder, member_name, steps, decay_fraction, watch, anew, force)
+        _extend(folder, member_name, steps, decay_fraction, watch, anew, force, given)
 
 
 def _extend(
-    folder: Path, member_name: str, steps: int, decay_fraction: float, watch: Watch, anew: bool, force: bool
+    folder: Path,
+    member_name: str,
+    steps: int,
+    decay_fraction: float,
+    watch: Watch,
+    anew: bool,
+    force: bool,
+    given: Rows | None,
 ) -> None:
     recipe, manifest = read_run(folder)
     check_format(manifest, folder)
@@ -84,7 +93,7 @@ def _extend(
     if first >= steps:
         watch.say(f"{member_name} has its {steps:,} steps")
         return
-    inputs = open_inputs(recipe, watch.say)
+    inputs = open_inputs(recipe, watch.say, given)
     check_inputs(manifest, inputs, folder)
     member = start_member(recipe, manifest, inputs, entry, folder, None, Scratch())
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)

@@ -11,6 +11,7 @@ import torch
 
 from unmix import config as recipes
 from unmix import precision
+from unmix.activations.rows import Rows, facts_of_rows, open_rows, said_of_rows
 from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
@@ -35,18 +36,25 @@ class Inputs:
     corpus: dict[str, Any]
     context: int
     special_ids: list[int]
-    decode: Callable[[int], str]
-    """The text of a token id; of a store, which has no tokenizer, its number."""
+    decode: Callable[[int], str] | None
+    """The text of a token id; of a store, which has no tokenizer, its number. None: rows have no tokens."""
     device: torch.device
     """Where the batches lie."""
 
 
-def open_inputs(recipe: RunConfig, say: Say = lambda text: None) -> Inputs:
-    """Open the store that the recipe names, or load the model and tokenize the corpus."""
+def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | None = None) -> Inputs:
+    """Open the store or the rows that the recipe names, or load the model and tokenize the corpus.
+
+    `given`: the rows themselves, where the recipe says that they are.
+    """
     check_sinks(recipe.sinks)  # a key that is missing should not wait for the model
     act, device = recipe.activations, resolve(recipe.device)
     if device.type != "cpu":
         say(f"training on {device}")
+    if act.rows is not None:
+        source = open_rows(recipe, given, device)
+        say(said_of_rows(recipe, source))
+        return Inputs(source, *facts_of_rows(recipe, source), 0, [], None, device)
     if act.store is not None:
         store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens, device=device)
         manifest = store.manifest

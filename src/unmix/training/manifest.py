@@ -275,6 +275,7 @@ def _outliers_share(head: Batch, entry: Entry, recipe: RunConfig, special_ids: S
 
 def first_norms(inputs: Inputs) -> dict[str, Any]:
     """How long the hooks' activations are, and which tokens are the longest, over the first chunk."""
+    assert inputs.decode is not None
     head = inputs.source.head().to(torch.device("cpu"))
     ids, positions = head.token_ids_B.numpy(), head.positions_B.numpy()
     return distribution(

@@ -16,6 +16,7 @@ from typing import Any
 
 from unmix import config as recipes
 from unmix.activations.mask import Mask
+from unmix.activations.rows import Rows
 from unmix.activations.stream import Batch, Source
 from unmix.config import RunConfig
 from unmix.devices import free
@@ -73,17 +74,20 @@ class Watch:
 SILENT = Watch()
 
 
-def sweep(recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool = False) -> None:
+def sweep(
+    recipe: RunConfig, folder: Path, watch: Watch = SILENT, *, force: bool = False, given: Rows | None = None
+) -> None:
     """Train every member to the end; a run that was stopped is resumed. Raises `Stopped` if asked to stop.
 
     A run that exists may be given further members, more steps before its decay, and other intervals of logging and
-    checkpoints. Raises `UserError` if the disk has no room for its checkpoints, unless `force`.
+    checkpoints. `given`: the activations, where `activations.rows` is `given`. Raises `UserError` if the disk has no
+    room for its checkpoints, unless `force`.
     """
     with locked(folder):
-        _sweep(recipe, folder, watch, force)
+        _sweep(recipe, folder, watch, force, given)
 
 
-def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
+def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Rows | None) -> None:
     recipe, manifest = agreed(recipe, folder)
     schedule, whole = sweep_schedule(recipe), entries(recipe)
     folders = {entry.name: folder / "members" / entry.name for entry in whole}
@@ -96,13 +100,13 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
             write_manifest(folder / "run.yaml", manifest)
             watch.say(f"{folder} has its {schedule.steps:,} steps")
             return
-    inputs = open_inputs(recipe, watch.say)
+    inputs = open_inputs(recipe, watch.say, given)
     held = resident()  # before the trials, whose memory is freed and used again
     if manifest is None:
         recipe, measured = settle(recipe, inputs, watch.say)
     if not force:
         require_room(folder, room(recipe, inputs, schedule, folders), f"the checkpoints of {len(whole)} members")
-    rows = recipe.activations.chunk_sequences * inputs.context
+    rows = recipe.activations.chunk_sequences * (inputs.context or recipe.activations.sequence_length)
     peak = held + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
     watch.say(f"about {size(peak)} of memory at the peak")
     if not force:
@@ -117,7 +121,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool) -> None:
     write_manifest(folder / "run.yaml", manifest)
     for line in said_of_outliers(manifest):
         watch.say(line)
-    if not (folder / "norms.json").exists():
+    if inputs.decode is not None and not (folder / "norms.json").exists():
         write_json(folder / "norms.json", first_norms(inputs))
     if any(reached.values()):
         watch.say(f"resuming at step {min(reached.values()):,}")
@@ -217,12 +221,12 @@ def train_members(
     spent = [row["seconds"] for row in read_metrics(metrics) if row["phase"] == phase and row["member"] in folders]
     facts = {
         "model": inputs.model["name"],
-        "context": inputs.context,
+        "context": inputs.context or None,
         "metadata": {
             "dataset_path": inputs.corpus["source"],
             "run": recipe.name,
             "phase": phase,
-            "unmix_recipe": store_recipe(recipe),
+            **({} if recipe.activations.rows else {"unmix_recipe": store_recipe(recipe)}),
         },
     }
 
