@@ -1,0 +1,181 @@
+"""Activations that somebody has already: tensors, numpy arrays, memory maps, `.npy` and safetensors files.
+
+A tenth of the rows (`held_out`) is kept out of training, in blocks of neighbours: rows that stand side by side are
+often of one text, and a row whose neighbours were trained on is hardly held out. The others are read in a new order
+each epoch: chunk c is rows c·C … (c + 1)·C of a permutation seeded by (seed, epoch), and batch s is a pure function of
+(rows, seed, s), as it is for the stream of a language model.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from torch import Tensor
+
+from unmix.activations.stream import Batch, gather, part
+from unmix.errors import UserError
+
+SUFFIXES = (".npy", ".safetensors")
+_ORDER, _HELD_OUT = 5, 6  # which permutation a generator is for
+_BLOCK = 1024  # rows that are held out together, of many
+_LEAST_BLOCKS = 64  # of few
+_READ = 1024  # rows that the fingerprint is of
+NO_POSITION = -1
+
+
+class Arrays:
+    """A source of training batches over rows in memory or in files: every hook's x_RD, row r of one token in all."""
+
+    def __init__(
+        self,
+        arrays: Mapping[str, Any],
+        *,
+        batch_tokens: int,
+        chunk_rows: int,
+        held_out: float,
+        seed: int,
+        device: torch.device | None = None,
+    ) -> None:
+        self.arrays = {hook: _checked(hook, x_RD) for hook, x_RD in arrays.items()}
+        self.widths = {hook: int(x_RD.shape[1]) for hook, x_RD in self.arrays.items()}
+        counts = {hook: len(x_RD) for hook, x_RD in self.arrays.items()}
+        if len(set(counts.values())) != 1:
+            said = ", ".join(f"{n:,} of {hook}" for hook, n in counts.items())
+            raise UserError(f"every hook needs the same rows, one a token; there are {said}")
+        self.rows = next(iter(counts.values()))
+        self.batch_tokens, self.seed, self.device = batch_tokens, seed, device or torch.device("cpu")
+        self.train_R, self.held_out_R = split(self.rows, held_out, seed)
+        self.size = len(self.train_R)
+        self.chunk_tokens = min(chunk_rows, self.size)
+        self._chunk: tuple[int, Batch] | None = None
+        self._epoch: tuple[int, np.ndarray] | None = None
+
+    @property
+    def fingerprint(self) -> str:
+        """16 hex digits over shapes, dtypes, and up to 1,024 rows that are spread evenly over each array."""
+        digest = hashlib.sha256()
+        some_R = np.linspace(0, self.rows - 1, min(self.rows, _READ)).astype(np.int64)
+        for hook, x_RD in self.arrays.items():
+            digest.update(f"{hook} {tuple(x_RD.shape)} {x_RD.dtype}".encode())
+            digest.update(_take(x_RD, some_R).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    def head(self) -> Batch:
+        """Chunk 0."""
+        return self._read(0)
+
+    def batches(self, first: int, last: int) -> Iterator[Batch]:
+        """Batches number first … last - 1."""
+        for step in range(first, last):
+            rows = (step * self.batch_tokens, (step + 1) * self.batch_tokens)
+            yield gather(lambda number, start, end: part(self._read(number), start, end), self.chunk_tokens, *rows)
+
+    def held_out(self, rows: int) -> Iterator[dict[str, Tensor]]:
+        """Some thousands of the held-out rows at a time, hook -> x_BD in float32, up to `rows` of them."""
+        for start in range(0, min(rows, len(self.held_out_R)), 4096):
+            some_B = self.held_out_R[start : min(start + 4096, rows)]
+            yield {hook: _take(x_RD, some_B).to(self.device) for hook, x_RD in self.arrays.items()}
+
+    def _read(self, number: int) -> Batch:
+        """Chunk `number`; the last one asked for is kept."""
+        if self._chunk is None or self._chunk[0] != number:
+            self._chunk = None  # room for the new one
+            C = self.chunk_tokens
+            rows_C = self._rows(number * C, (number + 1) * C)
+            arrays = {hook: _take(x_RD, rows_C) for hook, x_RD in self.arrays.items()}
+            none_C = torch.full((C,), NO_POSITION, dtype=torch.int64)
+            self._chunk = (number, Batch(arrays, torch.from_numpy(rows_C), none_C).to(self.device))
+        return self._chunk[1]
+
+    def _rows(self, first: int, last: int) -> np.ndarray:
+        """Which rows are number first … last - 1 of endless epochs, each a permutation of its own."""
+        parts = []
+        while first < last:
+            epoch, at = divmod(first, self.size)
+            end = min(self.size, at + last - first)
+            if self._epoch is None or self._epoch[0] != epoch:
+                self._epoch = (epoch, np.random.default_rng([self.seed, _ORDER, epoch]).permutation(self.train_R))
+            parts.append(self._epoch[1][at:end])
+            first += end - at
+        return np.concatenate(parts)
+
+
+def split(rows: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """(rows to train on, held-out rows), both rising: whole blocks of neighbours, drawn by the seed.
+
+    Raises `UserError` if there are too few rows for both.
+    """
+    block = max(1, min(_BLOCK, rows // _LEAST_BLOCKS))
+    blocks = -(-rows // block)
+    out = max(1, round(held_out * blocks))
+    if out >= blocks:
+        raise UserError(
+            f"{rows:,} activations are too few to train on and hold some out; give at least 2, or many more"
+        )
+    chosen = np.random.default_rng([seed, _HELD_OUT]).permutation(blocks)[:out]
+    held_R = np.isin(np.arange(rows) // block, chosen)
+    return np.flatnonzero(~held_R), np.flatnonzero(held_R)
+
+
+def open_files(path: Path, hooks: list[str]) -> dict[str, Any]:
+    """hook -> rows in a `.npy` file (one hook), or in a safetensors file, whose tensors are named by the hooks.
+
+    A safetensors file with one tensor may call it as it likes. Nothing is read yet: the files are mapped. Raises
+    `UserError` if there is no such file, or if it is damaged or lacks a hook.
+    """
+    if not path.exists():
+        raise UserError(f"there is no file {path}; activations.rows takes a {' or '.join(SUFFIXES)} file [rows, D]")
+    if path.suffix not in SUFFIXES:
+        raise UserError(f"{path} is no {' or '.join(SUFFIXES)} file; save its rows with numpy.save or safetensors")
+    try:
+        if path.suffix == ".npy":
+            if len(hooks) != 1:
+                raise UserError(f"{path} holds the rows of one hook; give one --hook, or a safetensors file of several")
+            return {hooks[0]: np.load(path, mmap_mode="r", allow_pickle=False)}
+        with safetensors.safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            if len(names) == 1 and len(hooks) == 1:
+                return {hooks[0]: file.get_tensor(names[0])}
+            if absent := [hook for hook in hooks if hook not in names]:
+                raise UserError(f"{path} has no tensor {absent[0]}; it has {', '.join(names)} (--hook)")
+            return {hook: file.get_tensor(hook) for hook in hooks}
+    except (OSError, ValueError, safetensors.SafetensorError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from None
+
+
+def is_array(given: Any) -> bool:
+    """Whether it has rows that can be taken in any order: a tensor, a numpy array, a memory map."""
+    return isinstance(given, Tensor | np.ndarray)
+
+
+def _checked(hook: str, x_RD: Any) -> Any:
+    """Raises `UserError` if these are no rows of real numbers."""
+    if not is_array(x_RD):
+        raise UserError(f"{hook}: {type(x_RD).__name__} is no tensor and no numpy array; give rows [tokens, D]")
+    if len(x_RD.shape) != 2:
+        raise UserError(f"{hook}: the shape {tuple(x_RD.shape)} is not [tokens, D]; flatten what stands before D")
+    real = x_RD.dtype.is_floating_point if isinstance(x_RD, Tensor) else x_RD.dtype.kind == "f"
+    if not real:
+        raise UserError(f"{hook}: activations of dtype {x_RD.dtype}; give float32, float16, bfloat16 or float64")
+    if not len(x_RD):
+        raise UserError(f"{hook}: there are no rows; give [tokens, D] with at least 2 tokens")
+    return x_RD.detach() if isinstance(x_RD, Tensor) else x_RD
+
+
+def _take(x_RD: Any, rows_C: np.ndarray) -> Tensor:
+    """These rows in float32, in this order; read from a file in the order in which they lie there."""
+    order_C = np.argsort(rows_C, kind="stable")
+    sorted_C = rows_C[order_C]
+    if isinstance(x_RD, Tensor):
+        found_CD = x_RD[torch.from_numpy(sorted_C).to(x_RD.device)].to("cpu", torch.float32)
+    else:
+        found_CD = torch.from_numpy(np.asarray(x_RD[sorted_C], dtype=np.float32))
+    taken_CD = torch.empty_like(found_CD)
+    taken_CD[torch.from_numpy(order_C)] = found_CD
+    return taken_CD
