@@ -20,8 +20,8 @@ from unmix.errors import UserError
 
 def texts(source: object, field: str = "text") -> list[str]:
     found = list(documents(CorpusConfig(source=str(source), field=field)))
-    assert all(document.key == document.text for document in found)
-    return [document.text for document in found]
+    assert all(document.key == document.content for document in found)
+    return [document.content for document in found]
 
 
 def refuses(source: object, said: str, field: str = "text") -> None:
@@ -100,7 +100,7 @@ def test_jsonl(tmp_path: Path) -> None:
     [
         (b"{broken", r"a.jsonl, line 2 is not JSON \(.*\); mend"),
         (b'{"text": "\xe9"}', "line 2 is not UTF-8"),
-        (b"[1]", "line 2 holds a list; want an object"),
+        (b"[1.5]", "line 2 holds a list; want an object"),
         (b'{"text": 3}', "line 2: 'text' holds a number, not text"),
     ],
 )
@@ -145,7 +145,7 @@ def test_datasets(monkeypatch: pytest.MonkeyPatch) -> None:
     refuses("datasets:gone", "cannot read corpus.source = datasets:gone: no such dataset$")
     refuses("datasets:", "names no dataset")
     monkeypatch.setitem(sys.modules, "datasets", None)
-    refuses("datasets:owner/name", r"wants the datasets library: pip install datasets")
+    refuses("datasets:owner/name", r"needs the datasets library: pip install datasets")
 
 
 def test_a_path_that_is_not_there(tmp_path: Path) -> None:
@@ -156,7 +156,7 @@ def test_a_long_text_file_is_cut_at_ends_of_lines_so_that_both_splits_get_some(t
     path = tmp_path / "book.txt"
     text = "".join(f"line {n} of a long book, which is one file\n" for n in range(5000))
     path.write_text(text)
-    pieces = [document.text for document in documents(CorpusConfig(source=str(path)))]
+    pieces = [document.content for document in documents(CorpusConfig(source=str(path)))]
     assert "".join(pieces) == text
     assert len(pieces) > 10
     assert all(piece.endswith("\n") for piece in pieces)
@@ -186,7 +186,7 @@ def test_empty_records_are_counted_and_one_word_documents_stay(tmp_path: Path, k
     source, said = _write_sparse(tmp_path, kind), list[str]()
     if kind == "txt":
         (tmp_path / "0.txt").write_text(" ")  # a file of no bytes is passed over, and counted there
-    found = [document.text for document in documents(CorpusConfig(source=source), said.append)]
+    found = [document.content for document in documents(CorpusConfig(source=source), said.append)]
     assert found == ["one", "x", "a whole sentence"]
     assert said == ["3 of 6 records are empty and were left out"]
 

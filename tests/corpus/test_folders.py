@@ -17,7 +17,7 @@ from unmix.errors import UserError
 
 def read(folder: Path, field: str = "text") -> tuple[list[str], list[str]]:
     said: list[str] = []
-    return [d.text for d in documents(CorpusConfig(source=str(folder), field=field), said.append)], said
+    return [d.content for d in documents(CorpusConfig(source=str(folder), field=field), said.append)], said
 
 
 def write(folder: Path, files: dict[str, bytes]) -> Path:
@@ -50,7 +50,7 @@ def test_what_is_passed_over_is_said(tmp_path: Path) -> None:
         {
             "a.txt": b"text", ".hidden": b"no", "b.png": b"decodes", "c.png": b"\x89", "d.pkl": b"(lp0\n.",
             "notes.txt": b"caf\xe9", "model": b"\0\0", "dataset_info.json": b'{"text": "metadata"}', "e.txt": b"",
-            "numbers.csv": b"x,y\n1,2\n", "tsconfig.json": b"{ // comment\n}", "old.jsonl.zst": b"z",
+            "numbers.csv": b"x,y\n1,2\n", "tsconfig.json": b"{ // comment\n}", "old.jsonl.lz4": b"z",
         },
     )  # fmt: skip
     (tmp_path / "gone").symlink_to(tmp_path / "nothing")
@@ -80,7 +80,7 @@ def test_it_is_said_too_if_the_reading_is_ended_early(tmp_path: Path) -> None:
     write(tmp_path, {"a.png": b"", "b.txt": b"one", "c.txt": b"two", "d.png": b""})
     said: list[str] = []
     found = documents(CorpusConfig(source=str(tmp_path)), said.append)
-    assert [document.text for document in islice(found, 1)] == ["one"]
+    assert [document.content for document in islice(found, 1)] == ["one"]
     found.close()
     assert said == ["1 file passed over: 1 .png"]
 

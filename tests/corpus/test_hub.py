@@ -27,7 +27,7 @@ class Hub:
         self.reachable = True
         self.read: list[Any] = []
 
-    def ask(self, name: str) -> str:
+    def ask(self, name: str, asked: str | None = None) -> str:
         if not self.reachable:
             raise ConnectionError("no route to host\nand more")
         return self.newest
@@ -81,7 +81,7 @@ def test_without_the_hub_the_cached_tokens_are_used_and_that_is_said(there: Hub)
 
 
 def test_what_is_read_without_knowing_its_revision_is_said_to_be(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hub, "ask_hub", lambda name: 1 / 0)
+    monkeypatch.setattr(hub, "ask_hub", lambda name, asked: 1 / 0)
     doubt = "the hub cannot be asked for the revision of owner/name (division by zero); "
     assert load()[1] == [doubt + "reading an unknown revision"]
     assert load()[1] == [doubt + "using the cached tokens of an unknown revision"]
@@ -122,3 +122,48 @@ def test_a_folder_on_this_disk_is_read_and_no_hub_is_asked(there: Hub, tmp_path:
     texts[:] = ["other "] * 40
     (tmp_path / "texts" / "a.jsonl").write_text("as that library reads it")
     assert load("datasets:texts")[0].fingerprint != first.fingerprint
+
+
+def test_a_revision_is_asked_for_and_its_commit_read(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+
+    def ask(name: str, revision: str | None = None) -> str:
+        asked.append(revision)
+        return "abc" if revision == "v1" else there.newest
+
+    monkeypatch.setattr(hub, "ask_hub", ask)
+    there.newest = "def"
+    tagged, newest = load(revision="v1")[0], load()[0]
+    assert asked == ["v1", None]
+    assert there.read == [("owner/name", "abc"), ("owner/name", "def")]
+    assert (tagged.commits, newest.commits) == (("abc",), ("def",))
+    # a tag is remembered apart from the newest, and a whole commit needs no hub
+    monkeypatch.setattr(hub, "ask_hub", lambda name, asked: 1 / 0)
+    assert load(revision="v1")[0].fingerprint == tagged.fingerprint
+    commit = "0123456789" * 4
+    there.commits[commit] = ["a third text "] * 40
+    assert load(revision=commit)[1] == []
+    assert there.read[-1] == ("owner/name", commit)
+
+
+def test_a_dataset_of_several_configurations_says_how_to_name_one(there: Hub) -> None:
+    def load_dataset(*args: Any, **more: Any) -> Any:
+        raise ValueError(
+            "Config name is missing.\nPlease pick one among the available configs: ['en', 'de']\nExample of usage:\n"
+        )
+
+    sys.modules["datasets"].load_dataset = load_dataset  # type: ignore[attr-defined]
+    with pytest.raises(
+        UserError, match=r"several configurations; write datasets:owner/name:CONFIG for one of: 'en', 'de'$"
+    ):
+        load()
+
+
+def test_token_ids_and_chats_come_from_there_too(there: Hub) -> None:
+    rows = [{"input_ids": [5, 6, 7 + n, n], "messages": [{"role": "user", "content": "hi"}]} for n in range(100)]
+    sys.modules["datasets"].load_dataset = lambda *args, **more: rows  # type: ignore[attr-defined]
+    got, _ = load(field="input_ids", packed=False)
+    assert got.given
+    assert got.ids_NT[0, 1:3].tolist() == [5, 6]
+    with pytest.raises(UserError, match=r"datasets:owner/name holds chats, .* no chat template"):
+        load(field="messages")

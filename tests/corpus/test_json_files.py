@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from unmix.config import CorpusConfig
+from unmix.corpus.content import Chat, Ids
 from unmix.corpus.documents import documents
 from unmix.errors import UserError
 
@@ -17,7 +18,7 @@ TEXTS = ["one", "two\r\nü\0", "x" * 300_000]
 
 
 def texts(path: Path, field: str = "text") -> list[str]:
-    return [document.text for document in documents(CorpusConfig(source=str(path), field=field))]
+    return [document.content for document in documents(CorpusConfig(source=str(path), field=field))]
 
 
 @pytest.mark.parametrize("bom", ["", "\ufeff"])
@@ -67,3 +68,13 @@ def test_a_file_that_is_not_utf8(tmp_path: Path) -> None:
     path.write_bytes(b'[{"text": "caf\xe9"}]')
     with pytest.raises(UserError, match=r"a\.json is not UTF-8; convert it first"):
         texts(path)
+
+
+def test_lines_that_are_chats_or_ids_need_no_record(tmp_path: Path) -> None:
+    turns = [{"role": "user", "content": "hi"}]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [turns, turns])))
+    found = [document.content for document in documents(CorpusConfig(source=str(tmp_path / "a.jsonl")))]
+    assert [chat.messages for chat in found if isinstance(chat, Chat)] == [turns, turns]
+    (tmp_path / "b.jsonl").write_text("[5, 6]\n[7]\n")
+    found = [document.content for document in documents(CorpusConfig(source=str(tmp_path / "b.jsonl")))]
+    assert [ids.ids.tolist() for ids in found if isinstance(ids, Ids)] == [[5, 6], [7]]

@@ -37,7 +37,7 @@ def save_splits(folder: Path, *names: str) -> Path:
 
 def read(source: object, field: str = "text") -> tuple[list[str], list[str]]:
     said: list[str] = []
-    return [d.text for d in documents(CorpusConfig(source=str(source), field=field), said.append)], said
+    return [d.content for d in documents(CorpusConfig(source=str(source), field=field), said.append)], said
 
 
 def refuses(source: object, said: str, field: str = "text") -> None:

@@ -75,8 +75,8 @@ def test_no_file_is_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_dataset_on_the_hub_is_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path))
-    monkeypatch.setattr(hub, "ask_hub", lambda name: "abc")
+    monkeypatch.setattr(hub, "ask_hub", lambda name, asked: "abc")
     first = state_of("datasets:owner/name:en")
     assert (first.commit, first.doubt) == ("abc", "")
-    monkeypatch.setattr(hub, "ask_hub", lambda name: "def")
+    monkeypatch.setattr(hub, "ask_hub", lambda name, asked: "def")
     assert state_of("datasets:owner/name:en").key != first.key

@@ -17,7 +17,7 @@ ROWS = 500
 
 
 def texts(path: Path, field: str = "text") -> list[str]:
-    return [document.text for document in documents(CorpusConfig(source=str(path), field=field))]
+    return [document.content for document in documents(CorpusConfig(source=str(path), field=field))]
 
 
 def refuses(path: Path, said: str, field: str = "text") -> None:
@@ -72,13 +72,16 @@ def test_arrow(tmp_path: Path) -> None:
     for name in ("stream.arrow", "file.arrow"):
         assert texts(tmp_path / name) == [f"row {n}" for n in range(1, ROWS)]
         refuses(tmp_path / name, f"{name} has no 'body'; set corpus.field to one of: text", "body")
-        refuses(tmp_path / name, f"{name}, row 1: 'n' holds a number, not text; set corpus.field to one of: text", "n")
+        refuses(
+            tmp_path / name,
+            f"{name}, row 1: 'n' holds a number, not text, token ids or a chat; set corpus.field to one of: text",
+            "n",
+        )
 
 
 def test_the_remedy_for_a_wrong_parquet_column_is_from_the_others(tmp_path: Path) -> None:
     pq.write_table(pa.table({"input_ids": [[1, 2], [3]], "url": ["a", "b"]}), tmp_path / "a.parquet")
-    refuses(tmp_path / "a.parquet", "'input_ids' holds a list of integers.* token ids are not read yet.*: url")
-    refuses(tmp_path / "a.parquet", "row 1: 'input_ids' .* not text; token ids are not read yet.*: url", "input_ids")
+    refuses(tmp_path / "a.parquet", r"has no 'text'; set corpus\.field to one of: input_ids \(token ids\), url$")
     pq.write_table(pa.table({"n": pa.array([], pa.int64())}), tmp_path / "b.parquet")
     refuses(tmp_path / "b.parquet", r"b\.parquet has no 'text'")
 

@@ -12,7 +12,7 @@ from tiny_models import EOT, tiny_tokenizer
 from tokenizers import Tokenizer
 
 from unmix.config import CorpusConfig
-from unmix.corpus import folders, tokens
+from unmix.corpus import encode, folders, packing, tokens
 from unmix.corpus.split import is_held_out
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
@@ -48,7 +48,7 @@ def expected(split: str) -> tuple[list[str], list[int]]:
 def test_the_sequences_are_the_documents(
     source: Path, split: tokens.Split, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tokens, "_BATCH_CHARACTERS", batch)
+    monkeypatch.setattr(encode, "BATCH_CHARACTERS", batch)
     texts, ids = expected(split)
     got = load(source, split)
     assert got.ids_NT.dtype == np.uint16
@@ -85,7 +85,7 @@ def test_text_gives_no_special_token(tmp_path: Path, source: Path) -> None:
 
 def test_the_second_time_comes_from_the_cache(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first = load(source)
-    monkeypatch.setattr(tokens, "_rows", None)  # would fail if called
+    monkeypatch.setattr(tokens, "rows", None)  # would fail if called
     again = load(source)
     assert np.array_equal(first.ids_NT, again.ids_NT)
     assert again.fingerprint == first.fingerprint
@@ -130,7 +130,7 @@ def test_a_flipped_bit_is_noticed_and_the_tokens_made_again(source: Path, tmp_pa
         assert (again.bos_id, again.split) == (0, "train")
         assert stored.read_bytes() == whole
         assert len(said) == 1
-        assert "are damaged, so they are made again" in said[0]
+        assert "are damaged, or of another chat template, so they are made again" in said[0]
 
 
 def test_no_old_tokens_for_a_changed_file(source: Path) -> None:
@@ -235,9 +235,9 @@ def test_ids_with_a_gap_are_stored_as_they_are(source: Path, largest: int, dtype
 
 
 def test_an_id_that_does_not_fit_is_refused_and_not_narrowed() -> None:
-    assert tokens._narrow(np.array([[65_535]], np.uint32), 2).dtype == np.uint16
+    assert packing.narrow(np.array([[65_535]], np.uint32), 2).dtype == np.uint16
     with pytest.raises(UserError, match="gives the id 70001, which its vocabulary does not have"):
-        tokens._narrow(np.array([[3, 70_001]], np.uint32), 2)
+        packing.narrow(np.array([[3, 70_001]], np.uint32), 2)
 
 
 def test_a_cache_that_cannot_be_written(source: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -50,7 +50,7 @@ def distribution(
 
     def decoded(kind: int) -> str:
         if kind not in texts:
-            texts[kind] = decode(kind)
+            texts[kind] = decode(kind) if kind >= 0 else ""  # a BOS that is none of these tokens
         return texts[kind]
 
     return {

@@ -3,10 +3,14 @@
 The sequences of the corpus, permuted anew each epoch, are read in chunks of C. A chunk's C·T tokens are run through
 the model and permuted by a generator seeded from (seed, chunk). Batch s is rows s·B … s·B + B of the concatenated
 chunks. Resuming therefore needs the number s and nothing else: no buffer is saved, none is lost.
+
+Where some tokens of the corpus are not to become activations (messages of other roles), the model reads them and their
+rows are left out: a chunk then has as many rows as it has tokens that are kept.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, Protocol
 
@@ -71,13 +75,19 @@ class Stream:
         chunk_sequences: int,
         seed: int,
         device: torch.device | None = None,
+        kept_NT: np.ndarray | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
-        self.model, self.ids_NT, self.hooks = model, ids_NT, list(hooks)
+        self.model, self.ids_NT, self.hooks, self.kept_NT = model, ids_NT, list(hooks), kept_NT
         self.batch_tokens, self.chunk_sequences, self.seed = batch_tokens, chunk_sequences, seed
         self.chunk_tokens = chunk_sequences * ids_NT.shape[1]
         self.size = int(ids_NT.size)
         self.widths = model.hook_widths(hooks)
+        if kept_NT is not None:
+            self._kept_N = kept_NT.sum(1, dtype=np.int64)
+            self.size = int(self._kept_N.sum())
+            self.chunk_tokens = max(1, self.chunk_tokens * self.size // ids_NT.size)
+        self._ends: list[int] = []  # of a masked corpus: rows in chunks 0 … n, as far as they were counted
         self._chunk: tuple[int, Batch] | None = None
         self._epoch: tuple[int, np.ndarray] | None = None
 
@@ -88,12 +98,14 @@ class Stream:
 
     def rows(self, first: int, last: int) -> Batch:
         """Rows first … last - 1 of the concatenated chunks."""
+        if self.kept_NT is not None:
+            return self._kept_rows(first, last)
         chunk_rows = self.chunk_sequences * self.ids_NT.shape[1]
         return gather(lambda number, start, end: part(self.chunk(number), start, end), chunk_rows, first, last)
 
     def head(self) -> Batch:
-        """Chunk 0; training reads it next."""
-        return self.chunk(0)
+        """Chunk 0, which training reads next; of a masked corpus as many rows, as a store of it has them."""
+        return self.chunk(0) if self.kept_NT is None else self.rows(0, self.chunk_sequences * self.ids_NT.shape[1])
 
     def chunk(self, number: int) -> Batch:
         """Chunk `number` with its rows in their shuffled order; the last one asked for is kept."""
@@ -104,29 +116,54 @@ class Stream:
 
     def _harvest(self, number: int) -> Batch:
         c, t = self.chunk_sequences, self.ids_NT.shape[1]
-        ids_CT = torch.from_numpy(np.stack([self._sequence(number * c + i) for i in range(c)]).astype(np.int64))
+        sequences = [self._sequence(number * c + i) for i in range(c)]
+        ids_CT = torch.from_numpy(np.stack([self.ids_NT[n] for n in sequences]).astype(np.int64))
         order = torch.from_numpy(np.random.default_rng([self.seed, _ROWS, number]).permutation(c * t))
-        destination = torch.empty_like(order)
-        destination[order] = torch.arange(c * t)  # row r of the chunk is written where the shuffle wants it
+        kept = None
+        if self.kept_NT is not None:
+            kept = torch.from_numpy(self.kept_NT[sequences].astype(bool).ravel())
+            order = order[kept[order]]
+        destination = torch.empty(c * t, dtype=torch.int64)
+        destination[order] = torch.arange(len(order))  # row r of the chunk is written where the shuffle wants it
         destination = destination.to(self.device)
-        arrays = {hook: torch.empty(c * t, width, device=self.device) for hook, width in self.widths.items()}
+        arrays = {hook: torch.empty(len(order), width, device=self.device) for hook, width in self.widths.items()}
         per_pass = max(1, _FORWARD_TOKENS // t)
         for start in range(0, c, per_pass):
             found = self.model.activations(ids_CT[start : start + per_pass], self.hooks)
-            rows = destination[start * t : (start + per_pass) * t]
+            at = slice(start * t, (start + per_pass) * t)
+            rows = destination[at] if kept is None else destination[at][kept[at].to(self.device)]
             for hook, x_NTD in found.items():
-                arrays[hook][rows] = x_NTD.flatten(0, 1).to(self.device, torch.float32)
+                x_RD = x_NTD.flatten(0, 1) if kept is None else x_NTD.flatten(0, 1)[kept[at].to(x_NTD.device)]
+                arrays[hook][rows] = x_RD.to(self.device, torch.float32)
         positions = torch.arange(t).repeat(c)
         return Batch(arrays, ids_CT.flatten()[order], positions[order]).to(self.device)
 
-    def _sequence(self, number: int) -> np.ndarray:
-        """Sequence `number` of the endless corpus: every epoch is a permutation of its own."""
+    def _kept_rows(self, first: int, last: int) -> Batch:
+        """`rows`, of chunks that differ in length."""
+        parts, row, number = [], first, 0
+        while row < last:
+            number = bisect_right(self._ends, row, number)
+            while number >= len(self._ends):
+                self._count_chunk()
+                number = bisect_right(self._ends, row, number)
+            before, end = self._ends[number - 1] if number else 0, min(last, self._ends[number])
+            parts.append(part(self.chunk(number), row - before, end - before))
+            row = end
+        return joined(parts)
+
+    def _count_chunk(self) -> None:
+        """The rows of the first chunk that is not counted yet."""
+        start = len(self._ends) * self.chunk_sequences
+        rows = sum(int(self._kept_N[self._sequence(start + i)]) for i in range(self.chunk_sequences))
+        self._ends.append((self._ends[-1] if self._ends else 0) + rows)
+
+    def _sequence(self, number: int) -> int:
+        """Which row of ids_NT sequence `number` of the endless corpus is: every epoch is a permutation of its own."""
         epoch, at = divmod(number, len(self.ids_NT))
         if self._epoch is None or self._epoch[0] != epoch:
             generator = np.random.default_rng([self.seed, _ORDER, epoch])
             self._epoch = (epoch, generator.permutation(len(self.ids_NT)))
-        row: np.ndarray = self.ids_NT[self._epoch[1][at]]
-        return row
+        return int(self._epoch[1][at])
 
 
 def gather(rows_of: Callable[[int, int, int], Batch], piece_rows: int, first: int, last: int) -> Batch:
@@ -140,6 +177,11 @@ def gather(rows_of: Callable[[int, int, int], Batch], piece_rows: int, first: in
         end = min(piece_rows, at + last - row)
         parts.append(rows_of(number, at, end))
         row += end - at
+    return joined(parts)
+
+
+def joined(parts: Sequence[Batch]) -> Batch:
+    """One batch of several, in their order."""
     if len(parts) == 1:
         return parts[0]
     return Batch(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 import reprlib
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
@@ -47,7 +47,10 @@ def _short(value: Any) -> str:
 
 def _keys(path: tuple[Any, ...], model: Any) -> list[str]:
     for part in path:
-        field = model.model_fields.get(part)
+        if isinstance(part, int):  # an entry of a list of sections
+            model = next(iter(get_args(model)), model)
+            continue
+        field = getattr(model, "model_fields", {}).get(part)
         if field is None:
             return []
         model = field.annotation

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pydantic import ValidationError
 
 from unmix import yamltext
+from unmix.config.corpus import corpus_keys
 from unmix.config.mask import as_keys
 from unmix.config.messages import problems_line
 from unmix.config.run import RunConfig
 from unmix.errors import UserError
+
+_OPENED: dict[str, Callable[[Any], Any]] = {"mask": as_keys, "corpus": corpus_keys}
+"""Sections that may stand as a word or a list, and how they are opened."""
 
 
 def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) -> RunConfig:
@@ -36,12 +41,14 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
         at = data
         for part in path:
             inside = at.get(part)
-            inside = {} if inside is None else as_keys(inside) if part == "mask" else inside  # a mask by word is opened
+            inside = {} if inside is None else _OPENED.get(part, lambda value: value)(inside)
             at[part] = inside
             at = inside
             if not isinstance(at, dict):
                 raise UserError(f"--{dotted}: {part} is a value in the recipe, not a section")
         at[key] = value
+        if dotted == "corpus.source":
+            at.pop("sources", None)  # in place of what the recipe has
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
 from unmix.cache import cache_folder, written_whole
-from unmix.corpus.records import text_of
+from unmix.corpus.content import Content
+from unmix.corpus.records import content_of
 from unmix.errors import UserError
 
 PREFIX = "datasets:"
 _SECONDS_TO_ANSWER = 20
+_CONFIGS = re.compile(r"pick one among the available configs: \[(.*)\]")  # what datasets says, 2.14 to 5.2
+_WHOLE = re.compile(r"[0-9a-f]{40}")
 
 
 class Named(NamedTuple):
@@ -49,45 +53,53 @@ def named(source: str) -> Named:
     return Named(name, config, split)
 
 
-def streamed(source: str, field: str, commit: str | None) -> Iterator[str]:
+def streamed(source: str, field: str, commit: str | None) -> Iterator[Content]:
     """`field` of every record, no more of them fetched than are asked for. Raises `UserError` if that fails."""
     name, config, split = part = named(source)
     try:
         from datasets import load_dataset
     except ImportError:
-        raise UserError(f"corpus.source = {source} wants the datasets library: pip install datasets") from None
+        raise UserError(f"corpus.source = {source} needs the datasets library: pip install datasets") from None
     more = {} if commit is None else {"revision": commit}
     name = name if part.folder is None else str(part.folder)
     try:
         records = load_dataset(name, config or None, split=split or "train", streaming=True, **more)
         for number, record in enumerate(records, 1):
-            yield text_of(record, field, f"{source}, record {number}")
+            yield content_of(record, field, f"{source}, record {number}")
     except UserError:
         raise
     except Exception as error:  # the library raises many kinds: hub, network, script, split
-        raise UserError(f"cannot read corpus.source = {source}: {_line(error)}") from None
+        configs = _CONFIGS.search(str(error))
+        why = f"it has several configurations; write datasets:{name}:CONFIG for one of: {configs[1]}" if configs else ""
+        raise UserError(f"cannot read corpus.source = {source}: {why or _line(error)}") from None
 
 
-def revision(name: str) -> Revision:
-    """The commit of a dataset that the hub has now; if it cannot be asked, the last that it is known to have had."""
-    path = cache_folder() / "revisions" / f"{hashlib.sha256(name.encode()).hexdigest()[:16]}.json"
+def revision(name: str, asked: str | None = None) -> Revision:
+    """The commit that a dataset has at `asked` (a commit, branch or tag), or at its newest.
+
+    If the hub cannot be asked, the last that it is known to have had there; a whole commit is its own.
+    """
+    if asked is not None and _WHOLE.fullmatch(asked):
+        return Revision(asked, "")
+    key = name if asked is None else f"{name}@{asked}"
+    path = cache_folder() / "revisions" / f"{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
     try:
-        commit = ask_hub(name)
+        commit = ask_hub(name, asked)
     except Exception as error:  # no network, no such dataset, no permission; reading says the last two in its own words
-        doubt = f"the hub cannot be asked for the revision of {name} ({_line(error)})"
+        doubt = f"the hub cannot be asked for the revision of {key} ({_line(error)})"
         with suppress(OSError, ValueError, KeyError, TypeError):
             return Revision(str(json.loads(path.read_text(encoding="utf-8"))["revision"]), doubt)
-        return Revision(None, doubt)
+        return Revision(asked, doubt)
     with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps({"dataset": name, "revision": commit}) + "\n", encoding="utf-8")
+        unfinished.write_text(json.dumps({"dataset": key, "revision": commit}) + "\n", encoding="utf-8")
     return Revision(commit, "")
 
 
-def ask_hub(name: str) -> str:
-    """The newest commit of a dataset. Raises whatever the hub's client does."""
+def ask_hub(name: str, asked: str | None = None) -> str:
+    """The commit of a dataset at a revision, or its newest. Raises whatever the hub's client does."""
     from huggingface_hub import HfApi
 
-    return str(HfApi().dataset_info(name, timeout=_SECONDS_TO_ANSWER).sha)
+    return str(HfApi().dataset_info(name, revision=asked, timeout=_SECONDS_TO_ANSWER).sha)
 
 
 def _line(error: Exception) -> str:

@@ -8,25 +8,29 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from unmix.corpus.records import text_of
-from unmix.corpus.text_files import opened
+from unmix.corpus.compressed import opened
+from unmix.corpus.content import Content
+from unmix.corpus.records import content_of, is_bare
 from unmix.corpus.unfit import Unfit
 from unmix.errors import UserError
 
 
-def json_lines(path: Path, field: str) -> Iterator[str]:
-    """The text of each line's record; blank lines are left out.
+def json_lines(path: Path, field: str) -> Iterator[Content]:
+    """What `field` of each line's record holds, or a line that is a list of messages or ids; blank lines are left out.
 
-    Raises `UserError`, naming file and line: not UTF-8, not JSON, no object, no text in `field`.
+    Raises `UserError`, naming file and line: not UTF-8, not JSON, no object, nothing to read in `field`.
     """
     for where, record in _lines(path):
-        if not isinstance(record, dict):
+        if is_bare(record):
+            yield content_of({field: record}, field, where)
+        elif not isinstance(record, dict):
             raise UserError(f'{where} holds a {type(record).__name__}; want an object such as {{"{field}": "…"}}')
-        yield text_of(record, field, where)
+        else:
+            yield content_of(record, field, where)
 
 
-def json_file(path: Path, field: str) -> Iterator[str]:
-    """The text of each record of an array (which is held in memory whole), or of each line.
+def json_file(path: Path, field: str) -> Iterator[Content]:
+    """What `field` of each record of an array holds (it is held in memory whole), or of each line.
 
     Raises `Unfit` if there are no records or they have no `field`, `UserError` as `json_lines` does.
     """
@@ -37,13 +41,13 @@ def json_file(path: Path, field: str) -> Iterator[str]:
         yield from _checked(((f"{path}, record {n}", record) for n, record in enumerate(records, 1)), field)
 
 
-def _checked(records: Iterator[tuple[str, Any]], field: str) -> Iterator[str]:
-    """Their texts; unfit if the first has no such field: much that is JSON was never meant as a corpus."""
+def _checked(records: Iterator[tuple[str, Any]], field: str) -> Iterator[Content]:
+    """Their contents; unfit if the first has no such field: much that is JSON was never meant as a corpus."""
     for n, (where, record) in enumerate(records):
         if not isinstance(record, dict):
             raise UserError(f"{where} holds a {type(record).__name__}; want an object")
         try:
-            yield text_of(record, field, where)
+            yield content_of(record, field, where)
         except UserError as error:
             if n or field in record:
                 raise

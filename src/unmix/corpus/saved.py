@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+from unmix.config.corpus import SourceConfig
+from unmix.corpus.content import Content
 from unmix.corpus.files import read
 from unmix.corpus.text_files import whole
 from unmix.errors import UserError
@@ -19,10 +21,11 @@ def is_saved(folder: Path) -> bool:
     return (folder / _SPLITS).is_file() or ((folder / _STATE).is_file() and (folder / _INFO).is_file())
 
 
-def saved(folder: Path, field: str, split: str, say: Callable[[str], None]) -> Iterator[str]:
-    """`field` of every row, of one split where there are several (`train` if none is asked for).
+def saved(folder: Path, config: SourceConfig, split: str, say: Callable[[str], None]) -> Iterator[Content]:
+    """`config.field` of every row, of one split where there are several (`train` if none is asked for).
 
-    Raises `UserError`: no such split, a description or shard that is damaged or not there, no text in `field`.
+    Raises `UserError`: no such split, a description or shard that is damaged or not there, nothing to read in the
+    field.
     """
     if (folder / _SPLITS).is_file():
         splits = list(_described(folder / _SPLITS, "splits"))
@@ -41,7 +44,7 @@ def saved(folder: Path, field: str, split: str, say: Callable[[str], None]) -> I
         path = folder / Path(shard["filename"]).name
         if not path.is_file():
             raise UserError(f"{path} is not there, although {folder / _STATE} names it; copy or save the dataset again")
-        yield from read(path, field, whole)
+        yield from read(path, config, whole)
 
 
 def _described(path: Path, key: str, default: Any = None) -> Any:

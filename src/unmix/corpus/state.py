@@ -30,8 +30,10 @@ class State(NamedTuple):
     """Why it may not be the newest."""
 
 
-def state_of(source: str) -> State:
-    """The state of `corpus.source`; of a path that is not there, one that no cached tokens have.
+def state_of(source: str, revision: str | None = None) -> State:
+    """The state of `corpus.source`, of a dataset on the hub at a revision.
+
+    Of a path that is not there, it is one that no cached tokens have.
 
     Raises `UserError` if the files cannot be looked at.
     """
@@ -41,7 +43,7 @@ def state_of(source: str) -> State:
     if source.startswith(hub.PREFIX):
         part = hub.named(source)
         if part.folder is None:
-            commit, doubt = hub.revision(part.name)
+            commit, doubt = hub.revision(part.name, revision)
             return State(json.dumps([source, commit]), commit, doubt)
         path = part.folder
     try:

@@ -1,4 +1,4 @@
-"""Tables with a column of text: CSV and TSV with a header, Parquet, Arrow (as `datasets` saves it)."""
+"""Tables, of which one column is read: CSV and TSV with a header, Parquet, Arrow (as `datasets` saves it)."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from unmix.corpus.records import text_of
-from unmix.corpus.text_files import opened
+import numpy as np
+from numpy.typing import NDArray
+
+from unmix.corpus.compressed import opened
+from unmix.corpus.content import Content, Ids
+from unmix.corpus.records import content_of
 from unmix.corpus.unfit import Unfit
 from unmix.errors import UserError
 
@@ -42,7 +46,7 @@ def _separated(path: Path, field: str, delimiter: str) -> Iterator[str]:
             header = next(rows, [])
             if field not in header:
                 try:
-                    text_of(dict.fromkeys(header), field, str(path))
+                    content_of(dict.fromkeys(header), field, str(path))
                 except UserError as error:
                     raise Unfit(str(error), f"without {field!r}") from None
             at = header.index(field)
@@ -62,8 +66,11 @@ def _separated(path: Path, field: str, delimiter: str) -> Iterator[str]:
             raise UserError(f"{path} is not UTF-8 (after line {rows.line_num}); convert it first") from None
 
 
-def parquet(path: Path, field: str) -> Iterator[str]:
-    """The column `field`, a batch of rows at a time. Raises `UserError`: no pyarrow, damaged, no text in `field`."""
+def parquet(path: Path, field: str) -> Iterator[Content]:
+    """The column `field`, a batch of rows at a time.
+
+    Raises `UserError`: no pyarrow, damaged, no text, token ids or chats in `field`.
+    """
     with _naming(path, "Parquet"):
         import pyarrow.parquet as pq
 
@@ -75,11 +82,11 @@ def parquet(path: Path, field: str) -> Iterator[str]:
                 return rows.to_pylist()[0] if rows is not None and len(rows) else dict.fromkeys(names)
 
             if field not in names:
-                text_of(first(), field, str(path))
+                content_of(first(), field, str(path))
             yield from _column(file.iter_batches(batch_size=_PARQUET_ROWS, columns=[field]), field, path, first)
 
 
-def arrow(path: Path, field: str) -> Iterator[str]:
+def arrow(path: Path, field: str) -> Iterator[Content]:
     """The column `field` of a stream or file in Arrow's IPC format. Raises `UserError` as `parquet` does."""
     with _naming(path, "Arrow"):
         import pyarrow as pa
@@ -98,22 +105,43 @@ def arrow(path: Path, field: str) -> Iterator[str]:
             if field not in names:
                 rows = next((batch for batch in batches if len(batch)), None)
                 record = dict.fromkeys(names) if rows is None else rows.slice(0, 1).to_pylist()[0]
-                text_of(record, field, str(path))
+                content_of(record, field, str(path))
             yield from _column(batches, field, path)
 
 
 def _column(
     batches: Any, field: str, path: Path, others: Callable[[], dict[str, Any]] = dict[str, Any]
-) -> Iterator[str]:
-    """The texts of one column; `others` gives a row with the columns that the batches lack, for the remedy alone."""
+) -> Iterator[Content]:
+    """The contents of one column; `others` gives a row with the columns that the batches lack, for the remedy alone."""
     row = 0
     for batch in batches:
-        for value in batch.column(batch.schema.names.index(field)).to_pylist():
+        column = batch.column(batch.schema.names.index(field))
+        integers = _rows_of_integers(column)
+        for value in column.to_pylist() if integers is None else integers:
             row += 1
-            if value is not None and not isinstance(value, str):
+            if value is None or isinstance(value, str):
+                yield value or ""
+            elif isinstance(value, np.ndarray):
+                yield Ids(value, f"{path}, row {row}")
+            else:
                 record = {**others(), **batch.slice(0, 1).to_pylist()[0], field: value}
-                text_of(record, field, f"{path}, row {row}")
-            yield value or ""
+                yield content_of(record, field, f"{path}, row {row}")
+
+
+def _rows_of_integers(column: Any) -> list[NDArray[Any] | None] | None:
+    """The rows of a column of lists of integers as arrays, None for null; None for any other column."""
+    import pyarrow as pa
+
+    types, kind = pa.types, column.type
+    lists = types.is_list(kind) or types.is_large_list(kind) or types.is_fixed_size_list(kind)
+    if not lists or not types.is_integer(kind.value_type) or column.null_count:
+        return None
+    values = column.flatten()
+    if values.null_count:
+        return None
+    flat = values.to_numpy(zero_copy_only=False)
+    lengths = column.value_lengths().to_numpy(zero_copy_only=False)
+    return [*np.split(flat, np.cumsum(lengths)[:-1])] if len(lengths) else []
 
 
 @contextmanager

@@ -2,23 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 from collections.abc import Iterator
 from io import TextIOWrapper
 from pathlib import Path
-from typing import BinaryIO, cast
 
+from unmix.corpus.compressed import opened
 from unmix.corpus.unfit import Unfit
 
 _PIECE_CHARACTERS = 10_000
-
-
-def opened(path: Path) -> BinaryIO:
-    """The bytes of a file, unpacked if it is a .gz.
-
-    What is read from a .gz that is damaged or cut raises `OSError`, `EOFError` or `zlib.error`.
-    """
-    return cast(BinaryIO, gzip.open(path)) if path.suffix.lower() == ".gz" else path.open("rb")
 
 
 def whole(path: Path) -> Iterator[str]:

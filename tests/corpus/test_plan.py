@@ -1,0 +1,64 @@
+"""Before a run: how much is read, the first row as it will be seen, and a warning of another tokenizer's ids."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from tiny_models import tiny_tokenizer
+
+from unmix.config import CorpusConfig
+from unmix.corpus.plan import FOREIGN, bound_of_streams, doubt_of_ids, facts_of_corpus, plan
+from unmix.corpus.tokens import SourceFacts, Tokens
+
+TOKENIZER = tiny_tokenizer()
+IDS = np.array([[0, *TOKENIZER("def of(self)")["input_ids"]]] * 10, np.uint16)
+
+
+def tokens(**more: object) -> Tokens:
+    return Tokens(IDS, "train", 7, 100, "f", 0, **more)  # type: ignore[arg-type]
+
+
+def test_the_lines() -> None:
+    said, first = plan(tokens(), TOKENIZER, 3 * IDS.size)
+    assert said == (
+        f"plan: 7 documents, {IDS.size} tokens for training; {3 * IDS.size} activations are read, 3 epochs; "
+        "every row begins with '<|endoftext|>'"
+    )
+    assert first.startswith("the first row: '<|endoftext|>' 'def' ")
+    assert first.count("<|endoftext|>") == 1
+
+
+def test_tokens_that_are_left_out_stand_in_brackets() -> None:
+    kept = np.zeros(IDS.shape, bool)
+    kept[:, 1] = True
+    said, first = plan(tokens(kept_NT=kept), TOKENIZER, 20)
+    assert f"(10 of them, {10 / IDS.size:.1%}, become activations); 20 activations are read, 2 epochs" in said
+    assert first.startswith("the first row: ('<|endoftext|>') 'def' (")
+
+
+def test_only_given_ids_are_doubted() -> None:
+    bound = FOREIGN * math.log(4096)
+    assert doubt_of_ids(tokens(), 99.0, 4096) == ""
+    assert doubt_of_ids(tokens(given=True), bound - 0.01, 4096) == ""
+    assert "these token ids are probably another tokenizer's" in doubt_of_ids(tokens(given=True), bound + 0.01, 4096)
+
+
+def test_the_facts_of_a_plain_corpus_are_none() -> None:
+    assert facts_of_corpus(tokens()) == {}
+    more = tokens(given=True, commits=("abc",), sources=(SourceFacts("a", 1.0, 1, 2, None),))
+    assert facts_of_corpus(more) == {
+        "revision": "abc",
+        "token_ids": True,
+        "sources": [{"source": "a", "share": 1.0, "documents": 1, "tokens": 2, "revision": None}],
+    }
+
+
+def test_a_dataset_of_the_hub_without_a_bound_is_said_to_be_read_to_its_end() -> None:
+    assert bound_of_streams(CorpusConfig(), 1000) == ""
+    assert bound_of_streams(CorpusConfig(source="datasets:owner/name", max_tokens=5000), 1000) == ""
+    said = bound_of_streams(
+        CorpusConfig.model_validate([{"source": "stdlib"}, {"source": "datasets:owner/name"}]), 1000
+    )
+    assert said.startswith("datasets:owner/name is read to its end")
+    assert "--corpus.max_tokens 1000" in said
