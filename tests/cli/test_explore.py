@@ -229,6 +229,33 @@ def test_the_features_of_a_text_are_the_dictionarys(run, capsys, monkeypatch):
     assert [label for *_, label in shown] == [index["label"][i] for i, _ in best]
 
 
+def test_descriptions_appear_on_the_page_and_in_the_terminal(copy, capsys, monkeypatch):
+    from unmix.explore import describe
+
+    fingerprint = read_script((copy / "explore/site/manifest.js").read_bytes())["fingerprint"]
+
+    def describe_site(out, endpoint, *, member, **more):
+        path = out / "descriptions" / f"{member}.jsonl"
+        path.parent.mkdir()
+        line = {"i": 5, "member": member, "site": fingerprint, "model": endpoint.model, "text": "a <b>word</b>"}
+        path.write_text(
+            json.dumps(line | {"detection": {"accuracy": 0.75, "se": 0.1, "n": 16}, "fuzzing": None}) + "\n"
+        )
+        return path
+
+    monkeypatch.setattr(describe, "describe_site", describe_site)
+    words = ["--explain", "http://127.0.0.1:1/v1", "--explain-model", "some", "--member", "l1-3"]
+    out, _ = said(capsys, "explore", copy, *words)
+    assert out.splitlines()[-1].endswith("l1-3.jsonl; the site shows 1 of l1-3")
+    shown = read_script((copy / "explore/site/l1-3/descriptions.js").read_bytes())
+    assert shown["5"]["text"] == "a <b>word</b>"
+    out = said(capsys, "show", copy, "l1-3:5").out
+    assert "described as: a <b>word</b>" in out
+    assert "by some; detection 0.75 ± 0.10 of 16; 0.5 is chance" in out
+    said(capsys, "explore", copy, "--build")  # a build keeps them
+    assert read_script((copy / "explore/site/l1-3/descriptions.js").read_bytes()) == shown
+
+
 def test_help_is_there_and_light():
     loaded = "import sys, unmix.cli.explore, unmix.cli.show; "
     loaded += "print([m for m in ('torch', 'duckdb', 'rich') if m in sys.modules])"

@@ -1,7 +1,8 @@
 """A small site by brute force, as the builder would write it, for tests of the page: hostile tokens, known numbers.
 
 Features fire on tokens of their own with random values over `sequences` x `length` random tokens; every number in the
-site is counted from that array f_STF. Feature 3 never fires. Members A and B share their features, permuted.
+site is counted from that array f_STF. Feature 3 never fires; feature 7 fires at every position 0 too, which is left
+out. Members A and B share their features, permuted.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import unmix.explore
 PAGE = Path(unmix.explore.__file__).parent / "site"
 QUANTILES = [0.5, 0.9, 0.99, 0.999]
 SHARD, PAGES, CONTEXT = 16, 4, 12  # features a file, sequences a page, tokens either side of a peak
+TEXT_PAGE = 500  # tokens; there are 576
 HOSTILE = [
     b"</script><script>window.hacked=1</script>",
     b"<img src=x onerror=window.hacked=1>",
@@ -71,6 +73,23 @@ def put(site: Path, key: str, value: Any, *, plain: bool = False) -> None:
     file.write_text(f"UNMIX.put({json.dumps(key)}, {said})\n")
 
 
+def put_bytes(site: Path, key: str, data: bytes) -> None:
+    deflate = zlib.compressobj(6, zlib.DEFLATED, -15)
+    file = site / f"{key}.js"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    said = base64.b64encode(deflate.compress(data) + deflate.flush()).decode()
+    file.write_text(f'UNMIX.put("{key}", "{said}");\n')
+
+
+def planes(numbers: list[int], width: int) -> bytes:
+    return b"".join(bytes(x >> 8 * k & 255 for x in numbers) for k in range(width))
+
+
+def real(x: float | None) -> int:
+    """The upper three bytes of a float32."""
+    return int(np.float32(np.nan if x is None else x).view(np.uint32)) >> 8
+
+
 def rounded(x: float | None) -> float | None:
     return None if x is None or not np.isfinite(x) else float(f"{x:.4g}")
 
@@ -91,6 +110,7 @@ def truth(sequences: int = 12, length: int = 48, features: int = 40, seed: int =
         likes = {i % len(VOCABULARY), (7 * i + 2) % len(VOCABULARY)}
         fires = np.isin(ids, list(likes)) & (rng.random(ids.shape) < 0.8)
         f[:, :, i] = np.where(fires, rng.gamma(2.0, 1.0 + i % 5, ids.shape) + 0.05, 0)
+    f[:, 0, 7] = 2 + np.arange(sequences)  # where nothing counts
     to_b = rng.permutation(features)  # feature i of A is feature to_b[i] of B
     other = np.zeros_like(f)
     other[:, :, to_b] = f * 0.9
@@ -101,7 +121,7 @@ def window(t: Truth, f_ST: np.ndarray, s: int, p: int) -> dict[str, Any]:
     first, last = max(0, p - CONTEXT), min(t.ids_ST.shape[1], p + CONTEXT + 1)
     v = [[n - first, rounded(f_ST[s, n])] for n in range(first, last) if f_ST[s, n] > 0]
     masked = [n - first for n in range(first, last) if not t.counted_ST[s, n]]
-    return {"s": s, "p": first, "c": p - first, "ids": t.ids_ST[s, first:last].tolist(), "v": v, "m": masked}
+    return {"s": s, "p": first, "c": p - first, "n": last - first, "v": v, "m": masked}
 
 
 def feature(t: Truth, name: str, other: str, i: int, rng: np.random.Generator) -> dict[str, Any]:
@@ -112,6 +132,7 @@ def feature(t: Truth, name: str, other: str, i: int, rng: np.random.Generator) -
     some = lambda places, n: [window(t, f_ST, int(s), int(p)) for s, p in places[rng.permutation(len(places))[:n]]]  # noqa: E731
     groups: dict[str, Any] = {key: [] for key in ("top", "uniform", "value", "mass", "near")}
     groups["silent"] = some(silent, 4)
+    outside = np.where(t.counted_ST, 0, t.f_STF[name][:, :, i])
     common: dict[str, Any] = {"i": i, "firings": len(values), "label": f"label {i}: <b>{i}</b>", "groups": groups}
     match = int(t.match[name][i])
     common |= {
@@ -121,6 +142,7 @@ def feature(t: Truth, name: str, other: str, i: int, rng: np.random.Generator) -
     }
     if not len(values):
         empty = {"density": 0, "max": 0, "mean": None, "std": None, "q": [], "hist": {"edges": [], "counts": []}}
+        common["left_out"] = {}
         return common | empty | {"coact": [], "tokens": [], "by_norm": [None] * 10, "by_position": [None] * 8}
     best = [(int(s), int(f_ST[s].argmax())) for s in np.argsort(-f_ST.max(1), kind="stable")[:20] if f_ST[s].max() > 0]
     groups |= {"top": [window(t, f_ST, s, p) for s, p in best], "uniform": some(where, 10)}
@@ -136,6 +158,7 @@ def feature(t: Truth, name: str, other: str, i: int, rng: np.random.Generator) -
             windows = some(np.argwhere(inside), 4)
             groups[key].append({"low": rounded(low), "high": rounded(high), **share, "windows": windows})
     counts, bins = np.histogram(values, 20, (0, values.max()))
+    common["left_out"] = left_out(t, outside, bins) if outside.any() else {}
     ids = t.ids_ST[f_ST > 0]
     rows = [(int(k), rounded((ids == k).mean()), rounded(values[ids == k].mean())) for k in np.unique(ids)]
     tokens = sorted(rows, key=lambda row: -row[1])
@@ -146,6 +169,14 @@ def feature(t: Truth, name: str, other: str, i: int, rng: np.random.Generator) -
         "hist": {"edges": [rounded(x) for x in bins], "counts": counts.tolist()}, "coact": [[(i + 1) % 40, 0.5, 0.25]],
         "by_norm": [0.1] * 10, "by_position": [0.125] * 8, "tokens": tokens[:10],
     }  # fmt: skip
+
+
+def left_out(t: Truth, f_ST: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
+    values = f_ST[f_ST > 0]
+    best = [(int(s), 0) for s in np.argsort(-f_ST[:, 0], kind="stable")[:3]]
+    numbers = {"firings": len(values), "mass": rounded(values.sum()), "max": rounded(values.max())}
+    counts = [int(((values > low) & (values <= high)).sum()) for low, high in pairwise([*edges, np.inf])]
+    return {"first": numbers | {"counts": counts, "windows": [window(t, f_ST, s, p) for s, p in best]}}
 
 
 def index_of(records: list[dict[str, Any]]) -> dict[str, Any]:
@@ -165,17 +196,36 @@ def index_of(records: list[dict[str, Any]]) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def sequence(t: Truth, name: str, s: int) -> dict[str, Any]:
-    f_TF = t.f_STF[name][s]
-    rows = [sorted(([int(i), rounded(f[i])] for i in np.flatnonzero(f)), key=lambda pair: -pair[1]) for f in f_TF]
-    length = len(f_TF)
-    norm = [rounded(10 + n % 7) for n in range(length)]
-    found = {"s": s, "ids": t.ids_ST[s].tolist(), "norm": norm, "err": [0.1] * length, "m": [0]}
-    return found | {"f": rows, "more": [0] * length}
+def tokens(t: Truth, name: str, sequences: range) -> bytes:
+    """The page of these sequences, every feature of every token."""
+    f_RF = t.f_STF[name][sequences.start : sequences.stop].reshape(-1, t.f_STF[name].shape[2])
+    active = [np.flatnonzero(f).tolist() for f in f_RF]
+    n, length = len(f_RF), t.ids_ST.shape[1]
+    steps = [i - before for row in active for before, i in zip([0, *row], row, strict=False)]
+    values = [real(f[i]) for f, row in zip(f_RF, active, strict=True) for i in row]
+    return b"".join(
+        [
+            np.array([n, len(steps)], "<u4").tobytes(),
+            planes([len(row) for row in active], 1),
+            planes([0] * n, 3),
+            planes([int(k % length == 0) for k in range(n)], 1),
+            planes([real(10 + k % length % 7) for k in range(n)], 3),
+            planes([real(0.1)] * n, 3),
+            planes(steps, 3),
+            planes(values, 3),
+        ]
+    )
+
+
+def write_texts(site: Path, t: Truth, page: int) -> None:
+    ids = t.ids_ST.ravel().tolist()
+    for number, first in enumerate(range(0, len(ids), page)):
+        put_bytes(site, f"text/{number:05}", planes(ids[first : first + page], 3))
 
 
 def member(t: Truth, name: str) -> dict[str, Any]:
     f_STF = np.where(t.counted_ST[:, :, None], t.f_STF[name], 0)
+    counted, outside = int(t.counted_ST.sum()), {"first": 12, "long": 0, "special": 0}
     features = f_STF.shape[2]
     density = (f_STF > 0).sum((0, 1)) / t.counted_ST.sum()
     edges = np.linspace(-4, 0, 17)
@@ -190,9 +240,20 @@ def member(t: Truth, name: str) -> dict[str, Any]:
         "dead": 0.01, "frequent": 0.03, "never": int((density == 0).sum()),
         "shards": {"features": SHARD, "sequences": PAGES},
         "sequences": len(t.ids_ST) - 2, "density": {"edges": edges.tolist(), "counts": counts.tolist()},
-        "by_norm": {"edges": [*range(11)], "tokens": [10] * 10, "explained_variance": explained, "l0": [2] * 10},
+        "by_norm": {"edges": [*range(11)], "tokens": [10] * 10, "explained_variance": explained, "l0": [2] * 10,
+                    "error": [0.2] * 10, "l0_share": [0.1] * 10, "l1_share": [0.05] * 5 + [0.15] * 5},
+        "tokens": {"counted": counted, "masked": 12, "left_out": outside},
+        "strongest": 64, "described": 0 if second else 2,
         "chosen": second,
     }  # fmt: skip
+
+
+SCORE = {"accuracy": 0.8125, "se": 0.0988, "n": 16}
+HOSTILE_WORDS = "</script><img src=x onerror=window.hacked=1>\u202e"
+DESCRIPTIONS = {
+    "11": {"text": "the word mat, after cat", "model": "m<b>", "detection": SCORE, "fuzzing": None},
+    "12": {"text": HOSTILE_WORDS, "model": "", "detection": None, "fuzzing": None},
+}
 
 
 def write_page(site: Path) -> None:
@@ -210,6 +271,7 @@ def manifest(t: Truth, members: list[dict[str, Any]], *, server: bool = False) -
     mask = "the first token of every sequence"
     tokens = {"counted": int(t.counted_ST.sum()), "masked": int((~t.counted_ST).sum()), "split": "held_out"}
     tokens |= {"sequences": len(t.ids_ST), "context": t.ids_ST.shape[1], "corpus": "made up", "mask": mask}
+    tokens |= {"page": TEXT_PAGE}
     model = {"name": "embedded", "layers": 4, "width": 256, "vocabulary": len(VOCABULARY) + 1}
     head = {"format": 1, "run": "demo <b>", "version": "0.1.0", "fingerprint": "f00d" * 8, "model": model}
     return head | {"tokens": tokens, "members": members, "chosen": "l0-4", "server": server}
@@ -231,7 +293,9 @@ def write_site(site: Path, *, server: bool = False) -> Truth:
             put(site, f"{name}/f/{page // SHARD:05}", records[page : page + SHARD])
         for page in range(0, len(t.ids_ST) - 2, PAGES):
             kept = range(page, min(page + PAGES, len(t.ids_ST) - 2))
-            put(site, f"{name}/t/{page // PAGES:05}", [sequence(t, name, s) for s in kept])
+            put_bytes(site, f"{name}/t/{page // PAGES:05}", tokens(t, name, kept))
+    write_texts(site, t, TEXT_PAGE)
+    put(site, "l0-2/descriptions", DESCRIPTIONS)
     put(site, "manifest", manifest(t, members, server=server), plain=True)
     return t
 
@@ -246,6 +310,7 @@ def write_large(site: Path, features: int = 16384) -> None:
     index = {key: [column[i % 40] for i in range(features)] for key, column in index_of(records).items()}
     index["density"] = [0 if i % 40 == 3 else rounded(10 ** rng.uniform(-5, -0.5)) for i in range(features)]
     index["label"] = [f"label {i}" for i in range(features)]
+    write_texts(site, t, TEXT_PAGE)
     put(site, "l0-2/index", index)
     put(site, "l0-2/f/00000", records[:SHARD])
-    put(site, "manifest", manifest(t, [member(t, "l0-2") | {"features": features}]), plain=True)
+    put(site, "manifest", manifest(t, [member(t, "l0-2") | {"features": features, "described": 0}]), plain=True)

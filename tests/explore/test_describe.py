@@ -163,6 +163,7 @@ def write_site(folder, names=("l0-5",), chosen=None):
             (site / name / "f" / f"{number:05d}.js").write_bytes(script("f", [record(i) for i in some]))
     members = [{"name": name, "features": 5, "shards": {"features": 2}} for name in names]
     manifest = {"format": 1, "fingerprint": "abc", "members": members, "chosen": chosen}
+    manifest["tokens"] = {"context": 12}
     (site / "manifest.js").write_bytes(script("manifest", manifest, packed=False))
     spelt = {str(i): word.encode().decode("latin-1") for i, word in enumerate(WORDS) if i}
     (site / "vocabulary.js").write_bytes(script("vocabulary", {"bytes": spelt, "special": {"0": "<|end|>"}}))

@@ -149,19 +149,6 @@ def test_neither_shards_nor_their_order_change_anything(tmp_path, shard_sequence
     np.testing.assert_array_equal(err_R, expected.deviation_R / 3)
 
 
-def test_entries_of_sequences_come_by_falling_value(tmp_path):
-    world = WORLDS[0]
-    store = write_store(world, tmp_path, 7)
-    found = store.of_sequences(MEMBER, [3, 9, 21])
-    rows = [
-        (t, i, float(world.f_RF[t, i]))
-        for s in (3, 9, 21)
-        for t in range(s * world.T, (s + 1) * world.T)
-        for i in sorted(np.flatnonzero(world.f_RF[t]), key=lambda i: (-abs(world.f_RF[t, i]), i))
-    ]
-    assert list(zip(*(found[name].tolist() for name in ("token", "feature", "act")), strict=True)) == rows
-
-
 @pytest.mark.parametrize("feature", [DEAD, ALWAYS, ONE_TOKEN, 8])
 def test_a_window_is_the_text_around_its_peak(feature):
     world = WORLDS[0]
@@ -171,10 +158,11 @@ def test_a_window_is_the_text_around_its_peak(feature):
         first, last = stores.window(world, peak, windows.BEFORE, windows.AFTER)
         assert got["s"] * world.T + got["p"] == first
         assert first + got["c"] == peak
-        assert got["ids"] == world.id_R[first : last + 1].tolist()
+        assert got["n"] == last - first + 1
         active = [t for t in range(first, last + 1) if world.f_RF[t, feature]]
         assert [offset for offset, _ in got["v"]] == [t - first for t in active]
         assert [value for _, value in got["v"]] == [float(f"{world.f_RF[t, feature]:.4g}") for t in active]
         assert got["m"] == [t - first for t in range(first, last + 1) if world.masked_R[t]]
         assert len({int(d) for d in world.document_R[first : last + 1]}) == 1
+        assert windows.with_ids([got], text)[0]["ids"] == world.id_R[first : last + 1].tolist()
         assert len(got["ids"]) <= 37

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from unmix.config import ModelConfig
 from unmix.dictionary.model import Dictionary, new_dictionary
 from unmix.dictionary.nonlinearities import AbsTopK, Gated, JumpRelu, Relu, TanhRelu, TopK
+from unmix.dictionary.per_token import ByLength, LayerNorm
 from unmix.errors import UserError
 from unmix.evaluation.splice import splice, with_feature
 from unmix.explore import intervene as module
@@ -20,6 +21,7 @@ from unmix.lm.model import load_language_model
 HOOK, FEATURES = "resid_post.1", 48
 KINDS = [Relu(), TanhRelu(), JumpRelu(), TopK(5, weigh_by_norm=False), AbsTopK(5, weigh_by_norm=False), Gated()]
 TEXT = "def of(self): return the world import"
+SCALINGS = [None, ByLength(), LayerNorm()]
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,7 @@ def lm():
     return load_language_model(ModelConfig(name=str(tiny_model_folder())))
 
 
-def dictionary(kind=None, *, scaling=False, longest=None, seed=0):
+def dictionary(kind=None, *, scaling=None, longest=None, seed=0):
     """One whose features weigh something, with parameters of its nonlinearity that differ."""
     sae = new_dictionary(WIDTH, FEATURES, 2.0, seed, kind)
     generator = torch.Generator().manual_seed(seed + 1)
@@ -35,7 +37,7 @@ def dictionary(kind=None, *, scaling=False, longest=None, seed=0):
         name: 0.1 * torch.rand(FEATURES, generator=generator) for name in sae.weights if name not in ("W_enc", "W_dec")
     }
     own["b_dec"] = 0.1 * torch.randn(WIDTH, generator=generator)
-    return Dictionary(sae.weights | own, sae.nonlinearity, per_token_scaling=scaling, longest=longest)
+    return Dictionary(sae.weights | own, sae.nonlinearity, per_token=scaling, longest=longest)
 
 
 def x_of(lm, ids_T, hook=HOOK):
@@ -56,7 +58,7 @@ def logp_of_next(logits_TV, ids_T):
     return torch.log_softmax(logits_TV[:-1].double(), -1).gather(1, ids_T[1:, None]).squeeze(1)
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_ablating_is_what_the_splice_does(lm, kind, scaling):
     sae, ids_T = dictionary(kind, scaling=scaling), prompt_ids(lm, TEXT).ids_T
@@ -75,7 +77,7 @@ def test_ablating_is_what_the_splice_does(lm, kind, scaling):
     assert [p_V[i].item() for i, _ in found.changed.next] == pytest.approx([p for _, p in found.changed.next], abs=1e-5)
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_the_error_of_the_dictionary_is_kept(lm, kind, scaling):
     sae = dictionary(kind, scaling=scaling)
@@ -106,7 +108,7 @@ def test_tokens_that_are_longer_than_it_was_trained_on_keep_x(lm):
     assert torch.equal((new_TD != x_TD).any(1), norm_T <= norm_T.median())
 
 
-@pytest.mark.parametrize("scaling", [False, True])
+@pytest.mark.parametrize("scaling", SCALINGS)
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.name)
 def test_strength_0_changes_no_logit(lm, kind, scaling):
     sae, ids_T = dictionary(kind, scaling=scaling), prompt_ids(lm, TEXT).ids_T

@@ -89,6 +89,8 @@ def served(browser: Browser, tmp_path: Path) -> Iterator[Served]:
     f_ST = truth.f_STF["l0-2"][:, :, 11]
     places = [(s, p) for s in range(12) for p in range(1, 48) if f_ST[s, p] > 0]
     windows = [window(truth, f_ST, s, p) for s, p in places[:15]]
+    for w in windows:  # a server sends the ids too
+        w["ids"] = truth.ids_ST[w["s"], w["p"] : w["p"] + w["n"]].tolist()
     handler = type("Handler", (Scripted,), {"asked": [], "windows": windows})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
     thread = Thread(target=server.serve_forever)
@@ -156,6 +158,16 @@ def test_more_examples_come_from_the_store(served: Served) -> None:
         "/api/feature",
         {"member": "l0-2", "feature": 11, "offset": top, "limit": 50, "order": "top"},
     )
+
+
+def test_more_examples_that_repeat_a_text_are_grey(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.handler, "windows", [served.handler.windows[0]] * 40)
+    page = served.go("#/m/l0-2/f/11")
+    before = page.locator(".rows li.again").count()
+    top = page.locator(".rows li").count()
+    page.locator("button", has_text="More examples").click()
+    page.wait_for_function("n => document.querySelectorAll('.rows li').length === n", arg=top + 2)
+    assert page.locator(".rows li.again").count() in (before + 1, before + 2)  # the second for certain
 
 
 def test_refusals_are_one_line_on_the_page(served: Served) -> None:

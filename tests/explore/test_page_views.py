@@ -70,7 +70,7 @@ def test_every_view_by_keyboard(opened: Open, site: tuple[Path, Truth]) -> None:
     press("ArrowRight")
     page.wait_for_function("old => document.querySelector('.token-features h2').innerText !== old", arg=first)
     press("j", "[")
-    assert page.locator(".top select").input_value() == "l0-4"
+    page.wait_for_function("name => document.querySelector('.top select').value === name", arg="l0-4")
     press("]", "g")
     page.keyboard.type("7")
     press("Enter")
@@ -87,7 +87,7 @@ def test_every_view_by_keyboard(opened: Open, site: tuple[Path, Truth]) -> None:
     press("?")
     page.locator("dialog[open]").wait_for()
     press("Escape")
-    page.locator("dialog").wait_for(state="detached")
+    page.locator("dialog").wait_for(state="hidden")
     page.locator(".top a", has_text="notes").focus()
     press("Enter")
     walk.title("Notes")

@@ -17,9 +17,11 @@ from unmix.explore.build import Wanted, build
 from unmix.explore.duck import read_parquet
 from unmix.explore.examples import BANDS
 from unmix.explore.logits import readout
-from unmix.explore.pack import read_script
+from unmix.explore.pack import read_bytes, read_script
 from unmix.explore.store import open_store
+from unmix.explore.texts import SiteText
 from unmix.explore.token_bytes import bytes_of
+from unmix.explore.token_pages import read_tokens
 from unmix.interop.load import load_sae
 
 MEMBERS = [f"{hook}-l1-{value}" for hook in HOOKS for value in (1, 3)]
@@ -33,6 +35,12 @@ def _small(small_shards):
 @pytest.fixture
 def get(whole):
     return lambda key: read_script((whole / "site" / f"{key}.js").read_bytes())
+
+
+@pytest.fixture
+def tokens(whole):
+    """(name, number of a page) -> its sequences."""
+    return lambda name, n: read_tokens(read_bytes((whole / f"site/{name}/t/{n:05d}.js").read_bytes()), 16)
 
 
 def dense(opened, name):
@@ -66,14 +74,14 @@ def test_the_records_are_what_was_derived(get, whole, folder):
 
 
 def test_every_value_in_a_window_is_the_dictionarys(get, whole):
-    opened = open_store(whole)
+    opened, text = open_store(whole), SiteText(whole / "site", 16)
     for name in MEMBERS:
         world, seen = dense(opened, name), 0
-        for record in get(f"{name}/f/00000"):
+        for record in map(text.fill, get(f"{name}/f/00000")):
             for group, entries in record["groups"].items():
                 for window in [w for entry in entries for w in entry.get("windows", [entry])]:
                     start = window["s"] * world.T + window["p"]
-                    tokens = range(start, start + len(window["ids"]))
+                    tokens = range(start, start + window["n"])
                     assert window["ids"] == world.id_R[start : tokens.stop].tolist()
                     expected = {t - start: world.f_RF[t, record["i"]] for t in tokens if world.f_RF[t, record["i"]]}
                     assert dict(map(tuple, window["v"])) == pytest.approx(expected, rel=1e-3)
@@ -110,44 +118,34 @@ def test_the_shape_of_a_record(get):
             assert record["i"] not in [j for j, *_ in record["decoder"] + record["coact"]]
 
 
-def test_token_pages_hold_every_feature_of_a_token(get, whole):
+def test_token_pages_hold_every_feature_of_a_token(get, tokens, whole):
     opened = open_store(whole)
+    for row in get("manifest")["members"]:
+        assert (row["sequences"], row["strongest"]) == (23, 64)
     for name in MEMBERS:
-        world, index = dense(opened, name), get(f"{name}/index")
+        world = dense(opened, name)
         err_R, _ = opened.errors(name)
-        pages = [get(f"{name}/t/{n:05d}") for n in range(2)]
-        listed = [row for page in pages for row in page]
+        pages = [tokens(name, n) for n in range(2)]
         assert [len(page) for page in pages] == [16, 7]
-        assert [row["s"] for row in listed] == index["sequence_ids"] == list(range(23))
-        for row in listed:
-            for t, token in enumerate(range(row["s"] * world.T, (row["s"] + 1) * world.T)):
+        assert get(f"{name}/index")["sequence_ids"] == list(range(23))
+        for s, row in enumerate(row for page in pages for row in page):
+            for t, token in enumerate(range(s * world.T, (s + 1) * world.T)):
                 active = np.flatnonzero(world.f_RF[token])
                 expected = sorted(active.tolist(), key=lambda i: (-abs(world.f_RF[token, i]), i))
-                assert row["ids"][t] == world.id_R[token]
-                assert [i for i, _ in row["f"][t]] == expected
-                assert [v for _, v in row["f"][t]] == pytest.approx(world.f_RF[token, expected], rel=1e-3)
+                assert dict(row["f"][t]) == pytest.approx({i: world.f_RF[token, i] for i in expected}, rel=5e-4)
+                values = [abs(value) for _, value in row["f"][t]]
+                assert values == sorted(values, reverse=True)
                 assert row["more"][t] == 0
-                assert row["norm"][t] == pytest.approx(world.norm_R[token], rel=1e-3)
-                assert row["err"][t] == pytest.approx(err_R[token] / world.norm_R[token] ** 2, rel=1e-3)
+                assert row["norm"][t] == pytest.approx(world.norm_R[token], rel=5e-4)
+                assert row["err"][t] == pytest.approx(err_R[token] / world.norm_R[token] ** 2, rel=5e-4)
                 assert (t in row["m"]) == bool(world.masked_R[token])
 
 
-def test_few_features_of_a_token_are_kept_and_the_rest_counted(folder, whole, tmp_path, monkeypatch):
-    from unmix.explore import pages
-
-    monkeypatch.setattr(pages, "KEPT", 3)
-    monkeypatch.setattr(pages, "TEXT_ENTRIES", 0)
-    monkeypatch.setattr(pages, "LEAST_SEQUENCES", 2)
-    opened, name = open_store(whole), MEMBERS[0]
-    l0_R = opened.errors(name)[1]
-    assert pages.most_shown(np.array([0, 3, 1, 3]), np.ones(8, dtype=int), 2) == [1, 3]
-    with pages.Site(tmp_path) as site:
-        pages.put_tokens(site, opened, name, opened.text(HOOKS[0]), [4, 9])
-    [four, nine] = read_script((tmp_path / f"{name}/t/00000.js").read_bytes())
-    for row, s in ((four, 4), (nine, 9)):
-        l0_T = l0_R[s * 16 : (s + 1) * 16]
-        assert [len(features) for features in row["f"]] == np.minimum(l0_T, 3).tolist()
-        assert row["more"] == np.maximum(l0_T - 3, 0).tolist()
+def test_every_example_opens_its_text(get):
+    for row in get("manifest")["members"]:
+        kept = set(get(f"{row['name']}/index")["sequence_ids"])
+        for record in get(f"{row['name']}/f/00000"):
+            assert {w["s"] for group in record["groups"].values() for e in group for w in e.get("windows", [e])} <= kept
 
 
 def test_what_goes_wrong_while_writing_is_raised(tmp_path):
@@ -194,17 +192,27 @@ def test_the_manifest_says_what_the_page_needs(get, whole, folder):
         order = np.argsort(text.norm_R, kind="stable")[-(TOKENS - TOKENS * 9 // 10) :]
         last = 1 - err_R[order].sum(dtype=float) / text.deviation_R[order].sum(dtype=float)
         assert row["by_norm"]["explained_variance"][9] == pytest.approx(last, abs=1e-3)
+        square_R = text.norm_R.astype(float) ** 2
+        assert row["by_norm"]["error"][9] == pytest.approx(err_R[order].sum() / square_R[order].sum(), rel=2e-3)
+        l1_R = (np.abs(world.f_RF) * sae.W_dec.detach().norm(dim=1).numpy()).sum(1)
+        for column, of_R in (("error_share", err_R), ("l0_share", (world.f_RF != 0).sum(1)), ("l1_share", l1_R)):
+            assert row["by_norm"][column][9] == pytest.approx(of_R[order].sum() / of_R.sum(), rel=2e-3)
+            assert sum(row["by_norm"][column]) == pytest.approx(1, abs=2e-3)
+        assert sum(row["tokens"]["left_out"].values()) == row["tokens"]["masked"] == TOKENS - row["tokens"]["counted"]
+        assert row["tokens"]["left_out"]["first"] == 23
+        assert row["described"] == 0
 
 
 def test_the_vocabulary_has_every_token_of_the_site(get, whole, folder):
+    text = SiteText(whole / "site", 16)
+    assert text.id_R.tolist() == open_store(whole).tokens["id"].tolist()
     _, lm, _ = open_subject(folder, [].append)
     vocabulary, of = get("vocabulary"), bytes_of(lm.tokenizer)
-    ids = set()
+    ids = set(text.id_R.tolist())
     for name in MEMBERS:
         for record in get(f"{name}/f/00000"):
             ids.update(i for i, *_ in record["tokens"])
             ids.update(i for side in record["logits"].values() for i, _ in side)
-        ids.update(i for n in range(2) for row in get(f"{name}/t/{n:05d}") for i in row["ids"])
     for i in ids:
         if str(i) in vocabulary["special"]:
             assert vocabulary["special"][str(i)] == "<|endoftext|>"

@@ -11,10 +11,12 @@ from tiny_run import make, write_texts
 from unmix.errors import UserError
 from unmix.explore import server_api as api
 from unmix.explore.build import Wanted, build
-from unmix.explore.pack import read_script
+from unmix.explore.pack import read_bytes, read_script
 from unmix.explore.server_files import read_object
 from unmix.explore.server_open import open_served
 from unmix.explore.server_store import Windows
+from unmix.explore.texts import SiteText
+from unmix.explore.token_pages import read_tokens
 from unmix.runlog import newest_checkpoints
 from unmix.training import run
 
@@ -62,7 +64,9 @@ def test_values_are_those_of_the_site(folder):
     served, said = opened(folder)
     assert said == [f"loading the model {tiny_model_folder()}"]
     for name, member in served.members.items():
-        page = read_script((folder / "explore" / "site" / name / "t" / "00000.js").read_bytes())[0]
+        site = folder / "explore" / "site"
+        page = read_tokens(read_bytes((site / name / "t" / "00000.js").read_bytes()), 16)[0]
+        page["ids"] = SiteText(site, 16).id_R[:16].tolist()
         assert member.hook in name
         text = b"".join(map(served.bytes_of, page["ids"][1:])).decode()
         answer = api.answer_prompt(served, api.PromptRequest(member=name, text=text), lambda: False)
@@ -78,7 +82,7 @@ def test_more_examples_begin_with_those_of_the_site(folder):
     served, _ = opened(folder)
     [name, *_] = served.members
     records = read_script((folder / "explore" / "site" / name / "f" / "00000.js").read_bytes())
-    record = max(records, key=lambda record: record["firings"])
+    record = SiteText(folder / "explore" / "site", 16).fill(max(records, key=lambda record: record["firings"]))
     for order, count in (("top", 20), ("uniform", 10)):
         found = json.loads(json.dumps(ask(served, member=name, feature=record["i"], limit=200, order=order)))
         assert found["windows"][:count] == record["groups"][order]

@@ -69,7 +69,7 @@ def site_in(run: Path, chosen: str | None) -> None:
         "fingerprint": "ab",
         "chosen": chosen,
         "members": [{"name": "m"}],
-        "tokens": {"counted": 1000, "mask": "<none>"},
+        "tokens": {"counted": 1000, "mask": "<none>", "context": 16},
     }
     (site / "manifest.js").write_bytes(script("manifest", manifest, packed=False))
     (site / "vocabulary.js").write_bytes(script("vocabulary", {"special": {"0": "<s>"}, "bytes": BYTES}))

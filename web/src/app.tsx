@@ -3,12 +3,12 @@ import { useEffect, useState } from "preact/hooks";
 import { Compare, compareRoute } from "./compare";
 import { loadIndex, manifest, member as memberOf } from "./data";
 import { FeaturePage } from "./feature";
-import { Help } from "./help";
+import { help } from "./help";
 import { claim, focusOn, useKeys } from "./keys";
 import { List } from "./list";
 import { NotesPage } from "./notesview";
 import { orderOf, random } from "./order";
-import { Pick } from "./parts";
+import { Pick, Unseen } from "./parts";
 import { PromptPage } from "./prompt";
 import { go, link, route, toFeature, toMember } from "./route";
 import { Sweep } from "./sweep";
@@ -17,7 +17,6 @@ import type { Member } from "./types";
 
 export function App() {
   const { path } = route.use();
-  const [help, setHelp] = useState(false);
   const { members, chosen, run } = manifest();
   const named = path[0] === "m" ? memberOf(path[1]) : undefined;
   const [last, setLast] = useState<Member>(named ?? memberOf(chosen ?? "") ?? members[0]);
@@ -48,19 +47,18 @@ export function App() {
     if (!document.getElementById("search")) go(toMember(member.name));
     setTimeout(() => focusOn("#search"), 60);
   };
-  useKeys({ "/": search, r: lucky, "[": () => toOther(-1), "]": () => toOther(1), g: () => focusOn("#go"), "?": () => setHelp(true) });
+  useKeys({ "/": search, r: lucky, "[": () => toOther(-1), "]": () => toOther(1), g: () => focusOn("#go"), "?": help });
   return (
     <>
-      <button type="button" class="skip" onClick={() => document.querySelector("main")?.focus()}>Skip to the page</button>
-      <Bar {...{ member, change, lucky, search }} path={path} help={() => setHelp(true)} />
+      <button class="skip" onClick={() => document.querySelector("main")?.focus()}>Skip to the page</button>
+      <Bar {...{ member, change, lucky, search }} path={path} />
       <View path={path} />
-      {help && <Help close={() => setHelp(false)} />}
     </>
   );
 }
 
-function Bar({ member, path, change, lucky, search, help }: {
-  member: Member; path: string[]; change: (member: Member) => void; lucky: () => void; search: () => void; help: () => void;
+function Bar({ member, path, change, lucky, search }: {
+  member: Member; path: string[]; change: (member: Member) => void; lucky: () => void; search: () => void;
 }) {
   const { members, server } = manifest();
   const [wanted, setWanted] = useState("");
@@ -84,10 +82,10 @@ function Bar({ member, path, change, lucky, search, help }: {
         <a href={link("notes")} aria-current={here("notes")}>notes</a>
       </nav>
       <div class="tools">
-        <form onSubmit={jump}><label><span class="unseen">Go to feature</span><input id="go" inputMode="numeric" placeholder="go to #" autocomplete="off" value={wanted} onInput={(event) => setWanted(event.currentTarget.value)} /></label></form>
-        <button type="button" onClick={search}>search</button>
-        <button type="button" onClick={lucky}>random</button>
-        <button type="button" onClick={help} aria-label="Keys and words">?</button>
+        <form onSubmit={jump}><label><Unseen>Go to feature</Unseen><input id="go" inputMode="numeric" placeholder="go to #" autocomplete="off" value={wanted} onInput={(event) => setWanted(event.currentTarget.value)} /></label></form>
+        <button onClick={search}>search</button>
+        <button onClick={lucky}>random</button>
+        <button onClick={help} aria-label="Keys and words">?</button>
       </div>
     </header>
   );

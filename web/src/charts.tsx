@@ -142,7 +142,7 @@ const meet = (a: Box, b: Box) => a.x < b.x + b.w && b.x < a.x + a.w && a.y < b.y
 
 export interface Line {
   name: string;
-  points: [number, number][];
+  xy: [number, number][];
   strong: boolean;
 }
 
@@ -151,11 +151,11 @@ export function Lines({ x, y, lines, words, names = true }: { x: Axis; y: Axis; 
   return (
     <Frame x={x} y={y} words={words}>
       {(px, py) => {
-        const tops = lines.map((line) => line.points.reduce((best, point) => (point[1] > best[1] ? point : best), line.points[0] ?? [x.low, y.low]));
+        const tops = lines.map((line) => line.xy.reduce((best, point) => (point[1] > best[1] ? point : best), line.xy[0] ?? [x.low, y.low]));
         const labels = names ? beside(lines.map((line, n) => ({ name: line.name, x: tops[n][0], y: tops[n][1], mark: false, strong: line.strong })), px, py) : [];
         return lines.map((line, n) => (
           <g class={line.strong ? "strong" : ""}>
-            <polyline class={`line dash${n % 4}`} points={line.points.map(([a, b]) => `${px(a)},${py(b)}`).join(" ")}><title>{line.name}</title></polyline>
+            <polyline class={`line dash${n % 4}`} points={line.xy.map(([a, b]) => `${px(a)},${py(b)}`).join(" ")}><title>{line.name}</title></polyline>
             {labels[n] && <text class="name" x={labels[n]!.x} y={labels[n]!.y - 2} text-anchor={labels[n]!.anchor}>{line.name}</text>}
           </g>
         ));
@@ -165,17 +165,20 @@ export function Lines({ x, y, lines, words, names = true }: { x: Axis; y: Axis; 
 }
 
 /** A histogram with a logarithmic height; bands behind it, a mark above where something lies. */
-export function Histogram({ edges, counts, bands, mark, words }: {
+export function Histogram({ edges: own, counts, more, bands, mark, words }: {
   edges: number[];
   counts: number[];
+  more: number[]; // further ones on top, and one more column behind
   bands: { low: number; high: number; share: string }[];
   mark: number | null;
   words: string;
 }) {
   const width = 340, height = 150, left = 4, right = 4, top = 22, base = height - 22;
-  const low = Math.min(0, edges[0]), high = edges[edges.length - 1];
+  const low = Math.min(0, own[0]), last = own[own.length - 1];
+  const edges = more.length ? [...own, last * 1.05] : own, high = edges[edges.length - 1];
+  const all = edges.slice(1).map((_, n) => (counts[n] ?? 0) + (more[n] ?? 0));
   const px = place({ low, high, name: "" }, left, width - right);
-  const most = Math.log1p(Math.max(...counts, 1));
+  const most = Math.log1p(Math.max(...all, 1));
   return (
     <svg viewBox={`0 0 ${width} ${height}`} role="img" aria-label={words} class="chart histogram">
       {bands.map((band, n) => (
@@ -186,13 +189,13 @@ export function Histogram({ edges, counts, bands, mark, words }: {
           )}
         </g>
       ))}
-      {counts.map((count, n) => {
+      {[...(more.length ? [all] : []), counts].map((some, layer, { length }) => some.map((count, n) => {
         const h = (Math.log1p(count) / most) * (base - top - 4);
-        return <rect class="column" x={px(edges[n]) + 0.75} width={Math.max(0.5, px(edges[n + 1]) - px(edges[n]) - 1.5)} y={base - h} height={h}><title>{`${short(edges[n])} to ${short(edges[n + 1])}: ${count}`}</title></rect>;
-      })}
+        return <rect class={layer < length - 1 ? "column in" : "column"} x={px(edges[n]) + 0.75} width={Math.max(0.5, px(edges[n + 1]) - px(edges[n]) - 1.5)} y={base - h} height={h}><title>{`${n < own.length - 1 ? `${short(edges[n])} to ${short(edges[n + 1])}` : `above ${short(last)}`}: ${count}`}</title></rect>;
+      }))}
       <line class="axis" x1={left} x2={width - right} y1={base} y2={base} />
       {ticks({ low, high, name: "" }).map((at) => <text class="tick" x={Math.min(width - 14, Math.max(6, px(at)))} y={base + 15} text-anchor="middle">{short(at)}</text>)}
-      {mark !== null && <line class="mark" x1={px(mark)} x2={px(mark)} y1={top - 16} y2={base + 4} />}
+      {mark !== null && <line class="mark" x1={px(Math.min(mark, high))} x2={px(Math.min(mark, high))} y1={top - 16} y2={base + 4} />}
     </svg>
   );
 }

@@ -1,11 +1,12 @@
 // Two members side by side: which features both found, which one split, which only one has.
 import { useEffect, useState } from "preact/hooks";
-import { indexKey, loadFeature, loadSequence, member as memberOf, useData } from "./data";
+import { loadFeature, loadSequence, member as memberOf, useIndex } from "./data";
 import { Inspector, Rows } from "./examples";
 import { fixed, percent, whole } from "./format";
 import { useKeys } from "./keys";
-import { Failure, Heads, Over, Switch, Tokens, Waiting } from "./parts";
+import { Bars, Failure, Kicker, None, Options, Over, Remark, Small, Switch, Tokens, Waiting, Wide, Words } from "./parts";
 import { link, replace, toFeature, toMember } from "./route";
+import { Members } from "./sweep";
 import type { Feature, Index, Member, Window } from "./types";
 
 type Match = NonNullable<Index["match"]>[string];
@@ -24,41 +25,26 @@ interface Read {
 }
 
 export function Compare({ a, b, i }: { a: Member; b: Member; i: number | null }) {
-  const { value: left, error: one } = useData<Index>(indexKey(a));
-  const { value: right, error: other } = useData<Index>(indexKey(b));
+  const { value: left, error: one } = useIndex(a);
+  const { value: right, error: other } = useIndex(b);
   const error = one ?? other;
   const mine = left?.match?.[b.name], theirs = right?.match?.[a.name];
   return (
     <main class="wide">
       <header class="page">
         <div>
-          <p class="kicker">Two dictionaries side by side</p>
+          <Kicker>Two dictionaries side by side</Kicker>
           <h1><a href={toMember(a.name)}>{a.name}</a> <span class="with">and</span> <a href={toMember(b.name)}>{b.name}</a></h1>
         </div>
         <nav class="walk"><a class="button" href={link("compare", b.name, a.name)}>swap</a></nav>
       </header>
       <Over />
-      <Numbers a={a} b={b} />
+      <Members of={[a, b]} />
       <Failure error={error} />
       {mine && theirs ? <Matches a={a} b={b} read={[{ index: left, match: mine }, { index: right, match: theirs }]} i={i} /> : left && right ? (
-        <p class="behind">There is no match between the two: decoder rows are compared only at the same hook.</p>
+        <p class="behind">There is no match: decoder rows are compared at the same hook only.</p>
       ) : !error && <Waiting />}
     </main>
-  );
-}
-
-function Numbers({ a, b }: { a: Member; b: Member }) {
-  const rows: [string, (one: Member) => string][] = [
-    ["features", (one) => whole(one.features)], ["L0", (one) => fixed(one.l0, 1)], ["explained variance", (one) => fixed(one.explained_variance, 3)],
-    ["ΔCE, nats", (one) => fixed(one.delta_ce, 4)], ["dead", (one) => percent(one.dead)], ["never fired here", (one) => whole(one.never)],
-  ];
-  return (
-    <div class="scroll" tabIndex={0} role="region" aria-label="Both in numbers">
-      <table>
-        <Heads of={["-dictionary", ...rows.map(([name]) => name)]} />
-        <tbody>{[a, b].map((one) => <tr><th scope="row" class="text">{one.name}</th>{rows.map(([, text]) => <td>{text(one)}</td>)}</tr>)}</tbody>
-      </table>
-    </div>
   );
 }
 
@@ -88,10 +74,10 @@ function Matches({ a, b, read: [left, right], i }: { a: Member; b: Member; read:
     const j = match.j[n];
     return (
       <tr class={n === open ? "chosen" : ""}>
-        <td class="text"><a href={toFeature(from.name, n)}>{n}</a></td>
+        <Words><a href={toFeature(from.name, n)}>{n}</a></Words>
         <td class="text fill"><Tokens ids={one.index.tokens[n]} /></td>
         <td>{j >= 0 ? fixed(match.cos[n]) : "–"}</td>
-        <td class="text">{j >= 0 && <a href={toFeature(to.name, j)}>{j}</a>}</td>
+        <Words>{j >= 0 && <a href={toFeature(to.name, j)}>{j}</a>}</Words>
         <td class="text fill">{j >= 0 && <Tokens ids={other.index.tokens[j]} />}</td>
         <td>{j >= 0 && kind !== "onlyB" && <a href={link("compare", a.name, b.name, n)} aria-label={`see both: ${n} and ${j}`}>see both</a>}</td>
       </tr>
@@ -103,21 +89,18 @@ function Matches({ a, b, read: [left, right], i }: { a: Member; b: Member; read:
       <dl class="tiles">
         {names.map(([key, name, of]) => <div><dt>{name}</dt><dd>{percent(of ? groups[key].length / of : 0)}</dd></div>)}
       </dl>
-      <p class="note">
+      <Remark>
         Of the features that fired: {whole(mine.length)} in {a.name}, {whole(theirs.length)} in {b.name}; by cosine of the decoder rows. Shared: each is the other's best match. Split: the best match matches another one better. Only: no match reaches {bar}.
-      </p>
-      <div class="options">
+      </Remark>
+      <Options>
         <Switch label="cosine at least" value={bar} options={[[0.5, "0.5"], [0.7, "0.7"], [0.9, "0.9"]]} set={setBar} />
         <Switch label="show" value={kind} options={names.map(([key, name]) => [key, name] as const)} set={(key) => (setKind(key), setShown(50))} />
-      </div>
-      <div class="scroll" tabIndex={0} role="region" aria-label="Features and their matches">
-        <table class="bars matches">
-          <Heads of={[`-${(kind === "onlyB" ? b : a).name}`, "-tokens", "cosine", `-${(kind === "onlyB" ? a : b).name}`, "-tokens", "?examples"]} />
-          <tbody>{list.slice(0, shown).map(row)}</tbody>
-        </table>
-      </div>
-      {list.length === 0 && <p class="none">There are none.</p>}
-      {list.length > shown && <p class="under"><button type="button" onClick={() => setShown(shown + 200)}>Show more of {whole(list.length)}</button></p>}
+      </Options>
+      <Wide label="Features and their matches">
+        <Bars kind="matches" heads={[`-${(kind === "onlyB" ? b : a).name}`, "-tokens", "cosine", `-${(kind === "onlyB" ? a : b).name}`, "-tokens", "?examples"]}>{list.slice(0, shown).map(row)}</Bars>
+      </Wide>
+      {list.length === 0 && <None>There are none.</None>}
+      {list.length > shown && <p class="under"><button onClick={() => setShown(shown + 200)}>Show more of {whole(list.length)}</button></p>}
     </>
   );
 }
@@ -153,26 +136,21 @@ function Both({ a, b, i, left, right }: { a: Member; b: Member; i: number; left:
   const { one, other, twin } = found;
   const top = (one.groups.top ?? []).slice(0, 8);
   const held = twin.filter((w): w is Window => w !== null);
-  const both = top.filter((_, n) => twin[n]);
   const side = (name: string, feature: Feature, windows: Window[], title: string) => (
     <section aria-label={`${name}: ${title}`}>
-      <h3><a href={toFeature(name, feature.i)}>{feature.i}</a> of {name} <span class="note">{title}</span></h3>
-      {windows.length ? <Rows member={name} windows={windows} max={feature.max} context={12} perRow={false} label={`${name}: ${title}`} /> : <p class="none">None are kept in this folder.</p>}
+      <h3><a href={toFeature(name, feature.i)}>{feature.i}</a> of {name} <Small>{title}</Small></h3>
+      {windows.length ? <Rows member={name} windows={windows} max={feature.max} context={12} perRow={false} label={`${name}: ${title}`} /> : <None>None are kept in this folder.</None>}
     </section>
   );
   return (
     <section class="both" aria-label="Both features">
-      <h2>{i} ↔ {j} <span class="note">cosine {fixed(left.match.cos[i])} · fires on {percent(one.density)} and {percent(other.density)} of tokens</span></h2>
+      <h2>{i} ↔ {j} <Small>cosine {fixed(left.match.cos[i])} · fires on {percent(one.density)} and {percent(other.density)} of tokens</Small></h2>
       <div class="columns-2 even">
         {side(a.name, one, top, "top examples")}
+        {side(b.name, other, held, "on the same tokens")}
         {side(b.name, other, (other.groups.top ?? []).slice(0, 8), "top examples")}
       </div>
-      {both.length > 0 && (
-        <div class="columns-2 even">
-          {side(a.name, one, both, "on texts kept token by token")}
-          {side(b.name, other, held, "on the same tokens")}
-        </div>
-      )}
+      {(b.strongest ?? 64) < 64 && <Remark>Of {b.name} this folder has the {b.strongest} strongest features of each token: weaker values of {j} are not there.</Remark>}
       <Inspector />
       <p><a href={link("compare", a.name, b.name)}>close</a></p>
     </section>

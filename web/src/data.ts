@@ -1,6 +1,7 @@
 // Data arrives by classic scripts, the one thing that a page opened from a folder may load. Each calls UNMIX.put(key, value).
 import { useEffect, useState } from "preact/hooks";
-import type { Feature, Index, Manifest, Member, Sequence, Vocabulary } from "./types";
+import { type Bytes, idsOf, sequencesOf } from "./planes";
+import type { Band, Feature, Index, Manifest, Member, Sequence, Vocabulary, Window } from "./types";
 
 interface Waiting {
   promise: Promise<unknown>;
@@ -40,24 +41,19 @@ window.UNMIX = {
     arrived.add(key);
     const waiting = slot(key);
     if (typeof value !== "string") return waiting.resolve(value);
-    unpack(value).then(waiting.resolve, () => waiting.reject(new Error(`${key}.js is damaged: build the site again.`)));
+    read(key, value).then(waiting.resolve, waiting.reject);
   },
 };
 
-/** base64 of raw deflate of UTF-8 JSON. */
-async function unpack(packed: string): Promise<unknown> {
-  const flat = new Blob([fromBase64(packed)]).stream().pipeThrough(new DecompressionStream("deflate-raw"));
-  return JSON.parse(await new Response(flat).text());
+/** base64 of raw deflate, of UTF-8 JSON or of bytes. */
+const inflate = (packed: string) => new Response(new Blob([fromBase64(packed)]).stream().pipeThrough(new DecompressionStream("deflate-raw")));
+
+function fromBase64(packed: string): Bytes {
+  const { fromBase64: native } = Uint8Array as unknown as { fromBase64?: (text: string) => Bytes };
+  return native?.(packed) ?? Uint8Array.from(atob(packed), (one) => one.charCodeAt(0));
 }
 
-function fromBase64(packed: string): Uint8Array<ArrayBuffer> {
-  const native = (Uint8Array as unknown as { fromBase64?: (text: string) => Uint8Array<ArrayBuffer> }).fromBase64;
-  if (native) return native(packed);
-  const text = atob(packed);
-  const bytes = new Uint8Array(text.length);
-  for (let at = 0; at < text.length; at++) bytes[at] = text.charCodeAt(at);
-  return bytes;
-}
+const missing = (key: string) => new Error(`${key}.js could not be read. Is it in the site's folder?`);
 
 /** What UNMIX.put was given under this key; `ask` adds the script that calls it. */
 export function load<T>(key: string, ask = true): Promise<T> {
@@ -71,12 +67,12 @@ export function load<T>(key: string, ask = true): Promise<T> {
     script.src = key.split("/").map(encodeURIComponent).join("/") + ".js";
     script.onload = () => {
       script.remove();
-      if (!arrived.has(key)) waiting.reject(new Error(`${key}.js holds no data: build the site again.`));
+      if (!arrived.has(key)) waiting.reject(broken(key));
     };
     script.onerror = () => {
       script.remove();
       held.delete(key); // so that it can be asked for again
-      waiting.reject(new Error(`${key}.js could not be read. Is it in the site's folder?`));
+      waiting.reject(missing(key));
     };
     document.head.append(script);
     forget();
@@ -117,6 +113,8 @@ export function useData<T>(key: string | null): Loaded<T> {
   return (held.get(key)?.done ?? {}) as Loaded<T>; // unpacked before: no blank between
 }
 
+export const useIndex = (one: Member): Loaded<Index> => useData<Index>(indexKey(one));
+
 let manifest_: Manifest;
 let vocabulary_: Vocabulary = { special: {}, bytes: {} };
 
@@ -126,7 +124,7 @@ export async function begin(): Promise<void> {
     addEventListener("load", () =>
       setTimeout(() => {
         for (const key of ["manifest", "vocabulary"])
-          if (!arrived.has(key)) no(new Error(`${key}.js could not be read. Is it in the site's folder?`));
+          if (!arrived.has(key)) no(missing(key));
       }),
     ),
   );
@@ -142,12 +140,14 @@ export const member = (name: string): Member | undefined => manifest_.members.fi
 
 const number5 = (page: number) => String(page).padStart(5, "0");
 export const indexKey = (one: Member) => `${one.name}/index`;
-export const featureKey = (one: Member, i: number) => `${one.name}/f/${number5(Math.floor(i / one.shards.features))}`;
+const pageKey = (one: Member, kind: string, at: number, each: number) => `${one.name}/${kind}/${number5(Math.floor(at / each))}`;
+export const featureKey = (one: Member, i: number) => pageKey(one, "f", i, one.shards.features);
+export const saidKey = (one: Member) => (one.described ? `${one.name}/descriptions` : null);
 
 export const loadIndex = (one: Member) => load<Index>(indexKey(one));
 
 export async function loadFeature(one: Member, i: number): Promise<Feature | undefined> {
-  return (await load<Feature[]>(featureKey(one, i))).find((feature) => feature.i === i);
+  return filled(await load<Feature[]>(featureKey(one, i)), i);
 }
 
 /** Where sequence s is: the index lists the sequences in the order of their pages. */
@@ -155,7 +155,7 @@ export function sequenceKey(one: Member, index: Index | undefined, s: number): s
   const listed = index?.sequence_ids;
   const at = listed ? listed.indexOf(s) : s;
   if (at < 0 || at >= one.sequences) return null;
-  return `${one.name}/t/${number5(Math.floor(at / one.shards.sequences))}`;
+  return pageKey(one, "t", at, one.shards.sequences);
 }
 
 /** Whether the site holds sequence s token by token. */
@@ -170,4 +170,46 @@ export const sequenceIds = (one: Member, index: Index | undefined): number[] =>
 export async function loadSequence(one: Member, index: Index | undefined, s: number): Promise<Sequence | undefined> {
   const key = sequenceKey(one, index, s);
   return key === null ? undefined : (await load<Sequence[]>(key)).find((sequence) => sequence.s === s);
+}
+
+/** The ids of all tokens, page after page: the text of every example, and of every sequence. */
+async function ids(): Promise<Uint32Array> {
+  const { sequences, context, page = 1 } = manifest_.tokens;
+  const all = new Uint32Array(sequences * context);
+  const keys = Array.from({ length: Math.ceil(all.length / page) }, (_, n) => `text/${number5(n)}`);
+  (await Promise.all(keys.map((key) => load<Uint32Array>(key)))).forEach((part, n) => all.set(part, n * page));
+  return (allIds = all);
+}
+let allIds: Uint32Array | undefined;
+let asked: Promise<Uint32Array> | undefined;
+const text = () => (asked ??= ids().catch((error) => ((asked = undefined), Promise.reject(error))));
+
+/** Windows say where they stand; here those of a feature, out of a page that was read, get the ids that stand there. */
+export function filled(page: Feature[] | undefined, i: number): Feature | undefined {
+  const found = page?.find((feature) => feature.i === i);
+  if (found)
+    for (const w of [...Object.values(found.groups), ...Object.values(found.left_out ?? {}).map((out) => out.windows)].flatMap((group) => group.flatMap((one: Window | Band) => ("windows" in one ? one.windows : one)))) {
+      const first = w.s * manifest_.tokens.context + w.p;
+      w.ids ??= [...allIds!.subarray(first, first + w.n!)];
+    }
+  return found;
+}
+
+const broken = (key: string) => new Error(`${key}.js is damaged: build the site again.`);
+
+async function read(key: string, packed: string): Promise<unknown> {
+  const [, name, kind, number] = /^(?:(.+)\/)?(f|t|text)\/(\d+)$/.exec(key) ?? [];
+  const no = () => Promise.reject(broken(key));
+  const flat = Promise.resolve(packed).then(inflate);
+  if (kind !== "t" && kind !== "text") {
+    const value = await flat.then((response) => response.text()).then(JSON.parse).catch(no);
+    if (kind) await text();
+    return value;
+  }
+  const data = await flat.then((response) => response.arrayBuffer()).then((buffer) => new Uint8Array(buffer)).catch(no);
+  if (kind === "text") return idsOf(data);
+  const one = member(name)!, { context } = manifest_.tokens;
+  const [index, all] = await Promise.all([loadIndex(one), text()]);
+  const listed = sequenceIds(one, index).slice(Number(number) * one.shards.sequences);
+  return sequencesOf(data, context).map((found, n) => ({ ...found, s: listed[n], ids: [...all.subarray(listed[n] * context, (listed[n] + 1) * context)] }));
 }

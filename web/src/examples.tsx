@@ -2,10 +2,10 @@
 import { useMemo, useRef, useState } from "preact/hooks";
 import { kept } from "./data";
 import { percent, short } from "./format";
-import { Parts, Token } from "./parts";
+import { Parts, Token, Unseen } from "./parts";
 import { go, toToken } from "./route";
 import { type Store, store } from "./store";
-import { type Piece, blank, pieces, spoken } from "./text";
+import { type Piece, blank, pieces } from "./text";
 import type { Window } from "./types";
 
 /** h1 to h9 for a share of the scale, b1 to b9 below zero: logarithmic, so that weak values still show. */
@@ -67,6 +67,13 @@ export function look(member: string, w: Window, at: number, max: number | null):
   };
 }
 
+/** Rows whose text, from 8 tokens before the peak to 2 behind it, stands in a row above them too. */
+export function repeats(windows: Window[]): Set<Window> {
+  const seen = new Set<string>();
+  const has = (text: string) => seen.has(text) || !seen.add(text);
+  return new Set(windows.filter(({ ids, c }) => has(ids.slice(Math.max(0, c - 8), c + 3).join())));
+}
+
 interface LineProps {
   w: Window;
   context: number;
@@ -103,9 +110,10 @@ interface RowsProps {
   context: number;
   perRow: boolean;
   label: string;
+  again?: Set<Window>;
 }
 
-export function Rows({ member, windows, max, context, perRow, label }: RowsProps) {
+export function Rows({ member, windows, max, context, perRow, label, again }: RowsProps) {
   const [on, setOn] = useState({ row: 0, at: -1 });
   const touch = useRef(false);
   const list = useRef<HTMLOListElement>(null);
@@ -163,22 +171,22 @@ export function Rows({ member, windows, max, context, perRow, label }: RowsProps
       }}
       onClick={press}
     >
-      {windows.map((w, n) => <Row key={n} {...{ w, n, context, max, perRow }} current={n === row} chosen={n === on.row ? on.at : -1} />)}
+      {windows.map((w, n) => <Row key={n} {...{ w, n, context, max, perRow }} again={!!again?.has(w)} current={n === row} chosen={n === on.row ? on.at : -1} />)}
     </ol>
   );
 }
 
-function Row({ w, n, context, max, perRow, current, chosen }: {
-  w: Window; n: number; context: number; max: number | null; perRow: boolean; current: boolean; chosen: number;
+function Row({ w, n, context, max, perRow, again, current, chosen }: {
+  w: Window; n: number; context: number; max: number | null; perRow: boolean; again: boolean; current: boolean; chosen: number;
 }) {
   const { values, peak } = prepare(w);
   const own = Math.abs(farthest(values));
   const scale = (perRow ? own : max) || own || 1;
   const line = useMemo(() => <Line w={w} context={context} scale={scale} chosen={chosen} />, [w, context, scale, chosen]);
   return (
-    <li data-row={n} tabIndex={current ? 0 : -1}>
+    <li data-row={n} class={again ? "again" : undefined} tabIndex={current ? 0 : -1}>
       <span class="line" dir="auto">{line}</span>
-      <span class="value">{values[peak] ? short(values[peak]) : <span class="unseen">silent</span>}</span>
+      <span class="value">{values[peak] ? short(values[peak]) : <Unseen>silent</Unseen>}{again && <Unseen> again</Unseen>}</span>
     </li>
   );
 }
@@ -187,13 +195,13 @@ function Row({ w, n, context, max, perRow, current, chosen }: {
 export function Inspector() {
   const at = looked.use();
   if (!at)
-    return <p class="inspector quiet">Point at a token, tap it, or walk with the arrow keys; open it to see all its features.</p>;
+    return <p class="inspector quiet">Point at a token, or walk with the arrow keys; open it for all its features.</p>;
   return (
     <p class="inspector" role="status">
       <span class="what">{at.ids.map((id) => <Token id={id} />)}</span>
-      {at.ids.length > 1 && <span class="unseen">{spoken(at.parts)}</span>}
+      
       <span class="what">
-        {at.masked ? "left out of all numbers" : at.value === null ? "silent" : (
+        {at.masked ? <>{at.value === null ? "" : <b>{short(at.value)}</b>} left out of the numbers</> : at.value === null ? "silent" : (
           <><b>{short(at.value)}</b>{at.max ? ` · ${percent(at.value / at.max)} of the largest` : ""}</>
         )}
       </span>

@@ -1,17 +1,18 @@
 // One feature: its examples, and beside them what it writes, what it stands near, and where it fires.
 import { useEffect, useRef, useState } from "preact/hooks";
 import { moreExamples } from "./api";
-import { featureKey, indexKey, load, manifest, useData } from "./data";
-import { Inspector, Rows, looked } from "./examples";
-import { many, percent, short, whole } from "./format";
+import { featureKey, filled, load, manifest, saidKey, useData, useIndex } from "./data";
+import { Inspector, Rows, looked, repeats } from "./examples";
+import { CountIn, counted, countedIn, type In } from "./leftout";
+import { fixed, many, percent, short, whole } from "./format";
 import { focusOn, useKeys } from "./keys";
 import { notes, trouble, write } from "./notes";
 import { beside, choices, orderOf, places } from "./order";
 import { Aside, Below } from "./panels";
-import { Failure, Over, Switch, Waiting } from "./parts";
+import { Failure, Kicker, None, Options, Over, Remark, Said, Small, Switch, Waiting } from "./parts";
 import { go, link, route, setQuery, toFeature, toMember } from "./route";
 import { store } from "./store";
-import type { Band, Feature, Index, Member, Window } from "./types";
+import type { Band, Description, Descriptions, Feature, Index, Member, Window } from "./types";
 
 export type Tab = "top" | "uniform" | "value" | "mass" | "near" | "silent";
 const TABS: [Tab, string, string][] = [
@@ -27,11 +28,12 @@ export const drawn = store<{ context: number; perRow: boolean; marks: boolean }>
 
 export function FeaturePage({ member, i }: { member: Member; i: number }) {
   const { value: page, error } = useData<Feature[]>(i < member.features ? featureKey(member, i) : null);
-  const { value: index } = useData<Index>(indexKey(member));
+  const { value: index } = useIndex(member);
+  const { value: said } = useData<Descriptions>(saidKey(member));
   choices.use();
   const all = notes.use();
   const order = index ? orderOf(member.name, index) : null;
-  const feature = page?.find((one) => one.i === i);
+  const feature = filled(page, i);
   const before = order && beside(order, i, -1);
   const after = order && beside(order, i, 1);
   const where = order ? order.indexOf(i) : -1;
@@ -56,54 +58,75 @@ export function FeaturePage({ member, i }: { member: Member; i: number }) {
     <main class="wide">
       <header class="page">
         <div>
-          <p class="kicker"><a href={toMember(member.name)}>{member.name}</a> · {member.hook}{where >= 0 && <> · {whole(where + 1)} of {whole(order!.length)} listed</>}</p>
+          <Kicker><a href={toMember(member.name)}>{member.name}</a> · {member.hook}{where >= 0 && <> · {whole(where + 1)} of {whole(order!.length)} listed</>}</Kicker>
           <h1>Feature {i}</h1>
         </div>
         <nav class="walk" aria-label="Features">
-          <button type="button" onClick={() => to(before)} disabled={before === null} aria-label="Previous feature in the list">‹ previous</button>
-          <button type="button" onClick={() => to(after)} disabled={after === null} aria-label="Next feature in the list">next ›</button>
-          <button type="button" onClick={star} aria-pressed={!!note?.star}>{note?.star ? "★ starred" : "☆ star"}</button>
+          <button onClick={() => to(before)} disabled={before === null} aria-label="Previous feature in the list">‹ previous</button>
+          <button onClick={() => to(after)} disabled={after === null} aria-label="Next feature in the list">next ›</button>
+          <button onClick={star} aria-pressed={!!note?.star}>{note?.star ? "★ starred" : "☆ star"}</button>
           {manifest().server && <a class="button" href={`${link("m", member.name, "prompt")}?steer=${i}`}>steer</a>}
         </nav>
       </header>
-      {feature?.label && <p class="lead"><bdi>{feature.label}</bdi></p>}
+      {feature && said?.[i] && <Described {...said[i]} />}
+      {feature?.label && <p class={said?.[i] ? "note" : "lead"}><Said text={feature.label} /></p>}
       <Failure error={error} />
       {feature ? <Body key={`${member.name}/${i}`} {...{ member, feature, index, tab, setTab }} /> : !error && <Waiting />}
     </main>
   );
 }
 
+/** A sentence of a model's, with what shows whether it is worth anything. */
+function Described({ text, model, ...scores }: Description) {
+  return (
+    <>
+      <p class="lead"><Said text={text} /></p>
+      <Remark>
+        Described by <Said text={model} />;{(["detection", "fuzzing"] as const).map((kind) => {
+          const score = scores[kind];
+          return score && <> {kind} <b>{fixed(score.accuracy)}</b> ± {fixed(score.se)} (n {score.n});</>;
+        })} {scores.detection || scores.fuzzing ? "0.5 is chance" : "no score: too few examples"}
+      </Remark>
+    </>
+  );
+}
+
 function Body({ member, feature, index, tab, setTab }: { member: Member; feature: Feature; index: Index | undefined; tab: Tab; setTab: (tab: Tab) => void }) {
-  const { counted } = manifest().tokens;
   const fired = feature.firings > 0;
+  const more = counted(member, feature, countedIn.use());
+  const { firings, density, max, mean, words } = more;
   return (
     <>
       <p class="facts-line">
-        {fired ? (
-          <>fires on <b>{percent(feature.density)}</b> of tokens ({whole(feature.firings)} times) · largest <b>{short(feature.max)}</b> · mean {short(feature.mean)}{feature.std ? ` ± ${short(feature.std)}` : ""}{feature.q && ` · median ${short(feature.q[0])} · 99 % below ${short(feature.q[2])}`}</>
+        {firings ? (
+          <>fires on <b>{percent(density)}</b> of tokens ({whole(firings)} times) · largest <b>{short(max)}</b> · mean {short(mean)}{!words && <>{feature.std ? ` ± ${short(feature.std)}` : ""}{feature.q && ` · median ${short(feature.q[0])} · 99 % below ${short(feature.q[2])}`}</>}</>
         ) : (
-          <>never fired on these {whole(counted)} tokens</>
+          <>never fired on these {whole({ ...manifest().tokens, ...member.tokens }.counted)} tokens</>
         )}
       </p>
       <Over member={member} />
+      <CountIn {...{ member, words }} />
       <div class="columns-2">
         <section class="examples" aria-label="Examples">
-          {fired ? <Examples {...{ member, feature, tab, setTab }} /> : <p class="none">A feature that never fires has no examples. What it would write is beside.</p>}
+          {firings ? <Examples {...{ member, feature, tab, setTab, more }} /> : <None>It never fires, so it has no examples. What it would write is beside.</None>}
           <NoteBox member={member} i={feature.i} />
           <Below member={member} feature={feature} index={index} />
         </section>
-        <Aside feature={feature} bands={tab === "mass" ? "mass" : "value"} />
+        <Aside feature={feature} bands={tab === "mass" ? "mass" : "value"} more={more} fired={fired} />
       </div>
     </>
   );
 }
 
-function Examples({ member, feature, tab, setTab }: { member: Member; feature: Feature; tab: Tab; setTab: (tab: Tab) => void }) {
+function Examples({ member, feature, tab, setTab, more }: { member: Member; feature: Feature; tab: Tab; setTab: (tab: Tab) => void; more: In }) {
   const { context, perRow, marks } = drawn.use();
   const set = (part: object) => drawn.set({ ...drawn.get(), ...part });
-  const found = feature.groups[tab] ?? [];
+  const found = tab === "top" ? more.top : feature.groups[tab] ?? [];
+  const bands = [...found].sort((a, b) => ("low" in a && "low" in b ? b.low - a.low : 0));
+  const all = bands.flatMap((one) => ("windows" in one ? one.windows : one));
+  const again = repeats(all);
   const words = TABS.find(([key]) => key === tab)!;
-  const rows = (windows: Window[], label: string) => <Rows {...{ member: member.name, windows, max: feature.max, context, perRow, label }} />;
+  const rows = (windows: Window[], label: string) => <Rows {...{ member: member.name, windows, max: more.max, context, perRow, label }} again={repeats([...new Set([...all, ...windows])])} />;
   const tabKey = (event: KeyboardEvent) => {
     const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key as string];
     if (!step) return;
@@ -115,22 +138,22 @@ function Examples({ member, feature, tab, setTab }: { member: Member; feature: F
     <>
       <div class="tabs" role="tablist" aria-label="Which examples" onKeyDown={tabKey}>
         {TABS.map(([key, name]) => (
-          <button type="button" role="tab" id={`tab-${key}`} aria-selected={key === tab} aria-controls="examples" tabIndex={key === tab ? 0 : -1} onClick={() => setTab(key)}>{name}</button>
+          <button role="tab" id={`tab-${key}`} aria-selected={key === tab} aria-controls="examples" tabIndex={key === tab ? 0 : -1} onClick={() => setTab(key)}>{name}</button>
         ))}
       </div>
       <div id="examples" role="tabpanel" aria-labelledby={`tab-${tab}`} class={marks ? "" : "plain"}>
-        <p class="note">{words[2]}</p>
-        <div class="options">
+        <Remark>{words[2]}{again.size > 0 && ` Grey: ${many(again.size, "row")} with the text of a row above.`}</Remark>
+        <Options>
           <Switch label="context" value={context} options={[[8, "8"], [16, "16"], [Infinity, "all"]]} set={(value) => set({ context: value })} />
           <Switch label="colour by" value={perRow ? "row" : "feature"} options={[["feature", "feature"], ["row", "row"]]} set={(value) => set({ perRow: value === "row" })} />
           <Switch label="white space" value={marks ? "on" : "off"} options={[["on", "on"], ["off", "off"]]} set={(value) => set({ marks: value === "on" })} />
-        </div>
-        {found.length === 0 && <p class="none">There are none.</p>}
+        </Options>
+        {found.length === 0 && <None>There are none.</None>}
         {tab === "value" || tab === "mass"
-          ? [...(found as Band[])].sort((a, b) => b.low - a.low).map((band) => (
+          ? (bands as Band[]).map((band) => (
               <div class="band-block">
-                <h3>{short(band.low)} to {short(band.high)} <span class="note">{percent(band.firings)} of its firings, {percent(band.mass)} of its activation</span></h3>
-                {band.windows.length ? rows(band.windows, `Values from ${short(band.low)} to ${short(band.high)}`) : <p class="none">No firings in this band.</p>}
+                <h3>{short(band.low)} to {short(band.high)} <Small>{percent(band.firings)} of its firings, {percent(band.mass)} of its activation</Small></h3>
+                {band.windows.length ? rows(band.windows, `Values from ${short(band.low)} to ${short(band.high)}`) : <None>No firings in this band.</None>}
               </div>
             ))
           : found.length > 0 && rows(found as Window[], words[1])}
@@ -159,7 +182,7 @@ function More({ member, feature, tab, from, rows }: { member: Member; feature: F
     <>
       {mine.windows.length > 0 && rows(mine.windows, "More examples")}
       <Failure error={error} />
-      {mine.done ? <p class="note">There are no more.</p> : <p class="under"><button type="button" onClick={ask}>More examples</button></p>}
+      {mine.done ? <Remark>There are no more.</Remark> : <p class="under"><button onClick={ask}>More examples</button></p>}
     </>
   );
 }
@@ -172,7 +195,7 @@ export function NoteBox({ member, i }: { member: Member; i: number }) {
     <div class="note-box">
       <label for="note">Note on feature {i}</label>
       <textarea id="note" ref={box} rows={3} dir="auto" value={note?.text ?? ""} placeholder="What is it? Where does it fail?" onInput={(event) => write(member.name, i, { text: event.currentTarget.value })} />
-      <p class="note">{problem || <>Kept in this browser, for this run. {many(Object.keys(notes.get()).length, "note")}: <a href={link("notes")}>see, export, import</a></>}</p>
+      <Remark>{problem || <>Kept in this browser, for this run. {many(Object.keys(notes.get()).length, "note")}: <a href={link("notes")}>see, export, import</a></>}</Remark>
     </div>
   );
 }

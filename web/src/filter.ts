@@ -1,8 +1,7 @@
 // Which features the list shows, in which order: everything by plain arrays, so that 131,072 rows stay quick.
-import { vocabulary } from "./data";
 import type { Notes } from "./notes";
 import { plain } from "./text";
-import type { Index } from "./types";
+import type { Descriptions, Index } from "./types";
 
 export type Where = "all" | "index" | "token" | "logit" | "note" | "label";
 export type Column = "index" | "density" | "max" | "mean" | "entropy" | "top_share" | "nearest_cos" | "first" | "long";
@@ -42,68 +41,85 @@ export const KINDS: Record<string, string> = {
   "5": "with a note or star",
 };
 
-let lowered: [number, string][] | undefined; // every token's text, for search
+/** One lower-case text of all features, one after the other: a search is a few calls of indexOf. */
+interface Hay {
+  text: string;
+  ends: Int32Array; // where each feature's part ends
+}
+const FIELD = "\u0001"; // before and after each token or sentence of a feature
+type Hays = Record<"token" | "logit" | "label", Hay>;
+const hays = new WeakMap<Index, { said: Descriptions | undefined; hays: Hays }>();
+const lowered = new Map<number, string>();
 
-function texts(): [number, string][] {
-  const { special, bytes } = vocabulary();
-  lowered ??= [...Object.keys(bytes), ...Object.keys(special)].map((key) => [Number(key), plain(Number(key)).toLowerCase()]);
-  return lowered;
+function lower(id: number): string {
+  let text = lowered.get(id);
+  if (text === undefined) lowered.set(id, (text = plain(id).toLowerCase()));
+  return text;
 }
 
-/** By token id, 1 where the text holds the query; within quotes the text has to be the query. */
-function tokensWith(query: string): Uint8Array {
-  const exact = /^"(.+)"$/s.exec(query);
-  const wanted = (exact ? exact[1] : query.trim()).toLowerCase();
-  const matches = (text: string) => (exact ? text === wanted : text.includes(wanted));
-  const found = new Uint8Array(1 + texts().reduce((most, [id]) => Math.max(most, id), 0));
-  for (const [id, text] of texts()) if (matches(text)) found[id] = 1;
-  return found;
+function hay(n: number, fields: (i: number) => string[]): Hay {
+  const ends = new Int32Array(n);
+  const parts: string[] = [];
+  for (let i = 0, end = 0; i < n; i++) {
+    parts.push(FIELD + fields(i).join(FIELD) + FIELD);
+    ends[i] = end += parts[i].length;
+  }
+  return { text: parts.join(""), ends };
 }
 
-const labelCache = new WeakMap<Index, string[]>();
-
-function labelsOf(index: Index): string[] {
-  let found = labelCache.get(index);
-  if (!found) labelCache.set(index, (found = index.label.map((label) => (label ?? "").toLowerCase())));
-  return found;
+/** Made once: when the list is idle, or else at the first search. */
+export function haysOf(index: Index, said?: Descriptions): Hays {
+  let found = hays.get(index);
+  if (!found || found.said !== said) {
+    const n = index.density.length;
+    const made = {
+      token: found?.hays.token ?? hay(n, (i) => index.tokens[i].map(lower)),
+      logit: found?.hays.logit ?? hay(n, (i) => [...index.promotes[i], ...index.suppresses[i]].map(lower)),
+      label: hay(n, (i) => [index.label[i] ?? "", said?.[i]?.text ?? ""].map((text) => text.toLowerCase())),
+    };
+    hays.set(index, (found = { said, hays: made }));
+  }
+  return found.hays;
 }
 
-function searched(index: Index, name: string, choice: Choice, notes: Notes): (i: number) => boolean {
-  const { query, where } = choice;
+function mark({ text, ends }: Hay, wanted: string, found: Uint8Array): void {
+  for (let i = 0, at = text.indexOf(wanted); at >= 0; at = text.indexOf(wanted, ends[i])) {
+    while (ends[i] <= at) i++;
+    found[i] = 1;
+  }
+}
+
+/** By feature, 1 where it is found; null where nothing is asked. Within quotes a token has to be the query. */
+function searched(index: Index, name: string, { query, where }: Choice, notes: Notes, said?: Descriptions): Uint8Array | null {
   const wanted = query.trim().toLowerCase();
-  if (!wanted) return () => true;
+  if (!wanted) return null;
+  const found = new Uint8Array(index.density.length);
   const number = /^#?(\d+)$/.exec(wanted);
-  const exact = number ? Number(number[1]) : -1;
-  if (where === "index") return number ? (i) => i === exact : () => false;
-  const ids = tokensWith(query);
-  const any = (list: number[]) => {
-    for (const id of list) if (ids[id]) return true;
-    return false;
-  };
-  const noted = new Set(Object.keys(notes).filter((at) => notes[at].text.toLowerCase().includes(wanted)));
-  const labels = labelsOf(index);
-  const token = (i: number) => any(index.tokens[i]);
-  const logit = (i: number) => any(index.promotes[i]) || any(index.suppresses[i]);
-  const note = (i: number) => noted.size > 0 && noted.has(`${name}/${i}`);
-  const label = (i: number) => labels[i].includes(wanted);
-  const one = { token, logit, note, label }[where as string];
-  return one ?? ((i) => i === exact || token(i) || logit(i) || note(i) || label(i));
+  if (number && (where === "all" || where === "index")) found[Number(number[1])] = 1;
+  if (where === "index") return found;
+  const exact = /^"(.+)"$/s.exec(query);
+  const all = haysOf(index, said);
+  for (const kind of ["token", "logit", "label"] as const)
+    if (where === "all" || where === kind) mark(all[kind], kind === "label" ? wanted : exact ? FIELD + exact[1].toLowerCase() + FIELD : wanted, found);
+  if (where === "all" || where === "note")
+    for (const [at, note] of Object.entries(notes)) if (at.startsWith(`${name}/`) && note.text.toLowerCase().includes(wanted)) found[Number(at.slice(name.length + 1))] = 1;
+  return found;
 }
 
-/** The features that pass, in order. Unknown numbers come last either way; ties by index. */
-export function ordered(index: Index, name: string, choice: Choice, notes: Notes): Int32Array {
+export function ordered(index: Index, name: string, choice: Choice, notes: Notes, said?: Descriptions): Int32Array {
   const { density, entropy } = index;
-  const matches = searched(index, name, choice, notes);
+  const matches = searched(index, name, choice, notes, said);
   const dense = DENSITIES[choice.density];
   const mixed = ENTROPIES[choice.entropy];
   const kept: number[] = [];
   for (let i = 0; i < density.length; i++) {
     const often = density[i] ?? 0;
+    if (matches && !matches[i]) continue;
     if (choice.alive === "alive" ? !often : choice.alive === "never" && often) continue;
     if (dense && !(often >= dense[1] && often < dense[2])) continue;
     if (mixed && !((entropy[i] ?? -2) >= mixed[1] && (entropy[i] ?? -2) < mixed[2])) continue;
     if (choice.kind && !ofKind(index, name, choice.kind, notes, i)) continue;
-    if (matches(i)) kept.push(i);
+    kept.push(i);
   }
   const order = Int32Array.from(kept);
   if (choice.sort === "index") return choice.down ? order.reverse() : order;

@@ -1,36 +1,41 @@
 // All features of one member: a table of which only the rows in sight are drawn.
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Spark } from "./charts";
-import { indexKey, useData } from "./data";
-import { type Choice, type Column, DENSITIES, ENTROPIES, FIRST, KINDS, type Where } from "./filter";
+import { saidKey, useData, useIndex } from "./data";
+import { type Choice, type Column, DENSITIES, ENTROPIES, FIRST, haysOf, KINDS, type Where } from "./filter";
 import { fixed, percent, short, whole } from "./format";
 import { claim, focusOn, useKeys } from "./keys";
 import { type Note, notes } from "./notes";
 import { choiceOf, choices, choose, orderOf, places } from "./order";
-import { Failure, Over, Pick, Tokens, Waiting } from "./parts";
+import { Failure, Kicker, None, Over, Pick, Said, Small, Tokens, Unseen, Waiting } from "./parts";
 import { go, route, setQuery, toFeature } from "./route";
-import type { Index, Member } from "./types";
+import type { Description, Descriptions, Index, Member } from "./types";
 
-const WHERE: [Where, string][] = [["all", "everywhere"], ["index", "index"], ["token", "tokens"], ["logit", "logits"], ["note", "notes"], ["label", "labels"]];
+const WHERE: [Where, string][] = [["all", "everywhere"], ["index", "index"], ["token", "tokens"], ["logit", "logits"], ["note", "notes"], ["label", "labels, descriptions"]];
 const COLUMNS: [Column | null, string, string, string][] = [
-  ["index", "feature", "c-index", "The feature's index"],
+  ["index", "feature", "c-index", ""],
   ["density", "density", "c-density", "Share of tokens on which it fires"],
-  ["max", "max", "c-max", "Its largest value"],
-  ["mean", "mean", "c-mean", "Its mean where it fires"],
+  ["max", "max", "c-max", ""],
+  ["mean", "mean", "c-mean", ""],
   ["entropy", "entropy", "c-entropy", "Bits: how mixed the tokens are on which it fires"],
   ["top_share", "top", "c-top", "Share of its firings on its most frequent token"],
-  [null, "values", "c-spark", "Histogram of its values"],
+  [null, "values", "c-spark", ""],
   [null, "tokens", "c-tokens", "The tokens with most of its activation"],
   [null, "promotes", "c-promotes", "The tokens whose logits it raises most"],
   ["nearest_cos", "nearest", "c-nearest", "The feature with the most similar decoder row, and the cosine"],
-  [null, "note", "c-note", "Your note, or its label"],
+  [null, "note", "c-note", "Your note, or its description, or its label"],
 ];
 const DEFAULTS = FIRST as unknown as Record<string, string | boolean>;
 
 export function List({ member }: { member: Member }) {
-  const { value: index, error } = useData<Index>(indexKey(member));
+  const { value: index, error } = useIndex(member);
+  const { value: said } = useData<Descriptions>(saidKey(member));
   choices.use();
   notes.use();
+  useEffect(() => {
+    const later = setTimeout(() => index && haysOf(index, said), 300); // before the first search
+    return () => clearTimeout(later);
+  }, [index, said]);
   const choice = choiceOf(member.name);
   const { query } = route.use();
   useEffect(() => {
@@ -48,7 +53,7 @@ export function List({ member }: { member: Member }) {
     <main class="full">
       <header class="page">
         <div>
-          <p class="kicker">{member.architecture} · {member.hook}</p>
+          <Kicker>{member.architecture} · {member.hook}</Kicker>
           <h1>Features of {member.name}</h1>
         </div>
         <p class="count" role="status">{order && `${whole(order.length)} of ${whole(member.features)}`}</p>
@@ -56,7 +61,7 @@ export function List({ member }: { member: Member }) {
       <Over member={member} />
       <form class="filters" role="search" onSubmit={(event) => (event.preventDefault(), focusOn(".virtual"))}>
         <label class="search">
-          <span class="unseen">Search</span>
+          <Unseen>Search</Unseen>
           <input id="search" type="search" placeholder='Search: 123, def, " def"' value={choice.query} autocomplete="off" spellcheck={false}
             onInput={(event) => set({ query: event.currentTarget.value })} />
         </label>
@@ -68,7 +73,7 @@ export function List({ member }: { member: Member }) {
         <SortPick choice={choice} set={set} />
       </form>
       <Failure error={error} />
-      {index && order ? <Table key={member.name} member={member} index={index} order={order} choice={choice} set={set} /> : !error && <Waiting />}
+      {index && order ? <Table key={member.name} {...{ member, index, said, order, choice, set }} /> : !error && <Waiting />}
     </main>
   );
 }
@@ -83,8 +88,8 @@ function SortPick({ choice, set }: { choice: Choice; set: (part: Partial<Choice>
   return <span class="narrow"><Pick label="Order" value={`${choice.sort} ${choice.down ? 1 : 0}`} options={options} set={pick} /></span>;
 }
 
-function Table({ member, index, order, choice, set }: {
-  member: Member; index: Index; order: Int32Array; choice: Choice; set: (part: Partial<Choice>) => void;
+function Table({ member, index, said, order, choice, set }: {
+  member: Member; index: Index; said: Descriptions | undefined; order: Int32Array; choice: Choice; set: (part: Partial<Choice>) => void;
 }) {
   const box = useRef<HTMLDivElement>(null);
   const [at, setAt] = useState(places.get(member.name) ?? 0);
@@ -135,26 +140,26 @@ function Table({ member, index, order, choice, set }: {
       <div role="table" aria-rowcount={order.length + 1} aria-label="Features">
         <div class="head" role="row" aria-rowindex={1}>
           {COLUMNS.map(([column, name, kind, title]) => (
-            <span role="columnheader" class={kind} title={title} aria-sort={column && choice.sort === column ? (choice.down ? "descending" : "ascending") : undefined}>
-              {column ? <button type="button" onClick={() => sortBy(column)}>{name}</button> : name}
+            <span role="columnheader" class={kind} title={title || undefined} aria-sort={column && choice.sort === column ? (choice.down ? "descending" : "ascending") : undefined}>
+              {column ? <button onClick={() => sortBy(column)}>{name}</button> : name}
             </span>
           ))}
         </div>
         <div class="body" role="rowgroup" style={{ height: `${order.length * view.row}px` }}>
-          {Array.from(order.subarray(from, to), (i, n) => (
-            <ListRow key={i} {...{ member, index, i }} n={from + n} top={(from + n) * view.row} current={from + n === current} />
+          {Array.from(order.subarray(from, to), (i, n) => ( // keyed by place: a search fills the rows that are there
+            <ListRow key={(from + n) % 256} {...{ member, index, i }} said={said?.[i]} n={from + n} top={(from + n) * view.row} current={from + n === current} />
           ))}
         </div>
       </div>
-      {order.length === 0 && <p class="none">No feature passes. Change the search or the filters.</p>}
+      {order.length === 0 && <None>No feature passes. Change the search or the filters.</None>}
     </div>
   );
 }
 
-function ListRow({ member, index, i, n, top, current }: { member: Member; index: Index; i: number; n: number; top: number; current: boolean }) {
+function ListRow({ member, index, said, i, n, top, current }: { member: Member; index: Index; said: Description | undefined; i: number; n: number; top: number; current: boolean }) {
   const note = notes.get()[`${member.name}/${i}`];
   const href = toFeature(member.name, i);
-  const cells = useMemo(() => <Cells {...{ member, index, i, note, href }} />, [index, i, note]); // scrolling draws no row anew
+  const cells = useMemo(() => <Cells {...{ member, index, said, i, note, href }} />, [index, said, i, note]); // scrolling draws no row anew
   return (
     <div class={current ? "row current" : "row"} role="row" aria-rowindex={n + 2} aria-current={current ? "true" : undefined} style={{ transform: `translateY(${top}px)` }} onClick={(event) => (event.target as Element).closest("a") || go(href)}>
       {cells}
@@ -162,7 +167,7 @@ function ListRow({ member, index, i, n, top, current }: { member: Member; index:
   );
 }
 
-function Cells({ member, index, i, note, href }: { member: Member; index: Index; i: number; note: Note | undefined; href: string }) {
+function Cells({ member, index, said, i, note, href }: { member: Member; index: Index; said: Description | undefined; i: number; note: Note | undefined; href: string }) {
   const near = index.nearest[i];
   return (
     <>
@@ -175,8 +180,8 @@ function Cells({ member, index, i, note, href }: { member: Member; index: Index;
       <span role="cell" class="c-spark"><Spark heights={index.spark[i]} /></span>
       <span role="cell" class="c-tokens"><Tokens ids={index.tokens[i]} /></span>
       <span role="cell" class="c-promotes"><Tokens ids={index.promotes[i]} /></span>
-      <span role="cell" class="c-nearest">{near >= 0 ? <><a href={toFeature(member.name, near)}>{near}</a> <span class="note">{fixed(index.nearest_cos[i])}</span></> : "–"}</span>
-      <span role="cell" class="c-note">{note?.star && <span aria-label="starred">★ </span>}{note?.text ? <bdi>{note.text}</bdi> : <bdi class="note">{index.label[i]}</bdi>}</span>
+      <span role="cell" class="c-nearest">{near >= 0 ? <><a href={toFeature(member.name, near)}>{near}</a> <Small>{fixed(index.nearest_cos[i])}</Small></> : "–"}</span>
+      <span role="cell" class="c-note">{note?.star && <span aria-label="starred">★ </span>}{note?.text ? <bdi>{note.text}</bdi> : <Said note text={said?.text ?? index.label[i]} />}</span>
     </>
   );
 }

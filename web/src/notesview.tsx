@@ -3,7 +3,7 @@ import { useState } from "preact/hooks";
 import { manifest, member as memberOf } from "./data";
 import { many } from "./format";
 import { type Import, type Note, exported, merge, notes, parse, trouble } from "./notes";
-import { Failure } from "./parts";
+import { Failure, Kicker, None, Remark } from "./parts";
 import { toFeature } from "./route";
 
 /** "MEMBER/12" apart; a member's name may hold a slash. */
@@ -46,23 +46,23 @@ export function NotesPage() {
   };
   return (
     <main>
-      <p class="kicker">{manifest().run}</p>
+      <Kicker>{manifest().run}</Kicker>
       <h1>Notes</h1>
-      <p class="note">They are kept in this browser alone, for this run (fingerprint {manifest().fingerprint.slice(0, 12)}). Export them to share or to keep them; importing adds and never overwrites.</p>
+      <Remark>They are kept in this browser alone, for this run (fingerprint {manifest().fingerprint.slice(0, 12)}). Export them to share or to keep them; importing adds and never overwrites.</Remark>
       {problem && <p class="failure" role="alert">{problem}</p>}
       <p class="under">
-        <button type="button" class="main" disabled={!all.length} onClick={save}>Export</button>{" "}
+        <button class="main" disabled={!all.length} onClick={save}>Export</button>{" "}
         <label class="button">Import<input class="unseen" type="file" accept="application/json,.json" onChange={(event) => read(event.currentTarget)} /></label>
       </p>
       <Failure error={error} />
       {foreign && (
         <p class="behind" role="alert">
           These notes are of another run ({foreign.run || "no name"}): the same numbers may be other features.{" "}
-          <button type="button" onClick={() => take(foreign)}>Import all the same</button> <button type="button" onClick={() => setForeign(undefined)}>Do not</button>
+          <button onClick={() => take(foreign)}>Import all the same</button> <button onClick={() => setForeign(undefined)}>Do not</button>
         </p>
       )}
       <p role="status">{said}</p>
-      {all.length === 0 && <p class="none">No notes yet. On the page of a feature, press n.</p>}
+      {all.length === 0 && <None>No notes yet. On the page of a feature, press n.</None>}
       <ul class="notes">
         {all.map(([at, note]) => {
           const [name, i] = parts(at);

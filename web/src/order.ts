@@ -2,7 +2,8 @@
 import { FIRST, type Choice, ordered } from "./filter";
 import { notes } from "./notes";
 import { store } from "./store";
-import type { Index } from "./types";
+import { member, peek, saidKey } from "./data";
+import type { Descriptions, Index } from "./types";
 
 export const choices = store<Record<string, Choice>>({});
 
@@ -15,14 +16,15 @@ export function choose(name: string, part: Partial<Choice>): void {
 /** Where each member's list was left: a place in its order. */
 export const places = new Map<string, number>();
 
-let last: { name: string; index: Index; choice: Choice; notes: unknown; order: Int32Array } | undefined;
+let last: { name: string; index: Index; choice: Choice; notes: unknown; said: unknown; order: Int32Array } | undefined;
 
 export function orderOf(name: string, index: Index): Int32Array {
   const choice = choiceOf(name);
   const personal = choice.kind === "5" || choice.where === "note" || (choice.where === "all" && choice.query !== "");
   const mine = personal ? notes.get() : null;
-  if (last?.name !== name || last.index !== index || last.choice !== choice || last.notes !== mine)
-    last = { name, index, choice, notes: mine, order: ordered(index, name, choice, notes.get()) };
+  const said = peek<Descriptions>(saidKey(member(name)!) ?? "");
+  if (last?.name !== name || last.index !== index || last.choice !== choice || last.notes !== mine || last.said !== said)
+    last = { name, index, choice, notes: mine, said, order: ordered(index, name, choice, notes.get(), said) };
   return last.order;
 }
 

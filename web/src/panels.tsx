@@ -4,7 +4,8 @@ import { Columns, Histogram } from "./charts";
 import { member as memberOf } from "./data";
 import { looked } from "./examples";
 import { fixed, percent, short, signed, whole } from "./format";
-import { Bar, Heads, Token, Tokens } from "./parts";
+import { Bar, Bars, Remark, Token, Tokens, Words } from "./parts";
+import type { In } from "./leftout";
 import { link, toFeature } from "./route";
 import type { Feature, Index, Member, Pair } from "./types";
 
@@ -12,20 +13,20 @@ function Panel({ title, note, children }: { title: string; note?: string; childr
   return (
     <section class="panel">
       <h2>{title}</h2>
-      {note && <p class="note">{note}</p>}
+      {note && <Remark>{note}</Remark>}
       {children}
     </section>
   );
 }
 
 /** Beside the examples. */
-export function Aside({ feature, bands }: { feature: Feature; bands: "value" | "mass" }) {
+export function Aside({ feature, bands, more, fired }: { feature: Feature; bands: "value" | "mass"; more: In; fired: boolean }) {
   return (
     <aside class="panels" aria-label="About the feature">
-      {feature.hist && feature.firings > 0 && <Values feature={feature} bands={bands} />}
+      {feature.hist && fired && <Values feature={feature} bands={bands} more={more.counts} />}
       {feature.logits && <Logits logits={feature.logits} />}
       {!!feature.tokens?.length && <TokenShares tokens={feature.tokens} />}
-      {feature.firings > 0 && <Places feature={feature} />}
+      {fired && <Places feature={feature} />}
     </aside>
   );
 }
@@ -40,15 +41,16 @@ export function Below({ member, feature, index }: { member: Member; feature: Fea
   );
 }
 
-function Values({ feature, bands }: { feature: Feature; bands: "value" | "mass" }) {
+function Values({ feature, bands, more }: { feature: Feature; bands: "value" | "mass"; more: number[] }) {
   const at = looked.use();
   const { edges, counts } = feature.hist!;
   const groups = feature.groups[bands] ?? [];
   return (
-    <Panel title="Values" note={`Where it fires; height on a logarithmic scale. Shaded: bands of equal ${bands === "mass" ? "activation" : "width"}, with their share of the ${bands === "mass" ? "firings" : "activation"}.`}>
+    <Panel title="Values" note={`Height on a logarithmic scale. Shaded: bands of equal ${bands === "mass" ? "activation" : "width"}, with their share of the ${bands === "mass" ? "firings" : "activation"}.${more.length ? " Dark: what is counted in; last, all above the largest counted value." : ""}`}>
       <Histogram
         edges={edges}
         counts={counts}
+        more={more}
         bands={groups.map((band) => ({ low: band.low, high: band.high, share: percent(bands === "mass" ? band.firings : band.mass) }))}
         mark={at?.value ?? null}
         words={`Histogram of ${whole(feature.firings)} values up to ${short(feature.max)}`}
@@ -60,14 +62,11 @@ function Values({ feature, bands }: { feature: Feature; bands: "value" | "mass" 
 function Logits({ logits }: { logits: { plus: Pair[]; minus: Pair[] } }) {
   const most = Math.max(...[...logits.plus, ...logits.minus].map(([, value]) => Math.abs(value)), 1e-9);
   const side = (pairs: Pair[], name: string) => (
-    <table class="bars">
-      <caption>{name}</caption>
-      <tbody>
+    <Bars caption={name}>
         {pairs.map(([id, value]) => (
-          <tr><td class="text"><Token id={id} /></td><td class="barcell"><Bar share={value / most} signed /></td><td>{signed(value)}</td></tr>
+          <tr><Words><Token id={id} /></Words><td class="barcell"><Bar share={value / most} signed /></td><td>{signed(value)}</td></tr>
         ))}
-      </tbody>
-    </table>
+    </Bars>
   );
   return (
     <Panel title="Logits" note="What it writes, by its decoder row alone.">
@@ -78,23 +77,17 @@ function Logits({ logits }: { logits: { plus: Pair[]; minus: Pair[] } }) {
 
 function Neighbours({ member, feature, index }: { member: Member; feature: Feature; index: Index | undefined }) {
   const tokens = (j: number) => <td class="text fill"><Tokens ids={index?.tokens[j]} /></td>;
-  const open = (j: number) => <td class="text"><a href={toFeature(member.name, j)}>{j}</a></td>;
+  const open = (j: number) => <Words><a href={toFeature(member.name, j)}>{j}</a></Words>;
   return (
     <>
       {!!feature.decoder?.length && (
         <Panel title="Nearest decoder rows" note="By cosine: what it writes, others write too.">
-          <table class="bars">
-            <Heads of={["-feature", "-tokens", "cosine"]} />
-            <tbody>{feature.decoder.map(([j, cos]) => <tr>{open(j)}{tokens(j)}<td>{fixed(cos)}</td></tr>)}</tbody>
-          </table>
+          <Bars heads={["-feature", "-tokens", "cosine"]}>{feature.decoder.map(([j, cos]) => <tr>{open(j)}{tokens(j)}<td>{fixed(cos)}</td></tr>)}</Bars>
         </Panel>
       )}
       {!!feature.coact?.length && (
         <Panel title="Fires together with" note={member.coactivation_tokens ? `On ${whole(member.coactivation_tokens)} tokens.` : undefined}>
-          <table class="bars">
-            <Heads of={["-feature", "-tokens", "P(other | this)", "Jaccard"]} />
-            <tbody>{feature.coact.map(([j, given, jaccard]) => <tr>{open(j)}{tokens(j)}<td>{percent(given)}</td><td>{fixed(jaccard)}</td></tr>)}</tbody>
-          </table>
+          <Bars heads={["-feature", "-tokens", "P(other | this)", "Jaccard"]}>{feature.coact.map(([j, given, jaccard]) => <tr>{open(j)}{tokens(j)}<td>{percent(given)}</td><td>{fixed(jaccard)}</td></tr>)}</Bars>
         </Panel>
       )}
     </>
@@ -104,19 +97,17 @@ function Neighbours({ member, feature, index }: { member: Member; feature: Featu
 function Stability({ member, feature }: { member: Member; feature: Feature }) {
   return (
     <Panel title="In the other dictionaries" note="Its best match by cosine of the decoder rows: near 1, the same feature was found again.">
-      <table class="bars">
-        <tbody>
+      <Bars>
           {feature.stability!.map((match) => (
             <tr>
-              <td class="text">{match.member}</td>
-              <td class="text">{memberOf(match.member) ? <a href={toFeature(match.member, match.i)}>{match.i}</a> : match.i}</td>
+              <Words>{match.member}</Words>
+              <Words>{memberOf(match.member) ? <a href={toFeature(match.member, match.i)}>{match.i}</a> : match.i}</Words>
               <td class="barcell"><Bar share={match.cos} /></td>
               <td>{fixed(match.cos)}</td>
               <td>{memberOf(match.member) && <a href={link("compare", member.name, match.member, feature.i)} aria-label={`compare with ${match.i} of ${match.member}`}>compare</a>}</td>
             </tr>
           ))}
-        </tbody>
-      </table>
+      </Bars>
     </Panel>
   );
 }
@@ -137,10 +128,7 @@ function Places({ feature }: { feature: Feature }) {
 function TokenShares({ tokens }: { tokens: [number, number, number][] }) {
   return (
     <Panel title="On which tokens">
-      <table class="bars">
-        <Heads of={["-token", "?bar", "firings", "mean"]} />
-        <tbody>{tokens.map(([id, share, mean]) => <tr><td class="text"><Token id={id} /></td><td class="barcell"><Bar share={share} /></td><td>{percent(share)}</td><td>{short(mean)}</td></tr>)}</tbody>
-      </table>
+      <Bars heads={["-token", "?bar", "firings", "mean"]}>{tokens.map(([id, share, mean]) => <tr><Words><Token id={id} /></Words><td class="barcell"><Bar share={share} /></td><td>{percent(share)}</td><td>{short(mean)}</td></tr>)}</Bars>
     </Panel>
   );
 }

@@ -2,7 +2,7 @@
 import type { ComponentChildren } from "preact";
 import { manifest } from "./data";
 import { many, whole } from "./format";
-import { type Part, pieces, spoken } from "./text";
+import { blank, type Part, partsOf, type Piece, pieces } from "./text";
 import type { Member } from "./types";
 
 /** Text as it is: never markup. White space gets its mark from the style sheet, so that a copy holds the text alone. */
@@ -25,6 +25,9 @@ function Spaces({ text, short }: { text: string; short: boolean }) {
   return <>{[...text].map((space) => <span class="ws space">{space}</span>)}</>;
 }
 
+/** What a model or a person wrote. */
+export const Said = ({ text, note }: { text: string; note?: boolean }) => <bdi class={note ? "note" : undefined}><Parts parts={partsOf(text)} /></bdi>;
+
 /** One token as a label: in lists, tables and tool lines. */
 export function Token({ id }: { id: number }) {
   const all = pieces([id]);
@@ -35,11 +38,21 @@ export function Token({ id }: { id: number }) {
   );
 }
 
-export const tokenWords = (id: number) => spoken(pieces([id]).flatMap((piece) => piece.parts));
-
 export function Tokens({ ids }: { ids: number[] | undefined }) {
   return <span class="tokens">{(ids ?? []).map((id) => <Token id={id} />)}</span>;
 }
+
+interface Inside {
+  children?: ComponentChildren;
+}
+/** Beside what matters more: within a line, as a line, and a cell of words. */
+export const Small = ({ children }: Inside) => <span class="note">{children}</span>;
+export const Remark = ({ children }: Inside) => <p class="note">{children}</p>;
+export const Words = ({ children }: Inside) => <td class="text">{children}</td>;
+export const Unseen = ({ children }: Inside) => <span class="unseen">{children}</span>;
+export const None = ({ children }: Inside) => <p class="none">{children}</p>;
+export const Kicker = ({ children }: Inside) => <p class="kicker">{children}</p>;
+export const Options = ({ children }: Inside) => <div class="options">{children}</div>;
 
 /** What every number on the page is over. */
 export function Over({ member, children }: { member?: Member; children?: ComponentChildren }) {
@@ -74,10 +87,10 @@ export function Pick<T extends string>({ label, value, options, set }: {
   );
 }
 
-/** A few choices side by side, of which one holds. */
+/** A few choices side by side, of which one holds; or several, where `value` is a list. */
 export function Switch<T extends string | number>({ label, value, options, set }: {
   label: string;
-  value: T;
+  value: T | T[];
   options: readonly (readonly [T, string])[];
   set: (value: T) => void;
 }) {
@@ -85,10 +98,20 @@ export function Switch<T extends string | number>({ label, value, options, set }
     <span class="switch" role="group" aria-label={label}>
       <span class="switch-label" aria-hidden="true">{label}</span>
       {options.map(([key, text]) => (
-        <button type="button" aria-pressed={key === value} onClick={() => set(key)}>{text}</button>
+        <button aria-pressed={([] as T[]).concat(value).includes(key)} onClick={() => set(key)}>{text}</button>
       ))}
     </span>
   );
+}
+
+/** A table that scrolls by itself where it is too wide. */
+export function Wide({ label, children }: { label: string; children: ComponentChildren }) {
+  return <div class="scroll" tabIndex={0} role="region" aria-label={label}>{children}</div>;
+}
+
+/** Pieces of a text, each a span of its own. */
+export function Spans({ of, kind, title, at }: { of: Piece[]; kind?: (piece: Piece, n: number) => string; title?: (piece: Piece) => string; at?: boolean }) {
+  return <>{of.map((piece, n) => <span class={kind?.(piece, n).trim() || undefined} title={title?.(piece)} data-at={at ? n : undefined}><Parts parts={piece.parts} spaces={blank(piece)} /></span>)}</>;
 }
 
 /** The heads of a table's columns: "-name" to the left, "?name" for ears alone. */
@@ -98,11 +121,22 @@ export function Heads({ of }: { of: (string | false)[] }) {
       <tr>
         {of.map((head) => head && (
           <th scope="col" class={/^[-?]/.test(head) ? "text" : undefined}>
-            {head[0] === "?" ? <span class="unseen">{head.slice(1)}</span> : head.replace(/^-/, "")}
+            {head[0] === "?" ? <Unseen>{head.slice(1)}</Unseen> : head.replace(/^-/, "")}
           </th>
         ))}
       </tr>
     </thead>
+  );
+}
+
+/** A table of figures beside bars. */
+export function Bars({ heads, caption, kind = "", children }: { heads?: (string | false)[]; caption?: string; kind?: string; children: ComponentChildren }) {
+  return (
+    <table class={`bars ${kind}`}>
+      {caption && <caption>{caption}</caption>}
+      {heads && <Heads of={heads} />}
+      <tbody>{children}</tbody>
+    </table>
   );
 }
 

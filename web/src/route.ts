@@ -6,7 +6,10 @@ export interface Route {
   query: URLSearchParams;
 }
 
+let seen: string;
+
 function read(): Route {
+  seen = location.hash;
   const [path, query] = location.hash.replace(/^#\/?/, "").split("?", 2);
   return { path: path.split("/").filter(Boolean).map(decode), query: new URLSearchParams(query ?? "") };
 }
@@ -20,7 +23,8 @@ function decode(part: string): string {
 }
 
 export const route = store<Route>(read());
-addEventListener("hashchange", () => route.set(read()));
+const arrive = () => route.set(read());
+addEventListener("hashchange", () => seen === location.hash || arrive());
 
 export function link(...path: (string | number)[]): string {
   return "#/" + path.map((part) => encodeURIComponent(part)).join("/");
@@ -30,14 +34,16 @@ export const toMember = (name: string) => link("m", name);
 export const toFeature = (name: string, i: number) => link("m", name, "f", i);
 export const toToken = (name: string, s: number, position: number) => link("m", name, "text", s, position);
 
+/** At once, not with the event that follows: a second key may come before it. */
 export function go(hash: string): void {
   location.hash = hash;
+  arrive();
 }
 
 /** Changes the address without a step in the browser's history. */
 export function replace(hash: string): void {
   history.replaceState(null, "", hash);
-  route.set(read());
+  arrive();
 }
 
 /** Sets or clears one key of the query, in place. */

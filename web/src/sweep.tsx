@@ -3,9 +3,9 @@ import { useState } from "preact/hooks";
 import { type Line, Lines, Scatter, type Axis } from "./charts";
 import { manifest } from "./data";
 import { fixed, many, percent, short, whole } from "./format";
-import { Heads, Over } from "./parts";
+import { Heads, Kicker, Options, Over, Small, Switch, Unseen, Wide, Words } from "./parts";
 import { go, link, toMember } from "./route";
-import type { Member } from "./types";
+import type { Member, Share } from "./types";
 
 const known = (x: number | null | undefined): x is number => typeof x === "number";
 
@@ -25,39 +25,18 @@ export function Sweep() {
   const warnings = members.filter((one) => known(one.never) && one.never / one.features > 0.1);
   return (
     <main>
-      <p class="kicker">What the {members.length > 1 ? "dictionaries of a sweep" : "dictionary"} learned</p>
+      <Kicker>What was learned</Kicker>
       <h1>{run}</h1>
       <p class="lead">
         {many(members.length, "dictionary", "dictionaries")} of the activations of {model.name}
-        {members.length > 1 ? ". Open one to see its features, or tick two to compare them." : ". Open it to see its features."}
+        . Open {members.length > 1 ? "one to see its features, or tick two to compare them" : "it to see its features"}.
       </p>
       <Over />
       <section aria-label="Members">
-        <div class="scroll" tabIndex={0} role="region" aria-label="All members">
-          <table class="members">
-            <Heads of={[members.length > 1 && "?compare", "-dictionary", "features", "L0", "explained variance", "ΔCE, nats", "dead", "active on > 10 %", "never fired here"]} />
-            <tbody>
-              {members.map((one) => (
-                <tr class={one.chosen ? "chosen" : ""} onPointerEnter={() => setNear(one.name)} onPointerLeave={() => setNear(null)}>
-                  {members.length > 1 && (
-                    <td class="text"><label class="tick"><input type="checkbox" checked={ticked.includes(one.name)} onChange={() => tick(one.name)} /><span class="unseen">compare {one.name}</span></label></td>
-                  )}
-                  <td class="text"><a class="open" href={toMember(one.name)}>{one.name}</a>{one.chosen && <span class="note"> chosen</span>}<br /><span class="note">{one.architecture} · {one.hook}</span></td>
-                  <td>{whole(one.features)}</td>
-                  <td>{fixed(one.l0, 1)}</td>
-                  <td>{fixed(one.explained_variance, 3)}</td>
-                  <td>{fixed(one.delta_ce, 4)}{known(one.delta_ce_se) && <span class="note"> ± {fixed(one.delta_ce_se, 4)}</span>}</td>
-                  <td>{percent(one.dead)}</td>
-                  <td>{percent(one.frequent)}</td>
-                  <td>{whole(one.never)}</td>
-                </tr>
-              ))}
-            </tbody>
-          </table>
-        </div>
+        <Members of={members} near={setNear} tick={members.length > 1 ? (one) => <label class="tick"><input type="checkbox" checked={ticked.includes(one.name)} onChange={() => tick(one.name)} /><Unseen>compare {one.name}</Unseen></label> : undefined} />
         {members.length > 1 && (
           <p class="under">
-            <button type="button" class="main" disabled={ticked.length !== 2} onClick={() => go(link("compare", ...ticked))}>
+            <button class="main" disabled={ticked.length !== 2} onClick={() => go(link("compare", ...ticked))}>
               Compare {ticked.length === 2 ? `${ticked[0]} with ${ticked[1]}` : "two ticked"}
             </button>
           </p>
@@ -68,6 +47,32 @@ export function Sweep() {
       </section>
       <section aria-label="Charts" class="pictures"><Pictures members={members} strong={strong} /></section>
     </main>
+  );
+}
+
+/** Dictionaries in numbers. */
+export function Members({ of, tick, near }: { of: Member[]; tick?: (one: Member) => preact.JSX.Element; near?: (name: string | null) => void }) {
+  return (
+    <Wide label="Dictionaries in numbers">
+      <table class="members">
+        <Heads of={[!!tick && "?compare", "-dictionary", "features", "L0", "explained variance", "ΔCE, nats", "dead", "active on > 10 %", "never fired here"]} />
+        <tbody>
+          {of.map((one) => (
+            <tr class={one.chosen ? "chosen" : ""} onPointerEnter={() => near?.(one.name)} onPointerLeave={() => near?.(null)}>
+              {tick && <Words>{tick(one)}</Words>}
+              <Words><a class="open" href={toMember(one.name)}>{one.name}</a>{one.chosen && <Small> chosen</Small>}<br /><Small>{one.architecture} · {one.hook}</Small></Words>
+              <td>{whole(one.features)}</td>
+              <td>{fixed(one.l0, 1)}</td>
+              <td>{fixed(one.explained_variance, 3)}</td>
+              <td>{fixed(one.delta_ce, 4)}{known(one.delta_ce_se) && <Small> ± {fixed(one.delta_ce_se, 4)}</Small>}</td>
+              <td>{percent(one.dead)}</td>
+              <td>{percent(one.frequent)}</td>
+              <td>{whole(one.never)}</td>
+            </tr>
+          ))}
+        </tbody>
+      </table>
+    </Wide>
   );
 }
 
@@ -93,7 +98,7 @@ function Pictures({ members, strong }: { members: Member[]; strong: (one: Member
   return (
     <>
       {scatter("Cross-entropy added", "ΔCE in nats when the dictionary stands in for the activations; lower is better. Bars: one standard error.", (one) => one.delta_ce, (one) => one.delta_ce_se)}
-      {scatter("Explained variance", "Share of the variance of the activations that is rebuilt; higher is better, and predicting the mean has 0.", (one) => one.explained_variance)}
+      {scatter("Explained variance", "Share of the activations' variance that is rebuilt; higher is better, and predicting the mean has 0.", (one) => one.explained_variance)}
       <Density members={members} strong={strong} />
       <ByNorm members={members} strong={strong} />
     </>
@@ -105,12 +110,12 @@ function Density({ members, strong }: { members: Member[]; strong: (one: Member)
   if (!these.length) return null;
   const lines: Line[] = these.map((one) => {
     const { edges, counts } = one.density!;
-    return { name: one.name, strong: strong(one), points: counts.map((count, n) => [10 ** ((edges[n] + edges[n + 1]) / 2), count / one.features]) };
+    return { name: one.name, strong: strong(one), xy: counts.map((count, n) => [10 ** ((edges[n] + edges[n + 1]) / 2), count / one.features]) };
   });
-  const xs = lines.flatMap((line) => line.points.filter(([, y]) => y > 0).map(([x]) => x));
-  const top = Math.max(...lines.flatMap((line) => line.points.map(([, y]) => y)));
+  const xs = lines.flatMap((line) => line.xy.filter(([, y]) => y > 0).map(([x]) => x));
+  const top = Math.max(...lines.flatMap((line) => line.xy.map(([, y]) => y)));
   const low = Math.min(...xs), high = Math.max(...xs);
-  const inside = lines.map((line) => ({ ...line, points: line.points.filter(([x]) => x >= low && x <= high) }));
+  const inside = lines.map((line) => ({ ...line, xy: line.xy.filter(([x]) => x >= low && x <= high) }));
   return (
     <figure>
       <h2>How often features fire</h2>
@@ -121,22 +126,30 @@ function Density({ members, strong }: { members: Member[]; strong: (one: Member)
   );
 }
 
+type Measure = "explained_variance" | Share;
+const MEASURES: [Measure, string, string][] = [
+  ["explained_variance", "explained variance", "Explained variance among tokens of like length: a dictionary may serve the long ones alone."],
+  ["error", "error", "‖x − x̂‖² over ‖x‖², both summed over tokens of like length; lower is better."],
+  ["l0_share", "share of L0", "Where features fire."],
+  ["l1_share", "share of L1", "Where the L1 penalty, the sum of |f| ‖W_dec‖, comes from."],
+];
+
 function ByNorm({ members, strong }: { members: Member[]; strong: (one: Member) => boolean }) {
-  const these = members.filter((one) => one.by_norm?.explained_variance.some(known));
-  if (!these.length) return null;
-  const lines: Line[] = these.map((one) => {
-    const values = one.by_norm!.explained_variance;
-    const points = values.flatMap((y, n): [number, number][] => (known(y) ? [[n + 1, y]] : []));
-    return { name: one.name, strong: strong(one), points };
-  });
-  const [low, high] = around(lines.flatMap((line) => line.points.map(([, y]) => y)));
-  const most = Math.max(...lines.flatMap((line) => line.points.map(([x]) => x)));
+  const [measure, setMeasure] = useState<Measure>("explained_variance");
+  const there = MEASURES.filter(([key]) => members.some((one) => one.by_norm?.[key]?.some(known)));
+  const [key, name, caption] = there.find(([key]) => key === measure) ?? [];
+  if (!key) return null;
+  const lines: Line[] = members.map((one) => ({ name: one.name, strong: strong(one), xy: (one.by_norm?.[key] ?? []).flatMap((y, n): [number, number][] => (known(y) ? [[n + 1, y]] : [])) })).filter((line) => line.xy.length);
+  const [low, high] = around(lines.flatMap((line) => line.xy.map(([, y]) => y)));
+  const most = Math.max(...lines.flatMap((line) => line.xy.map(([x]) => x)));
+  const share = key !== "explained_variance";
   return (
     <figure>
       <h2>By norm</h2>
-      <Lines x={{ low: 1, high: most, name: "tokens by ‖x‖, shortest to longest" }} y={{ low, high, name: "" }} lines={lines}
-        words={`Explained variance by norm of the activation, for ${these.map((one) => one.name).join(", ")}`} />
-      <figcaption>Explained variance among tokens of like length: a dictionary may serve the long ones alone.</figcaption>
+      <Options><Switch label="show" value={key} options={there.map(([key, name]) => [key, name] as const)} set={setMeasure} /></Options>
+      <Lines x={{ low: 1, high: most, name: "tokens by ‖x‖, shortest to longest" }} y={{ low: share ? Math.max(0, low) : low, high, name: "", text: share ? percent : undefined }} lines={lines}
+        words={`${name} by norm of the activation, for ${lines.map((line) => line.name).join(", ")}`} />
+      <figcaption>{caption} {/share/.test(key) && "A tenth each, were it even. "}Over all tokens, those left out too.</figcaption>
     </figure>
   );
 }

@@ -28,13 +28,15 @@ const NAMES: Record<number, string> = {
 const SPACES = /[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]/;
 const SELECTORS = /^[\u180b-\u180d\ufe00-\ufe0f]+$/; // they choose how the character before looks
 
-const hex = (byte: number) => `\\x${byte.toString(16).toUpperCase().padStart(2, "0")}`;
+const digits = (code: number, n: number) => code.toString(16).toUpperCase().padStart(n, "0");
+const hex = (byte: number) => `\\x${digits(byte, 2)}`;
+const unicode = (code: number) => `U+${digits(code, 4)}`;
 
 function nameOf(code: number): string | undefined {
   if (NAMES[code]) return NAMES[code];
   const hidden =
     code < 0x20 || (code >= 0x7f && code < 0xa0) || (code >= 0x206a && code <= 0x206f) || (code >= 0xe0000 && code <= 0xe0fff);
-  return hidden ? (code < 0x100 ? hex(code) : `U+${code.toString(16).toUpperCase().padStart(4, "0")}`) : undefined;
+  return hidden ? (code < 0x100 ? hex(code) : unicode(code)) : undefined;
 }
 
 function partOf(code: number): Part {
@@ -120,25 +122,25 @@ function join(parts: Part[], part: Part): void {
   else parts.push(part);
 }
 
+/** Any text in parts, so that what cannot be seen has a name. */
+export function partsOf(text: string): Part[] {
+  const parts: Part[] = [];
+  for (const one of text) parts.length ? join(parts, partOf(one.codePointAt(0)!)) : parts.push(partOf(one.codePointAt(0)!));
+  return parts;
+}
+
 /** A piece of nothing but variation selectors gets names, or there would be nothing to see or to press. */
 function visible(piece: Piece): Piece {
   const all = piece.parts;
   if (all.every((part) => part.kind === "text" && SELECTORS.test(part.text)))
     piece.parts = all.flatMap((part) =>
-      [...part.text].map((text): Part => ({ kind: "chip", text, name: `U+${text.codePointAt(0)!.toString(16).toUpperCase().padStart(4, "0")}` })),
+      [...part.text].map((text): Part => ({ kind: "chip", text, name: unicode(text.codePointAt(0)!) })),
     );
   return piece;
 }
 
 /** True where drawing a piece shows nothing but white space. */
 export const blank = (piece: Piece) => piece.parts.every((part) => part.kind === "space");
-
-const SPOKEN: Partial<Record<Kind, string>> = { space: "space", newline: "new line", return: "carriage return", tab: "tab" };
-
-/** A piece in words, for the line below the examples and for screen readers. */
-export function spoken(parts: Part[]): string {
-  return parts.map((part) => SPOKEN[part.kind] ?? part.name ?? part.text).join(" ").trim();
-}
 
 /** A token as plain text, for search; bytes that are no character as \xE2. */
 export function plain(id: number): string {

@@ -1,15 +1,15 @@
 // A whole text, token by token: press one to see all its features, the largest first.
-import { useEffect, useState } from "preact/hooks";
-import { indexKey, sequenceIds, sequenceKey, useData } from "./data";
+import { useState } from "preact/hooks";
+import { sequenceIds, sequenceKey, useData, useIndex } from "./data";
 import { farthest, heat } from "./examples";
 import { many, percent, short, whole } from "./format";
 import { claim, useKeys } from "./keys";
-import { Bar, Failure, Heads, Over, Parts, Switch, Token, Tokens, Waiting } from "./parts";
+import { Bar, Bars, Failure, Kicker, None, Options, Over, Remark, Small, Spans, Switch, Token, Tokens, Waiting, Words } from "./parts";
 import { go, link, replace, route, toFeature, toToken } from "./route";
-import { blank, type Piece, pieces } from "./text";
+import { type Piece, pieces } from "./text";
 import type { Index, Member, Pair, Sequence } from "./types";
 
-export type By = "norm" | "error" | "feature";
+type By = "norm" | "error" | "feature";
 
 /** What a text shows of each token, from a file or from the server. */
 export interface Tokenwise {
@@ -42,7 +42,7 @@ function shares(text: Tokenwise, by: By, feature: number): number[] {
   });
 }
 
-export function TokenText({ text, at, by, feature, choose }: { text: Tokenwise; at: number; by: By; feature: number; choose: (at: number) => void }) {
+function TokenText({ text, at, by, feature, choose }: { text: Tokenwise; at: number; by: By; feature: number; choose: (at: number) => void }) {
   const all = pieces(text.ids);
   const shade = shares(text, by, feature);
   const now = all.findIndex((piece) => piece.from <= at && at <= piece.to);
@@ -59,18 +59,13 @@ export function TokenText({ text, at, by, feature, choose }: { text: Tokenwise; 
   };
   return (
     <div class="text-box" dir="auto" tabIndex={0} role="group" aria-label="The text: arrow keys move over its tokens" onKeyDown={move} onClick={press} ref={claim}>
-      {all.map((piece, n) => {
-        const kind = [heat(of(piece)), n === now ? "peak" : "", text.masked.has(piece.from) ? "masked" : ""].filter(Boolean).join(" ");
-        return (
-          <span class={kind || undefined} data-at={n}><Parts parts={piece.parts} spaces={blank(piece)} /></span>
-        );
-      })}
+      <Spans at of={all} kind={(piece, n) => `${heat(of(piece))} ${n === now ? "peak" : ""} ${text.masked.has(piece.from) ? "masked" : ""}`} />
     </div>
   );
 }
 
 /** All features of one token, largest first, each with its share of its own maximum. */
-export function FeaturesOf({ member, index, text, at, feature, look, act }: {
+function FeaturesOf({ member, index, text, at, feature, look, act }: {
   member: Member; index: Index | undefined; text: Tokenwise; at: number; feature: number;
   look: (feature: number) => void; act?: (feature: number) => preact.JSX.Element;
 }) {
@@ -79,45 +74,59 @@ export function FeaturesOf({ member, index, text, at, feature, look, act }: {
   const most = Math.abs(pairs[0]?.[1] ?? 1);
   return (
     <section class="token-features" aria-label="Features of the token">
-      <h2><Token id={id} /> <span class="note">position {at}</span></h2>
+      <h2><Token id={id} /> <Small>position {at}</Small></h2>
       <p class="note" role="status">
         {text.masked.has(at) ? "Left out of all numbers. " : ""}
         {many(pairs.length + (text.more[at] ?? 0), "feature")} · ‖x‖ {short(text.norm[at])} · error {percent(text.err[at])} of ‖x‖²
       </p>
       {pairs.length > 0 && (
-        <table class="bars">
-          <Heads of={["-feature", "?bar", "value", "of its max", "-tokens", "?do"]} />
-          <tbody>
+        <Bars heads={["-feature", "?bar", "value", "of its max", "-tokens", "?do"]}>
             {pairs.map(([i, value]) => (
               <tr class={i === feature ? "chosen" : ""}>
-                <td class="text"><a href={toFeature(member.name, i)}>{i}</a></td>
+                <Words><a href={toFeature(member.name, i)}>{i}</a></Words>
                 <td class="barcell"><Bar share={value / most} signed /></td>
                 <td>{short(value)}</td>
                 <td>{index?.max[i] ? percent(value / index.max[i]!) : "–"}</td>
                 <td class="text fill"><Tokens ids={index?.tokens[i]} /></td>
-                <td class="text acts"><button type="button" aria-pressed={i === feature} onClick={() => look(i)} aria-label={`colour the text by feature ${i}`}>colour</button>{act?.(i)}</td>
+                <td class="text acts"><button aria-pressed={i === feature} onClick={() => look(i)} aria-label={`colour the text by feature ${i}`}>colour</button>{act?.(i)}</td>
               </tr>
             ))}
-          </tbody>
-        </table>
+        </Bars>
       )}
-      {!!text.more[at] && <p class="note">and {many(text.more[at], "weaker feature")} more.</p>}
+      {!!text.more[at] && <Remark>and {many(text.more[at], "weaker feature")} more.</Remark>}
     </section>
   );
 }
 
+/** A text beside the features of one of its tokens. */
+export function Reading({ member, index, text, at, choose, first, said, act }: {
+  member: Member; index: Index | undefined; text: Tokenwise; at: number; choose: (at: number) => void;
+  first: number; said: string; act?: (feature: number) => preact.JSX.Element;
+}) {
+  const [feature, setFeature] = useState(first);
+  const [by, setBy] = useState<By>(first >= 0 ? "feature" : "norm");
+  const look = (i: number) => (setFeature(i === feature ? -1 : i), setBy(i === feature ? "norm" : "feature"));
+  return (
+    <div class="columns-2 even">
+      <section aria-label="Text">
+        <Options>
+          <Switch label="colour by" value={by} options={[["norm", "‖x‖"], ["error", "error"], ...(feature >= 0 ? [["feature", `feature ${feature}`] as const] : [])]} set={setBy} />
+        </Options>
+        <TokenText {...{ text, at, by, feature, choose }} />
+        <Remark>{by === "feature" ? `Coloured by feature ${feature}, up to its largest value here.` : `Coloured: the ${by === "norm" ? "longer" : "worse rebuilt"} half of the tokens, by rank.`} Press a token, or move with the arrow keys.{said}</Remark>
+      </section>
+      <FeaturesOf {...{ member, index, text, at, feature, look, act }} />
+    </div>
+  );
+}
+
 export function TextPage({ member, s, position }: { member: Member; s: number | null; position: number }) {
-  const { value: index, error: indexError } = useData<Index>(indexKey(member));
+  const { value: index, error: indexError } = useIndex(member);
   const listed = index ? sequenceIds(member, index) : [];
   const wanted = s ?? listed[0] ?? null;
   const key = index && wanted !== null ? sequenceKey(member, index, wanted) : null;
   const { value: page, error } = useData<Sequence[]>(key);
-  const [by, setBy] = useState<By>("norm");
   const { query } = route.use();
-  const [feature, setFeature] = useState(Number(query.get("feature") ?? -1));
-  useEffect(() => {
-    if (feature >= 0) setBy("feature");
-  }, [feature]);
   const found = page?.find((one) => one.s === wanted);
   const at = found ? Math.max(0, Math.min(found.ids.length - 1, position)) : 0;
   const place = listed.indexOf(wanted ?? -1);
@@ -129,30 +138,22 @@ export function TextPage({ member, s, position }: { member: Member; s: number | 
     <main class="wide">
       <header class="page">
         <div>
-          <p class="kicker">{member.name} · {member.hook}</p>
+          <Kicker>{member.name} · {member.hook}</Kicker>
           <h1>{wanted === null ? "Texts" : `Text ${wanted}`}</h1>
         </div>
         <nav class="walk" aria-label="Texts">
-          <button type="button" disabled={place <= 0} onClick={() => step(-1)}>‹ previous</button>
-          <button type="button" disabled={place < 0 || place >= listed.length - 1} onClick={() => step(1)}>next ›</button>
-          {place >= 0 && <span class="note">{whole(place + 1)} of {whole(listed.length)}</span>}
+          <button disabled={place <= 0} onClick={() => step(-1)}>‹ previous</button>
+          <button disabled={place < 0 || place >= listed.length - 1} onClick={() => step(1)}>next ›</button>
+          {place >= 0 && <Small>{whole(place + 1)} of {whole(listed.length)}</Small>}
         </nav>
       </header>
       <Over member={member} />
       <Failure error={error ?? indexError} />
-      {missing && <p class="none">{wanted === null ? "This site holds no texts." : `This site does not hold sequence ${wanted} token by token. `}{listed.length > 0 && <a href={toToken(member.name, listed[0], 0)}>See one that it holds</a>}</p>}
+      {missing && <None>{wanted === null ? "This site holds no texts." : `This site does not hold sequence ${wanted} token by token. `}{listed.length > 0 && <a href={toToken(member.name, listed[0], 0)}>See one that it holds</a>}</None>}
       {!text && !missing && !error && !indexError && <Waiting />}
       {text && (
-        <div class="columns-2 even">
-          <section aria-label="Text">
-            <div class="options">
-              <Switch label="colour by" value={by} options={[["norm", "‖x‖"], ["error", "error"], ...(feature >= 0 ? [["feature", `feature ${feature}`] as const] : [])]} set={setBy} />
-            </div>
-            <TokenText {...{ text, at, by, feature }} choose={(to) => replace(toToken(member.name, wanted!, to))} />
-            <p class="note">{by === "feature" ? `Coloured by feature ${feature}, up to its largest value here.` : `Coloured: the ${by === "norm" ? "longer" : "worse rebuilt"} half of the tokens, by rank.`} Press a token, or move with the arrow keys.</p>
-          </section>
-          <FeaturesOf {...{ member, index, text, at, feature }} look={(i) => (setFeature(i === feature ? -1 : i), setBy(i === feature ? "norm" : "feature"))} />
-        </div>
+        <Reading {...{ member, index, text, at }} first={Number(query.get("feature") ?? -1)} choose={(to) => replace(toToken(member.name, wanted!, to))}
+          said={text.more.some(Boolean) ? ` Of each token the ${member.strongest} strongest features are kept in this folder, and the others counted.` : ""} />
       )}
     </main>
   );

@@ -19,12 +19,18 @@ export interface Member {
   never: number | null;
   shards: { features: number; sequences: number };
   sequences: number;
+  strongest?: number; // features kept of each token
   density?: { edges: number[]; counts: number[] };
-  by_norm?: { edges: number[]; tokens: number[]; explained_variance: (number | null)[]; l0: (number | null)[] };
+  by_norm?: { edges: number[]; tokens: number[]; explained_variance: (number | null)[]; l0: (number | null)[] } & Partial<Record<Share, (number | null)[]>>;
   chosen?: boolean;
-  tokens?: { counted: number; masked: number }; // the mask depends on the hook
+  tokens?: { counted: number; masked: number; left_out?: Record<Reason, number> }; // the mask depends on the hook
+  described?: number;
   coactivation_tokens?: number;
 }
+
+export type Share = "error" | "error_share" | "l0_share" | "l1_share";
+/** Why a token is left out of all numbers. */
+export type Reason = "first" | "long" | "special";
 
 export interface Manifest {
   format: number;
@@ -32,7 +38,7 @@ export interface Manifest {
   version: string;
   fingerprint: string;
   model: { name: string; layers?: number; width?: number; vocabulary?: number };
-  tokens: { counted: number; masked: number; split: string; sequences: number; context: number; corpus?: string; mask?: string };
+  tokens: { counted: number; masked: number; split: string; sequences: number; context: number; corpus?: string; mask?: string; page?: number };
   members: Member[];
   chosen: string | null;
   server: boolean;
@@ -63,11 +69,12 @@ export interface Index {
   match?: Record<string, { j: number[]; cos: (number | null)[] }>;
 }
 
-/** A stretch of text: token ids, where the peak is, and the values where the feature is active. */
+/** A stretch of text: where it stands, where the peak is, and the values where the feature is active. */
 export interface Window {
   s: number;
   p: number;
   c: number;
+  n?: number; // tokens; their ids come with the answer of a server, or from the site's text
   ids: number[];
   v: Pair[];
   m?: number[];
@@ -90,6 +97,29 @@ export interface Groups {
   silent?: Window[];
 }
 
+/** A feature on the tokens that are left out for one reason; counts by the histogram's bins, and above the last. */
+export interface LeftOut {
+  firings: number;
+  mass: number;
+  max: number;
+  counts: number[];
+  windows: Window[];
+}
+
+/** By a language model; scores on examples that it was not made from. */
+export interface Score {
+  accuracy: number;
+  se: number;
+  n: number;
+}
+export interface Description {
+  text: string;
+  model: string;
+  detection: Score | null;
+  fuzzing: Score | null;
+}
+export type Descriptions = Record<number, Description>;
+
 export interface Feature {
   i: number;
   density: number | null;
@@ -100,6 +130,7 @@ export interface Feature {
   q?: (number | null)[];
   hist?: { edges: number[]; counts: number[] } | null;
   groups: Groups;
+  left_out?: Partial<Record<Reason, LeftOut>>;
   logits?: { plus: Pair[]; minus: Pair[] } | null;
   decoder?: Pair[];
   coact?: [number, number, number][];

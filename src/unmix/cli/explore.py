@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.cli.arguments import Dotted
+from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 from unmix.cli.report import show_report
 from unmix.errors import UserError
@@ -25,7 +26,9 @@ def add_explore(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN_OR_SAE", help="a run, an SAE folder, or OWNER/REPO/… on the hub"
+    )
     parser.add_argument("--build", action="store_true", help="build the site, or resume a build, and do not serve it")
     parser.add_argument("--tokens", type=int, metavar="N", help="held-out tokens that features are seen on (262,144)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where it is built (RUN_OR_SAE/explore)")
@@ -49,21 +52,22 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.explore.build import Wanted, build
     from unmix.explore.manifest import read_manifest
 
-    out = args.out or args.folder / "explore"
+    folder, kept = place_of(args.folder)
+    out = args.out or kept / "explore"
     wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew)
     there = read_manifest(out)
     if args.build or args.anew or there is None or not there["site"]:
-        page = build(args.folder, out, wanted, Progress.say)
+        page = build(folder, out, wanted, Progress.say)
         print(f"explorer: {page.resolve()}")
-        if out == args.folder / "explore" and (args.folder / "report.html").exists():
-            show_report(args.folder)  # anew, with features of the site
+        if out == folder / "explore" and (folder / "report.html").exists():
+            show_report(folder)  # anew, with features of the site
     if args.explain:
         return _explain(args, out)
     if args.build:
         return 0
     from unmix.explore.server import serve
 
-    serve(args.folder, out, port=args.port, model=args.model, corpus=args.corpus, hook=args.hook, say=Progress.say)
+    serve(folder, out, port=args.port, model=args.model, corpus=args.corpus, hook=args.hook, say=Progress.say)
     return 0
 
 
@@ -72,11 +76,13 @@ def _explain(args: argparse.Namespace, out: Path) -> int:
         raise UserError(f"--explain {args.explain} needs the name of a model; give --explain-model NAME")
     from unmix.explore.describe import describe_site
     from unmix.explore.describe_ask import Endpoint, key_from
+    from unmix.explore.descriptions import show
 
     endpoint = Endpoint(args.explain, args.explain_model, key_from(args.key_variable))
     for member in args.member or [None]:
         path = describe_site(
             out, endpoint, member=member, features=args.features or (), seed=args.seed, say=Progress.say
         )
-        print(f"descriptions: {path}")
+        name = path.relative_to(out / "descriptions").as_posix().removesuffix(".jsonl")
+        print(f"descriptions: {path}; the site shows {show(out, name)} of {name}")
     return 0

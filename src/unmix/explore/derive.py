@@ -16,6 +16,7 @@ from unmix.dictionary.model import Dictionary
 from unmix.explore import coactivation, examples, geometry, logits
 from unmix.explore.feature import Lengths, Numbers, lengths, numbers, spark
 from unmix.explore.labels import label
+from unmix.explore.left_out import Reasons, left_out, reasons
 from unmix.explore.rounding import rounded, short
 from unmix.explore.store import Entries, Floats, Ints, Store, Text
 from unmix.explore.windows import windows
@@ -31,6 +32,8 @@ class Sight:
     text: Text
     where: Lengths
     source: examples.Places
+    reason_R: Reasons
+    """Why a token is left out."""
     matches: dict[str, dict[str, geometry.Match]]
     """member -> other member of the hook -> best matches."""
 
@@ -40,6 +43,8 @@ class Known:
     """What is known of all features of a member before any of them is described."""
 
     name: str
+    norm_F: Floats
+    """||W_dec_i||."""
     nearest: geometry.Nearest
     together: coactivation.Partners
     effects: logits.Effects | None
@@ -56,7 +61,8 @@ def see(store: Store, hook: str, saes: dict[str, Dictionary]) -> Sight:
     for n, a in enumerate(names):
         for b in names[n + 1 :]:
             matches[a][b], matches[b][a] = geometry.matches(rows[a], rows[b])
-    return Sight(hook, text, lengths(text.norm_R), examples.places(text), matches)
+    longest = store.manifest["measured"].get(hook, {}).get("longer_than")
+    return Sight(hook, text, lengths(text.norm_R), examples.places(text), reasons(text, longest), matches)
 
 
 def know(store: Store, name: str, sae: Dictionary, sight: Sight, out: logits.Readout | None) -> Known:
@@ -66,6 +72,7 @@ def know(store: Store, name: str, sae: Dictionary, sight: Sight, out: logits.Rea
     entries = store.entries(name, 0, sae.features, before_token=tokens)
     return Known(
         name,
+        sae.W_dec.detach().norm(dim=1).numpy(),
         geometry.neighbours(geometry.unit_rows(sae)),
         coactivation.partners(entries, sight.text, tokens),
         logits.effects(sae, out) if out is not None and logits.attributed(sight.hook) else None,
@@ -74,12 +81,18 @@ def know(store: Store, name: str, sae: Dictionary, sight: Sight, out: logits.Rea
 
 
 def records(
-    store: Store, known: Known, sight: Sight, of: Callable[[int], bytes]
+    store: Store, known: Known, sight: Sight, of: Callable[[int], bytes], l1_R: Floats | None = None
 ) -> Iterator[tuple[dict[str, Any], Numbers]]:
-    """(record, numbers) of each feature in turn; `of` gives the bytes of a token."""
+    """(record, numbers) of each feature in turn; `of` gives the bytes of a token.
+
+    To `l1_R`, if it is given, Σ |f_i| ||W_dec_i|| of each token is added, feature by feature.
+    """
     counted = sight.text.counted
     for block in store.blocks(known.name):
         for feature in range(block.first, block.first + len(block.starts_f1) - 1):
+            if l1_R is not None:
+                token_n, act_n = block.of(feature)
+                l1_R[token_n] += np.abs(act_n) * known.norm_F[feature]
             yield _record(feature, block, known, sight, counted, of)
 
 
@@ -90,7 +103,8 @@ def _record(
     found = numbers(token_n, act_n, text, sight.where, counted)
     top_id = int(found.ids_K[0]) if len(found.ids_K) else -1
     chosen = examples.choose(feature, token_n, act_n, text, sight.source, found.edges, top_id)
-    peaks = np.unique(np.concatenate(examples.all_peaks(chosen)))
+    outside = left_out(token_n, act_n, sight.reason_R, found.edges, text.T)
+    peaks = np.unique(np.concatenate([*examples.all_peaks(chosen), *(out.peaks for out in outside.values())]))
     shown = dict(zip(peaks.tolist(), windows(peaks, token_n, act_n, text), strict=True))
 
     def seen(peaks: Ints) -> list[dict[str, Any]]:
@@ -113,6 +127,16 @@ def _record(
             "mass": [_band(band, seen) for band in chosen.mass],
             "near": seen(chosen.near),
             "silent": seen(chosen.silent),
+        },
+        "left_out": {
+            reason: {
+                "firings": out.firings,
+                "mass": short(out.mass),
+                "max": short(out.max),
+                "counts": out.counts.tolist(),
+                "windows": seen(out.peaks),
+            }
+            for reason, out in outside.items()
         },
         "logits": None if plus is None else {"plus": plus, "minus": minus},
         "decoder": _pairs(known.nearest.features_FK[feature], known.nearest.cosines_FK[feature]),

@@ -23,7 +23,8 @@ from unmix.errors import UserError
 from unmix.explore.describe_ask import Endpoint, Unreadable
 from unmix.explore.describe_score import detection_items, fuzzing_items, questions, score
 from unmix.explore.describe_text import CLOSE, LEAST, OPEN, BytesOf, Split, active, split, text_of
-from unmix.explore.server_files import read_manifest, read_object, read_page
+from unmix.explore.server_files import read_manifest, read_object
+from unmix.explore.site_records import Records
 
 PROMPTS = 1  # raised when a question is worded otherwise: older answers are then asked for again
 MOST = 300  # characters of a description
@@ -64,12 +65,12 @@ def describe_site(
     if name is None or name not in members:
         given = f"the site has no member {member}" if member else "the site has several members, and none is chosen"
         raise UserError(f"{given}; give --member with one of {', '.join(members)}")
-    total, each = int(members[name]["features"]), int(members[name]["shards"]["features"])
+    total = int(members[name]["features"])
     if wrong := [i for i in features if not 0 <= i < total]:
         raise UserError(f"{name} has no feature {wrong[0]}; give 0 to {total - 1}")
     chosen = sorted(set(features)) or _drawn(read_object(site, f"{name}/index")["density"], seed)
     path, about = out / "descriptions" / f"{name}.jsonl", {"member": name, "site": manifest["fingerprint"]}
-    record_of = _Records(site, name, each)
+    record_of = Records(site, manifest, name)
     describe(chosen, record_of, _vocabulary(site), path, endpoint, about=about, seed=seed, say=say)
     return path
 
@@ -216,21 +217,6 @@ def _append(path: Path, row: dict[str, Any]) -> None:
 def _drawn(density_F: Sequence[float | None], seed: int) -> list[int]:
     alive = [i for i, density in enumerate(density_F) if density]
     return sorted(random.Random(f"features {seed}").sample(alive, min(FEATURES, len(alive))))
-
-
-class _Records:
-    """The records of a member's features, a file at a time."""
-
-    def __init__(self, site: Path, member: str, each: int) -> None:
-        self.site, self.member, self.each = site, member, each
-        self._number = -1
-        self._page: list[Record] = []
-
-    def __call__(self, feature: int) -> Record:
-        number = feature // self.each
-        if number != self._number:
-            self._number, self._page = number, read_page(self.site, f"{self.member}/f/{number:05d}")
-        return self._page[feature % self.each]
 
 
 def _vocabulary(site: Path) -> BytesOf:

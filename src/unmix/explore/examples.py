@@ -95,7 +95,7 @@ def choose(
         return Examples(token_c, token_c, [], [], near, silent)
     wide_c = a_c.astype(np.float64)
     return Examples(
-        _top(token_c, a_c, text.T),
+        strongest(token_c, a_c, text.T),
         token_c[drawn_c[:UNIFORM]],
         _bands(token_c, wide_c, edges[:: BINS // BANDS], drawn_c, OF_VALUE),
         _bands(token_c, wide_c, mass_edges(wide_c), drawn_c, OF_MASS),
@@ -107,7 +107,7 @@ def choose(
 def top(token_n: Ints, act_n: Floats, text: Text) -> Ints:
     """The peak of every sequence, the largest first, where a feature with these entries fires on a counted token."""
     counted_n = text.counted_R[token_n]
-    return _top(token_n[counted_n], np.abs(act_n[counted_n]), text.T, None)
+    return strongest(token_n[counted_n], np.abs(act_n[counted_n]), text.T, None)
 
 
 def uniform(feature: int, token_n: Ints, text: Text, seed: int = SEED) -> Ints:
@@ -116,7 +116,8 @@ def uniform(feature: int, token_n: Ints, text: Text, seed: int = SEED) -> Ints:
     return token_c[np.argsort(hashes(seed, feature, token_c), kind="stable")]
 
 
-def _top(token_c: Ints, a_c: Floats, T: int, most: int | None = TOP) -> Ints:
+def strongest(token_c: Ints, a_c: Floats, T: int, most: int | None = TOP) -> Ints:
+    """The peak of every sequence, the largest first, at most so many; tokens in rising order."""
     seq_c = token_c // T
     starts_s = np.flatnonzero(np.diff(seq_c, prepend=-1))
     largest_s = np.maximum.reduceat(a_c, starts_s) if len(starts_s) else a_c

@@ -3,7 +3,7 @@
     f' = 0                 ablate
     f' = s u               clamp         s: the strength, u: its unit, such as the feature's maximum over a corpus
     f' = f + s u           add
-    x' = x + (f' - f) W_dec              with per-token scaling: x + (f' - f) W_dec ||x|| / √D
+    x' = x + (f' - f) W_dec              where T scales each token: x + (f' - f) W_dec times the scale
 
 What the dictionary does not give back, x - x̂, stays as it is. Tokens that it was not trained on (`sae.longest`) keep x.
 
@@ -30,7 +30,7 @@ from torch.nn import functional as F
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.evaluation.memory import pieces
-from unmix.evaluation.splice import Replacement, splice
+from unmix.evaluation.splice import Replacement, splice, with_features
 from unmix.explore.prompt import separator_id
 from unmix.lm.load import quiet
 from unmix.lm.model import LanguageModel
@@ -87,15 +87,11 @@ def change_features(sae: Dictionary, changes: Sequence[Change]) -> Replacement:
     Raises `UserError` for a feature that the dictionary does not have, and for a kind that is not a `Kind`.
     """
     for change in changes:
-        if not 0 <= change.feature < sae.features:
-            raise UserError(f"feature {change.feature} is not there; the dictionary has 0 to {sae.features - 1}")
         if change.kind not in get_args(Kind):
             raise UserError(f"a feature cannot be changed by {change.kind!r}; give {', '.join(get_args(Kind))}")
     features_K = sorted({change.feature for change in changes})
 
-    def replace(x: Tensor) -> Tensor:
-        x_D = x.to(sae.W_dec.dtype)
-        f_K = sae.encode(x_D)[..., features_K]
+    def new(f_K: Tensor) -> Tensor:
         new_K = f_K.clone()
         for change in changes:
             at, amount = features_K.index(change.feature), change.strength * change.unit
@@ -103,12 +99,9 @@ def change_features(sae: Dictionary, changes: Sequence[Change]) -> Replacement:
                 new_K[..., at] += amount
             else:
                 new_K[..., at] = 0.0 if change.kind == "ablate" else amount
-        moved_D = (new_K - f_K) @ sae.W_dec[features_K]
-        if sae.per_token_scaling:
-            moved_D = moved_D * sae.token_scale(x_D)
-        return torch.where(sae.leaves(x)[..., None], x_D, x_D + moved_D)
+        return new_K
 
-    return replace
+    return with_features(sae, features_K, new)
 
 
 def intervene(

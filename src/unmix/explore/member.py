@@ -5,7 +5,8 @@ explained_variance   1 - Σ||x - x̂||² / Σ||x - μ||²     μ: the mean of th
 dead, never          share, and number, of features without a firing
 frequent             share of features on more than 10 % of the tokens
 density              features that fired, by log₁₀ of their density, in bins of DENSITY_BIN
-by_norm              tenths of all tokens by ||x||: edges, tokens, explained variance, mean L0
+by_norm              tenths of all tokens by ||x||: edges, tokens, explained variance, mean L0, and error
+                     Σ||x - x̂||² / Σ||x||²; shares of all tokens' Σ||x - x̂||², ΣL0 and ΣL1, L1 = Σ |f_i| ||W_dec_i||
 """
 
 from __future__ import annotations
@@ -24,7 +25,9 @@ FREQUENT = 0.1
 DENSITY_BIN = 0.25  # of log₁₀
 
 
-def facts(text: Text, where: Lengths, err_R: Floats, l0_R: Ints, density_F: NDArray[np.float64]) -> dict[str, Any]:
+def facts(
+    text: Text, where: Lengths, err_R: Floats, l0_R: Ints, l1_R: Floats, density_F: NDArray[np.float64]
+) -> dict[str, Any]:
     """Of a member with these errors, L0 and densities."""
     kept_R = text.counted_R
     return {
@@ -34,7 +37,7 @@ def facts(text: Text, where: Lengths, err_R: Floats, l0_R: Ints, density_F: NDAr
         "never": int((density_F == 0).sum()),
         "frequent": short(float((density_F > FREQUENT).mean())),
         "density": _densities(density_F[density_F > 0]),
-        "by_norm": _by_norm(text, where, err_R, l0_R),
+        "by_norm": _by_norm(text, where, err_R, l0_R, l1_R),
     }
 
 
@@ -52,7 +55,7 @@ def _densities(density_n: NDArray[np.float64]) -> dict[str, Any]:
     return {"edges": edges.tolist(), "counts": np.histogram(logarithm_n, edges)[0].tolist()}
 
 
-def _by_norm(text: Text, where: Lengths, err_R: Floats, l0_R: Ints) -> dict[str, Any]:
+def _by_norm(text: Text, where: Lengths, err_R: Floats, l0_R: Ints, l1_R: Floats) -> dict[str, Any]:
     parts = [np.flatnonzero(where.decile_R == i) for i in range(DECILES)]
     norms = [float(text.norm_R[part].min()) if len(part) else math.nan for part in parts]
     return {
@@ -60,4 +63,16 @@ def _by_norm(text: Text, where: Lengths, err_R: Floats, l0_R: Ints) -> dict[str,
         "tokens": [len(part) for part in parts],
         "explained_variance": [_explained(err_R[part], text.deviation_R[part]) for part in parts],
         "l0": [short(float(l0_R[part].mean())) if len(part) else None for part in parts],
+        "error": [_ratio(_sum(err_R[part]), _sum(text.norm_R[part].astype(np.float64) ** 2)) for part in parts],
+        "error_share": [_ratio(_sum(err_R[part]), _sum(err_R)) for part in parts],
+        "l0_share": [_ratio(_sum(l0_R[part]), _sum(l0_R)) for part in parts],
+        "l1_share": [_ratio(_sum(l1_R[part]), _sum(l1_R)) for part in parts],
     }
+
+
+def _sum(values: NDArray[Any]) -> float:
+    return float(values.sum(dtype=np.float64))
+
+
+def _ratio(part: float, whole: float) -> float | None:
+    return short(part / whole) if whole > 0 else None

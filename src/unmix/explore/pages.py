@@ -1,7 +1,6 @@
-"""The data of the page as files: features, the list of them, and texts with every token's features.
+"""The data of the page as files: features, and the list of them. Texts are in `texts` and `token_pages`.
 
 MEMBER/f/00000.js   256 features a file
-MEMBER/t/00000.js   16 sequences a file; those with the most example windows, as many as hold TEXT_ENTRIES entries
 MEMBER/index.js     one column a number, and which sequences t/ has
 """
 
@@ -9,9 +8,8 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,14 +20,12 @@ from unmix.disk import writing
 from unmix.errors import UserError
 from unmix.explore.derive import Known, Sight, row
 from unmix.explore.feature import Numbers
-from unmix.explore.pack import script_of, to_json
+from unmix.explore.pack import script_of, script_of_bytes, to_json
 from unmix.explore.rounding import rounded
-from unmix.explore.store import Ints, Store, Text
+from unmix.explore.store import Ints
+from unmix.explore.texts import windows_of
 
-FEATURES, SEQUENCES = 256, 16  # a file
-TEXT_ENTRIES = 750_000  # about 5 MB of files
-LEAST_SEQUENCES = 16
-KEPT = 64  # features of a token
+FEATURES = 256  # a file
 WAITING = 2  # scripts, several MB each
 PAGE = Path(__file__).parent / "site"
 COLUMNS = (
@@ -62,7 +58,15 @@ class Site:
 
     def put(self, key: str, value: Any, *, packed: bool = True) -> None:
         """One script, at KEY.js."""
-        self._waiting.append(self._thread.submit(_write, self.folder / f"{key}.js", key, to_json(value), packed))
+        text = to_json(value)
+        self._submit(key, lambda: script_of(key, text, packed=packed))
+
+    def put_bytes(self, key: str, data: bytes) -> None:
+        """One script of bytes."""
+        self._submit(key, lambda: script_of_bytes(key, data))
+
+    def _submit(self, key: str, made: Callable[[], bytes]) -> None:
+        self._waiting.append(self._thread.submit(_write, self.folder / f"{key}.js", made))
         self.files.append(f"{key}.js")
         self._wait(WAITING)
 
@@ -79,10 +83,11 @@ class Site:
             self.files.append(source.name)
 
 
-def _write(path: Path, key: str, text: str, packed: bool) -> None:
+def _write(path: Path, made: Callable[[], bytes]) -> None:
+    content = made()  # zlib lets other threads run meanwhile
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(script_of(key, text, packed=packed))
+        path.write_bytes(content)
 
 
 class Listed(NamedTuple):
@@ -103,9 +108,7 @@ def put_features(site: Site, member: str, found: Iterable[tuple[dict[str, Any], 
     batch: list[dict[str, Any]] = []
     number = 0
     for record, numbers in found:
-        shown = list(_windows(record["groups"]))
-        windows.update(window["s"] for window in shown)
-        site.ids.update(chain.from_iterable(window["ids"] for window in shown))
+        windows.update(window["s"] for window in windows_of(record["groups"]))
         site.ids.update(i for i, *_ in record["tokens"])
         for side in (record["logits"] or {}).values():
             site.ids.update(i for i, _ in side)
@@ -130,59 +133,6 @@ def put_index(site: Site, known: Known, sight: Sight, listed: Listed, sequence_i
         for other, found in sight.matches[known.name].items()
     }
     site.put(f"{known.name}/index", {**listed.columns, "match": match, "sequence_ids": sequence_ids})
-
-
-def most_shown(windows_S: Ints, l0_R: Ints, T: int) -> list[int]:
-    """Those with the most example windows, of equal ones the lowest, that together hold TEXT_ENTRIES entries."""
-    order_S = np.argsort(-windows_S, kind="stable")
-    held_S = l0_R.reshape(-1, T).sum(1)[order_S].cumsum()
-    fits = int(np.count_nonzero(held_S <= TEXT_ENTRIES))
-    return sorted(order_S[: max(LEAST_SEQUENCES, fits)].tolist())
-
-
-def put_tokens(site: Site, store: Store, member: str, text: Text, sequence_ids: list[int]) -> None:
-    """Write MEMBER/t/."""
-    err_R, _ = store.errors(member)
-    found = store.of_sequences(member, sequence_ids)
-    for number, first in enumerate(range(0, len(sequence_ids), SEQUENCES)):
-        listed = []
-        for s in sequence_ids[first : first + SEQUENCES]:
-            at = slice(s * text.T, (s + 1) * text.T)
-            norm_T = text.norm_R[at].astype(np.float64)
-            error_T = np.divide(err_R[at], norm_T**2, out=np.full(text.T, np.nan), where=norm_T > 0)
-            ids = text.id_R[at].tolist()
-            site.ids.update(ids)
-            features, dropped = _by_token(found, np.searchsorted(found["token"], np.arange(at.start, at.stop + 1)))
-            listed.append(
-                {
-                    "s": s,
-                    "ids": ids,
-                    "norm": rounded(norm_T),
-                    "err": rounded(error_T),
-                    "m": np.flatnonzero(~text.counted_R[at]).tolist(),
-                    "f": features,
-                    "more": dropped,
-                }
-            )
-        site.put(f"{member}/t/{number:05d}", listed)
-
-
-def _by_token(found: dict[str, Any], starts_T1: Ints) -> tuple[list[list[tuple[int, float | None]]], list[int]]:
-    """For each of T tokens [[feature, value] …], at most KEPT; and how many were left out."""
-    first, last = int(starts_T1[0]), int(starts_T1[-1])
-    pairs = list(zip(found["feature"][first:last].tolist(), rounded(found["act"][first:last]), strict=True))
-    listed, dropped = [], []
-    for a, b in zip((starts_T1[:-1] - first).tolist(), (starts_T1[1:] - first).tolist(), strict=True):
-        end = min(b, a + KEPT)
-        listed.append(pairs[a:end])
-        dropped.append(b - end)
-    return listed, dropped
-
-
-def _windows(groups: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for group in groups.values():
-        for entry in group:
-            yield from entry.get("windows", (entry,))
 
 
 def require_ours(site: Path, listed: Iterable[str]) -> None:

@@ -9,15 +9,20 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import unmix
 from unmix.disk import replacing, sha256, writing
 from unmix.evaluation.subject import Subject
-from unmix.explore import derive, logits, manifest, member, pages
+from unmix.explore import derive, descriptions, logits, manifest, member, pages
 from unmix.explore.about import chosen_members, members_about
 from unmix.explore.duck import write_parquet
+from unmix.explore.left_out import totals
 from unmix.explore.store import Store
 from unmix.explore.table import features_table
+from unmix.explore.texts import PAGE, text_pages
 from unmix.explore.token_bytes import bytes_of, vocabulary
+from unmix.explore.token_pages import SEQUENCES, kept, token_pages
 from unmix.lm.model import LanguageModel
 from unmix.runlog import write_json
 
@@ -32,11 +37,12 @@ def publish(folder: Path, store: Store, subject: Subject, lm: LanguageModel, say
     out, there = store.folder, store.manifest
     page = out / "site"
     pages.require_ours(page, there["site"])
+    described = {name: descriptions.of_member(out, name, there["fingerprint"]) for name in store.members}
     new = page.with_name("site.new")
     with writing(new):
         pages.remove(new)
     with pages.Site(new) as site:
-        there["derived"] = _fill(site, folder, store, subject, lm, say)
+        there["derived"] = _fill(site, folder, store, subject, lm, described, say)
         site.copy_page()
     there["site"] = sorted({*there["site"], *site.files})  # whichever of the two is there if this is stopped
     write_json(out / manifest.FILE, there)
@@ -49,7 +55,13 @@ def publish(folder: Path, store: Store, subject: Subject, lm: LanguageModel, say
 
 
 def _fill(
-    site: pages.Site, folder: Path, store: Store, subject: Subject, lm: LanguageModel, say: Say
+    site: pages.Site,
+    folder: Path,
+    store: Store,
+    subject: Subject,
+    lm: LanguageModel,
+    described: dict[str, descriptions.Descriptions],
+    say: Say,
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Every script of the site; answers member -> `files` of features/ with their checksums."""
     members, derived = [], {}
@@ -63,7 +75,13 @@ def _fill(
             row, files = _member(site, store, known, sight, lm)
             derived[name] = {"files": files}
             facts = {"name": name, "hook": hook, "features": sae.features, **about[name], **row}
-            members.append({**facts, "chosen": name in chosen})
+            members.append({**facts, "chosen": name in chosen, "described": len(described[name])})
+            if described[name]:
+                site.put(descriptions.key(name), described[name])
+    id_R = store.tokens["id"]
+    site.ids.update(np.unique(id_R).tolist())
+    for key, data in text_pages(id_R):
+        site.put_bytes(key, data)
     site.put("vocabulary", vocabulary(lm.tokenizer, site.ids))
     site.put("manifest", _manifest(folder, store, subject, lm, members, chosen), packed=False)
     return derived
@@ -75,21 +93,27 @@ def _member(
     """(what the manifest says of the member's features, the files of features/ with checksums)."""
     name, text = known.name, sight.text
     err_R, l0_R = store.errors(name)
+    l1_R = np.zeros(len(text.id_R), dtype=np.float32)
     with _no_collector():
-        listed = pages.put_features(
-            site, name, derive.records(store, known, sight, cache(bytes_of(lm.tokenizer))), len(text.id_R) // text.T
-        )
-        sequence_ids = pages.most_shown(listed.windows_S, l0_R, text.T)
-        pages.put_tokens(site, store, name, text, sequence_ids)
-    pages.put_index(site, known, sight, listed, sequence_ids)
+        found = derive.records(store, known, sight, cache(bytes_of(lm.tokenizer)), l1_R)
+        listed = pages.put_features(site, name, found, len(text.id_R) // text.T)
+        of = kept(listed.windows_S, l0_R, text.T)
+        for key, data in token_pages(store, name, text, of):
+            site.put_bytes(key, data)
+    pages.put_index(site, known, sight, listed, of.sequences)
     path = f"features/{name}.parquet"
     with replacing(store.folder / path) as new:
         write_parquet(new, features_table(listed.columns, listed.firings_F))
     facts = {
-        **member.facts(text, sight.where, err_R, l0_R, listed.density_F),
-        "shards": {"features": pages.FEATURES, "sequences": pages.SEQUENCES},
-        "sequences": len(sequence_ids),
-        "tokens": {"counted": text.counted, "masked": len(text.id_R) - text.counted},
+        **member.facts(text, sight.where, err_R, l0_R, l1_R, listed.density_F),
+        "shards": {"features": pages.FEATURES, "sequences": SEQUENCES},
+        "sequences": len(of.sequences),
+        "strongest": of.strongest,
+        "tokens": {
+            "counted": text.counted,
+            "masked": len(text.id_R) - text.counted,
+            "left_out": totals(sight.reason_R),
+        },
         "coactivation_tokens": known.coactivation_tokens,
     }
     return facts, {path: sha256(store.folder / path)}
@@ -116,6 +140,7 @@ def _manifest(
             "split": inputs["split"],
             "sequences": inputs["sequences"],
             "context": inputs["sequence_length"],
+            "page": PAGE,
             "corpus": subject.corpus.source,
             "mask": _left_out(subject),
         },

@@ -7,7 +7,7 @@ from pathlib import Path
 from unmix.explore import examples
 from unmix.explore.server_api import Answer, FeatureRequest
 from unmix.explore.store import Store, Text, open_store
-from unmix.explore.windows import windows
+from unmix.explore.windows import windows, with_ids
 
 
 class Windows:
@@ -34,7 +34,8 @@ class Windows:
         else:
             peak_w = examples.uniform(feature, token_n, text)
         page_w = peak_w[request.offset : request.offset + request.limit]
-        return {"windows": windows(page_w, token_n, act_n, text), "offset": request.offset, "total": len(peak_w)}
+        shown = with_ids(windows(page_w, token_n, act_n, text), text)
+        return {"windows": shown, "offset": request.offset, "total": len(peak_w)}
 
     def _text(self, store: Store, hook: str) -> Text:
         if self._kept is None or self._kept[0] != hook:

@@ -16,6 +16,7 @@ from unmix.explore.duck import count_by, read_parquet
 from unmix.explore.manifest import FILE, Manifest, read_manifest
 
 BLOCK_ENTRIES = 2**23  # of a member, that are in memory at a time: 64 MB, several times that while they are sorted
+RANGE_TOKENS = 2**16  # that are looked at token by token at a time
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
 Flags = NDArray[np.bool_]
@@ -146,13 +147,23 @@ class Store:
             yield self.entries(member, first, last)
             first = last
 
-    def of_sequences(self, member: str, sequences: list[int]) -> dict[str, NDArray[Any]]:
-        """token, feature and act of the entries of these sequences, by token, then by falling |act|."""
-        where = f"token // {self.T} IN ({', '.join(map(str, sequences))})"
-        files = self.files(f"acts/{member}", (max(sequences) + 1) * self.T, min(sequences) * self.T)
+    def ranges(self) -> Iterator[range]:
+        """Sequences in turn, as many at a time as a shard has."""
+        S, each = int(self.inputs["sequences"]), max(1, RANGE_TOKENS // self.T)
+        return (range(first, min(first + each, S)) for first in range(0, S, each))
+
+    def by_token(self, member: str, sequences: range) -> tuple[Ints, Ints, Floats]:
+        """(starts, features, values) of the entries of these sequences: entries starts[t] … starts[t + 1] are those of
+        the t-th of their tokens, by feature."""
+        first, last = sequences.start * self.T, sequences.stop * self.T
+        files = self.files(f"acts/{member}", last, first)
+        where = f"token BETWEEN {first} AND {last - 1}"
         found = read_parquet(files, ["token", "feature", "act"], where)
-        order_n = np.lexsort((found["feature"], -np.abs(found["act"]), found["token"]))
-        return {name: column[order_n] for name, column in found.items()}
+        token_n = found["token"].astype(np.int64) - first
+        narrow_n = token_n.astype(np.uint16) if last - first <= 2**16 else token_n  # numpy sorts 16 bits by counting
+        order_n = np.argsort(narrow_n, kind="stable")  # all entries of a token are in one file, by feature
+        starts_R1 = np.concatenate([[0], np.bincount(token_n, minlength=last - first).cumsum()])
+        return starts_R1, found["feature"][order_n].astype(np.int64), found["act"][order_n]
 
 
 def open_store(folder: Path) -> Store:

@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from unmix.errors import UserError
+from unmix.explore.descriptions import SCORES
+from unmix.explore.descriptions import read as read_descriptions
 from unmix.explore.marks import shown
-from unmix.explore.server_files import read_manifest, read_object, read_page
+from unmix.explore.server_files import read_manifest, read_object
+from unmix.explore.site_records import Records
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -58,12 +61,14 @@ def show_feature(console: Console, view: Shown, feature: int, examples: int) -> 
     name, features = view.member["name"], int(view.member["features"])
     if feature >= features:
         raise UserError(f"{name} has no feature {feature}; give 0 to {features - 1}")
-    per_file = int(view.member["shards"]["features"])
-    record = read_page(view.site, f"{name}/f/{feature // per_file:05d}")[feature % per_file]
+    record = Records(view.site, view.manifest, name)(feature)
     tokens, split = view.member["tokens"], view.manifest["tokens"]["split"]
     line = _printer(console)
     line(f"feature {feature} of {name}", "bold")
     line(record["label"])
+    if said := read_descriptions(view.site, view.member).get(str(feature)):
+        line(f"described as: {_safe(said['text'])}")
+        line(f"  by {_safe(said['model'])}; {_scores(said)}", QUIET)
     line(
         f"fires on {_percent(record['density'])} of {tokens['counted']:,} tokens (split {split}), "
         f"max {_number(record['max'])}, mean {_number(record['mean'])}"
@@ -93,6 +98,7 @@ def show_text(console: Console, view: Shown, read: Read, most: int) -> None:
     from rich.text import Text
 
     labels = read_object(view.site, f"{view.member['name']}/index")["label"]
+    described = read_descriptions(view.site, view.member)
     line = _printer(console)
     line(f"{view.member['name']} at {view.member['hook']}; the {most} strongest features of each token", "bold")
     if read.truncated:
@@ -105,7 +111,9 @@ def show_text(console: Console, view: Shown, read: Read, most: int) -> None:
         said.append(f"  norm {norm:.4g}, error {error:.2%}, L0 {len(active)}{marked}", style=QUIET)
         console.print(said, no_wrap=True, overflow="crop")
         for feature, value in active[:most]:
-            console.print(Text(f"    #{feature:<7}{value:>9.4g}  {labels[feature]}"), no_wrap=True, overflow="crop")
+            description = described.get(str(feature))
+            what = _safe(description["text"]) if description else labels[feature]
+            console.print(Text(f"    #{feature:<7}{value:>9.4g}  {what}"), no_wrap=True, overflow="crop")
 
 
 def _row(window: dict[str, Any], view: Shown, largest: float, width: int) -> Text:
@@ -161,6 +169,20 @@ def _printer(console: Console) -> Callable[..., None]:
         console.print(Text(text, style=style), soft_wrap=True)
 
     return line
+
+
+def _safe(text: str) -> str:
+    return shown(text.encode("utf-8", "replace"))
+
+
+def _scores(said: dict[str, Any]) -> str:
+    """½ is chance in both."""
+    found = [
+        f"{kind} {said[kind]['accuracy']:.2f} ± {said[kind]['se']:.2f} of {said[kind]['n']}"
+        for kind in SCORES
+        if said[kind]
+    ]
+    return f"{', '.join(found)}; 0.5 is chance" if found else "no score: too few examples"
 
 
 def _percent(share: float | None) -> str:

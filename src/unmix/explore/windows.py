@@ -23,8 +23,8 @@ def bounds(peak_w: Ints, text: Text) -> tuple[Ints, Ints]:
 def windows(peak_w: Ints, token_n: Ints, act_n: Floats, text: Text) -> list[dict[str, Any]]:
     """Each window as the page reads it, with a feature's entries.
 
-    s the sequence, p the position of the first id, c the offset of the peak, v [offset, value] where the feature is
-    active, m the offsets that are masked.
+    s the sequence, p the position of the first of n tokens, c the offset of the peak, v [offset, value] where the
+    feature is active, m the offsets that are masked.
     """
     first_w, last_w = bounds(peak_w, text)
     from_w, to_w = np.searchsorted(token_n, first_w), np.searchsorted(token_n, last_w + 1)
@@ -36,7 +36,7 @@ def windows(peak_w: Ints, token_n: Ints, act_n: Floats, text: Text) -> list[dict
     length_w = last_w - first_w + 1
     until_w = length_w.cumsum()
     token_k = np.arange(int(length_w.sum())) + np.repeat(first_w - (until_w - length_w), length_w)
-    id_k, masked_k = text.id_R[token_k].tolist(), np.flatnonzero(~text.counted_R[token_k])
+    masked_k = np.flatnonzero(~text.counted_R[token_k])
     masked_w = np.searchsorted(masked_k, np.append(0, until_w)).tolist()
     found = []
     columns = (array.tolist() for array in (peak_w, first_w, length_w, until_w, active_w, end_w))
@@ -47,9 +47,17 @@ def windows(peak_w: Ints, token_n: Ints, act_n: Floats, text: Text) -> list[dict
                 "s": peak // text.T,
                 "p": first % text.T,
                 "c": peak - first,
-                "ids": id_k[until - length : until],
+                "n": length,
                 "v": value_v[end - active : end],
                 "m": masked.tolist(),
             }
         )
     return found
+
+
+def with_ids(shown: list[dict[str, Any]], text: Text) -> list[dict[str, Any]]:
+    """The same with `ids`, for a reader that has not the texts of the site."""
+    for window in shown:
+        first = window["s"] * text.T + window["p"]
+        window["ids"] = text.id_R[first : first + window["n"]].tolist()
+    return shown

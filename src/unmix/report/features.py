@@ -18,6 +18,7 @@ import numpy as np
 
 from unmix.errors import UserError
 from unmix.explore.pack import read_script
+from unmix.explore.texts import SiteText
 
 SITE = Path("explore/site")
 OFTEN, SELDOM = 0.1, 10
@@ -83,7 +84,8 @@ def _section(site: Path) -> Section:
     words = _Words(read_script((site / "vocabulary.js").read_bytes()))
     records = [record for record in _records(site / name) if record["firings"]]
     seed = int(manifest["fingerprint"], 16)
-    shown = [_shown(why, record, name, words) for why, record in picked(records, seed)]
+    text = SiteText(site, manifest["tokens"]["context"])
+    shown = [_shown(why, text.fill(record), name, words) for why, record in picked(records, seed)]
     return Section(name, manifest["tokens"]["counted"], manifest["tokens"]["mask"], f"{SITE}/index.html", shown)
 
 
