@@ -1,13 +1,16 @@
 """What `auto` comes to: what was timed fastest; and that a run keeps what it began with."""
 
 import json
+import sys
 import time
+from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
 from tiny_models import LAYERS, VOCABULARY, tiny_model_folder
 
-from unmix import cache, config, precision
+from unmix import cache, config, kernels, precision
 from unmix.config import ModelConfig
 from unmix.errors import UserError
 from unmix.kernels import trial
@@ -174,3 +177,61 @@ def test_the_faster_passes_of_the_model_are_taken(monkeypatch):
 def test_a_model_in_bf16_has_no_products_to_narrow():
     with pytest.raises(UserError, match="matmul = bf16 is for a model in float32"):
         recipe(model__dtype="bfloat16", model__matmul="bf16")
+
+
+class OnGpu(NamedTuple):
+    """As `gpu_trial.Times`, in milliseconds."""
+
+    dense: float
+    sparse: float
+    sparse_busy: float
+    border: float = 0.0234
+
+
+@pytest.fixture
+def gpu(monkeypatch):
+    """A GPU and its trial, by name only; the calls of the trial."""
+    calls = []
+
+    def measure(**words):
+        calls.append(words)
+        return OnGpu(3.0, 1.0, 4.0)
+
+    trial = SimpleNamespace(measure=measure, Times=OnGpu, SETTLED=0.005, BUSY=0.04)
+    monkeypatch.setitem(sys.modules, "unmix.kernels.gpu_trial", trial)
+    monkeypatch.setattr(kernels, "gpu_trial", trial, raising=False)
+    monkeypatch.setattr(precision, "resolve", lambda name: torch.device("cuda:0"))
+    monkeypatch.setattr(precision, "find_spec", lambda name: object())
+    monkeypatch.setattr(precision, "version", lambda name: "3.9")
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA Test")
+    return calls
+
+
+def test_on_a_gpu_the_border_is_where_its_steps_meet_and_the_figures_are_kept(gpu):
+    for _ in range(2):
+        found, figures = precision.decide(recipe(sae__features=300, sae__architecture="relu"), {"a": 8, "b": 24})
+        assert found.training.border == 0.0234
+    batch = recipe().training.batch_tokens
+    assert gpu == [{"width": 24, "features": 300, "tokens": batch, "device": torch.device("cuda:0")}]
+    assert json.loads(json.dumps(figures))["milliseconds"]["sparse_busy"] == 4.0
+    said = precision.said(found, figures)
+    for figure in ("NVIDIA Test", "dense 3;", "1 at 0.5% active", "4 at 4.0%", "sparse below 2.3% active"):
+        assert figure in said
+    assert precision.keep(recipe(), config.dump(found)).training.border == 0.0234
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{"sae__architecture": "batchtopk", "training__l0": [8.0], "training__l1": []}, {"training__border": 0.3},
+     {"training__kernels": "portable"}, {"sae__architecture": "jumprelu"}],
+)  # fmt: skip
+def test_nothing_is_timed_on_a_gpu_where_nothing_is_to_be_decided(gpu, given):
+    given = {"sae__architecture": "relu"} | given
+    assert precision.decide(recipe(**given), WIDTHS)[1] == {}
+    assert not gpu
+
+
+def test_without_its_kernels_a_gpu_has_nothing_to_decide(gpu, monkeypatch):
+    monkeypatch.setattr(precision, "find_spec", lambda name: None)
+    assert precision.decide(recipe(sae__architecture="relu"), WIDTHS)[1] == {}
+    assert not gpu

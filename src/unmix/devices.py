@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import re
+import time
+
 import torch
 
 from unmix.errors import UserError
+
+NAMES = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
 
 
 def resolve(name: str) -> torch.device:
     """The device of a recipe's `device`; `auto` is the first CUDA device, else the processor.
 
-    Raises `UserError` if the machine, or this build of torch, has none of that kind or number.
+    Raises `UserError` if the machine, or this build of torch, has none of that kind or number, or it is no device.
     """
+    if not re.fullmatch(NAMES, name):
+        raise UserError(f"device = {name} is none; give auto, cpu, cuda, cuda:1, mps or xpu")
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)
@@ -24,6 +31,13 @@ def resolve(name: str) -> torch.device:
 def free(device: torch.device) -> int | None:
     """Bytes that are free on a CUDA device; None for others, whose memory is the machine's or is not told."""
     return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+
+
+def at_rest(device: torch.device) -> float:
+    """The time at which a device has done what it was given; of the processor, now."""
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
+    return time.perf_counter()
 
 
 def _count(kind: str) -> int:

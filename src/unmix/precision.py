@@ -3,7 +3,7 @@
     model.matmul          forward passes of the model, in float32 and with products in bf16
     training.dense        dense steps        }
     training.selection    sparse steps       }  of the member that costs most, see `kernels.trial`
-    training.border       where they meet    }
+    training.border       where they meet    }  and on a GPU this alone, see `kernels.gpu_trial`
 
 What was decided stands in run.yaml with its figures, and a resumed run keeps it. What was measured is kept in the cache
 for each machine and shape, so that the same run decides the same twice.
@@ -13,14 +13,17 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Iterable
+from importlib.metadata import version
+from importlib.util import find_spec
 from typing import Any
 
 import numba
 import torch
 
 from unmix.cache import remembered
-from unmix.config import RunConfig, SAEConfig, flat
+from unmix.config import CorpusConfig, RunConfig, SAEConfig, flat
 from unmix.devices import resolve
+from unmix.dictionary.nonlinearities import Relu, TanhRelu
 from unmix.dictionary.table import nonlinearity
 from unmix.kernels.dispatch import BORDER, dense_numbers
 from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
@@ -48,9 +51,12 @@ def keep(recipe: RunConfig, earlier: dict[str, Any]) -> RunConfig:
     model = {}
     if recipe.model.matmul == "auto" and recipe.activations.store is None:
         model["matmul"] = began.get("model.matmul", "fp32")
+    before_corpus = CorpusConfig.model_validate(earlier.get("corpus") or {})
+    read = [(part.source, part.revision) for _, part in before_corpus.parts]
     return recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update=model),
+            "corpus": recipe.corpus.pinned([name for name, _ in read], [revision for _, revision in read]),
             "training": recipe.training.model_copy(update=training),
         }
     )
@@ -77,7 +83,10 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
     training = recipe.training
     if not any(getattr(training, key) == "auto" for key in OPEN):
         return recipe, {}
-    if training.kernels == "portable" or resolve(recipe.device).type != "cpu":  # which have no such choices
+    device = resolve(recipe.device)
+    if device.type == "cuda" and training.kernels != "portable" and find_spec("triton") is not None:
+        return _decide_on_gpu(recipe, widths, device)
+    if training.kernels == "portable" or device.type != "cpu":  # which have no such choices
         return recipe, {}
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
     width, features = max(widths.values()), max(sae.features for sae in saes)
@@ -94,6 +103,29 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
     return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
 
 
+def _decide_on_gpu(recipe: RunConfig, widths: dict[str, int], device: torch.device) -> tuple[RunConfig, dict[str, Any]]:
+    """The same for the kernels of a GPU, whose steps are in float32: where they meet, of the largest shape.
+
+    Nothing is measured if the recipe says where, or if no member has both: a topk kind is always sparse, and of the
+    other architectures the definition takes what is not.
+    """
+    from unmix.kernels import gpu_trial
+
+    training = recipe.training
+    saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
+    if training.border != "auto" or not any(isinstance(nonlinearity(sae), Relu | TanhRelu) for sae in saes):
+        return recipe, {}
+    shape = {"width": max(widths.values()), "features": max(sae.features for sae in saes)}
+    shape["tokens"] = training.batch_tokens
+    gpu = torch.cuda.get_device_name(device)
+    what = {"step on a GPU": shape, "gpu": gpu, "triton": version("triton"), **_machine()}
+    times = gpu_trial.Times(**remembered(what, lambda: gpu_trial.measure(**shape, device=device)._asdict()))
+    update = {"border": round(times.border, 4)}
+    figures = {**shape, "gpu": gpu, "milliseconds": times._asdict()}
+    figures |= {"settled": gpu_trial.SETTLED, "busy": gpu_trial.BUSY}
+    return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
+
+
 def _dense_formats(saes: Iterable[SAEConfig]) -> tuple[str, ...]:
     """The formats of a dense step that any of these dictionaries has."""
     return tuple(dict.fromkeys(("fp32", *(dense_numbers("bf16", nonlinearity(s), s.noise > 0) for s in saes))))
@@ -102,6 +134,13 @@ def _dense_formats(saes: Iterable[SAEConfig]) -> tuple[str, ...]:
 def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
     """What `decide` found, in one line."""
     t = recipe.training
+    if "gpu" in figures:
+        ms = figures["milliseconds"]
+        return (
+            f"measured on {figures['gpu']}, ms a step of {figures['tokens']:,} tokens: dense {ms['dense']:,.3g}; "
+            f"sparse {ms['sparse']:,.3g} at {figures['settled']:.1%} active, {ms['sparse_busy']:,.3g} at "
+            f"{figures['busy']:.1%}. So steps are sparse below {t.border:.1%} active"
+        )
 
     def each(times: dict[str, float]) -> str:
         return ", ".join(f"{name} {1e3 * seconds:,.3g}" for name, seconds in times.items())

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
+import torch
 import yaml
 
 from unmix.cli import _parser, main
@@ -176,6 +177,13 @@ def test_sweep(bench, recipe, tmp_path):
     assert run.train.__module__ == "unmix.training.loop"  # the timers are gone
 
 
+def test_a_sweep_whose_steps_are_read_late(bench, recipe):
+    found = bench("sweep", recipe, "--steps", 10, "--training.kernels", "portable")
+    assert found["member_steps"].keys() == {"read late"}
+    assert found["member_steps"]["read late"]["steps"] == 4 * 10
+    assert found["split"]["member_steps"]["seconds"] > 0
+
+
 def test_sweep_from_a_store(bench, recipe, tmp_path):
     assert main(["harvest", str(recipe), "--out", str(tmp_path / "store"), "--tokens", "1000"]) == 0
     found = bench("sweep", recipe, "--steps", 3, "--activations.store", tmp_path / "store")
@@ -243,3 +251,37 @@ def test_the_page_has_the_numbers_and_commands_that_are():
     for command in commands:
         words, _ = split_dotted(shlex.split(command))
         _parser().parse_args(words)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--device", "cuda"], r"device = cuda: torch .* give --device cpu"),
+        (["--device", "cuda:9"], r"device = cuda:9: .* give --device cpu"),
+        (["--device", "gpu"], r"device = gpu is none; give auto, cpu, cuda"),
+    ],
+)
+def test_a_device_that_is_not_there_is_one_line(words, said, capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["bench", *STEP, *words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert re.search(said, err)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words", "said"),
+    [
+        ("xpu", [], "has no kernels of its own; give --device cpu, or cuda"),
+        ("cuda", ["--selection", "int8"], "--selection int8 is of the processor's kernels; leave it out on a GPU"),
+        ("cuda", [], "its kernels need triton; pip install triton, or give --device cpu"),
+    ],
+)
+def test_what_a_device_cannot_do_is_one_line(kind, words, said, capsys, monkeypatch):
+    monkeypatch.setattr("unmix.devices.resolve", lambda name: torch.device(kind))
+    monkeypatch.setattr("unmix.cli.bench.find_spec", lambda name: None)
+    assert main(["bench", *STEP, "--device", kind, *words]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1
+    assert said in err

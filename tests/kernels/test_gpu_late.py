@@ -6,17 +6,19 @@ import pytest
 import torch
 from gpu_cases import Case, assert_same, by_definition, case, on_gpu, small_blocks, there, workspace_for
 from kernel_cases import like, mapped, nan_like
+from late_cases import batch, few, in_time, member_of, spoiled
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from waiting import NoWaiting
 
 from unmix.kernels import reference
 from unmix.kernels.task import Adam, Weights
 
 pytest.importorskip("triton", reason="the GPU kernels need triton: pip install -e '.[gpu]'")
 from unmix.kernels import gpu, gpu_adam, gpu_workspace
+from unmix.kernels.dispatch import Step
+from unmix.training.late import Late
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
-WAITING = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.nonzero.default, torch.ops.aten.equal.default}
 CLIP, LR = 0.5, 0.03
 
 
@@ -25,43 +27,19 @@ def small(monkeypatch):
     yield from small_blocks(monkeypatch)
 
 
-class NoWaiting(TorchDispatchMode):
-    """Raises where the host would need a number from the device."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        assert func not in WAITING, f"the host waits for the device in {func}"
-        return func(*args, **kwargs or {})
-
-
-@pytest.fixture
-def no_waiting(monkeypatch):
-    def refused(tensor):
-        raise AssertionError("the host waits for the device in tolist")
-
-    monkeypatch.setattr(Tensor, "tolist", refused)
-    return NoWaiting()
-
-
-def test_waiting_is_noticed(no_waiting):
-    for waits in (Tensor.item, Tensor.tolist, bool, float, int, Tensor.nonzero):
-        with pytest.raises(AssertionError, match="waits"), no_waiting:
-            waits(torch.ones(1))
-
-
 @pytest.mark.parametrize("row", ["relu", "topk", "matryoshka", "jumprelu_tanh"])
-def test_a_step_and_an_update_do_not_wait(row, no_waiting, monkeypatch):
+def test_a_step_and_an_update_do_not_wait(row):
     this = case(row, prefixes=True, multi_k=0.5, decoder="unit_norm", B=3, F=9)
     weights, workspace = mapped(Tensor.clone, there(this.weights)), with_room(this, tile=2)
     gradients, first, second = (like(weights, 0.0) for _ in range(3))
     stop_1 = gpu_workspace.go(weights["b_enc"])
     x_BD, y_BE = (t.to(stop_1.device) for t in this[:2])
-    with no_waiting:
+    with NoWaiting():
         pending = gpu.launch(x_BD, y_BE, weights, gradients, this.asked, workspace, stop_1)
         square_1 = gpu_adam.square(weights, gradients, True)
         gpu_adam.stop_unless_finite(stop_1, pending.number_K, square_1)
         how = Adam(LR, 1, (0.9, 0.99), unit_norm=True)
         gpu_adam.adam(weights, gradients, first, second, how, stop_1, gpu_adam.shrink(square_1, CLIP))
-    monkeypatch.undo()
     sums, wanted = pending.read().sums, by_definition(this)[0]
     assert sums.terms == pytest.approx(wanted.terms)
     assert not torch.equal(weights["W_dec"].cpu(), this.weights["W_dec"])
@@ -166,3 +144,47 @@ def test_what_is_left_in_a_workspace_does_not_matter():
     workspace = workspace_for(this)
     on_gpu(other, workspace=workspace)
     assert_same(on_gpu(this, workspace=workspace), on_gpu(this))
+
+
+@pytest.fixture
+def by_gpu_kernels(monkeypatch):
+    """Members whose steps and updates are those of the kernels, wherever their tensors are."""
+    monkeypatch.setattr(Step, "_kernels", lambda step, where: "portable" if step.portable else "cuda")
+
+
+@pytest.mark.usefixtures("by_gpu_kernels")
+@pytest.mark.parametrize(("architecture", "l0"), [("relu", 2.0), ("jumprelu", None), ("batchtopk", 2.0)])
+def test_a_member_trained_late_by_the_kernels_is_one_of_the_portable_step(architecture, l0, monkeypatch):
+    """There is no room at first: steps are taken anew. A batch that is not finite is left out."""
+    keys = {"border": 0.9, "on_nonfinite": "skip", "mask": "none", "auxk": 0.0, "features": 9}
+    batches = {step: few(batch(step + 1), 4) for step in range(3)} | {1: few(spoiled(2, math.nan), 4)}
+    mine, theirs = (member_of(architecture, l0, kernels=kernels, **keys) for kernels in ("auto", "portable"))
+    monkeypatch.setattr(gpu_workspace, "FIRST_ROOM", 0.0)
+    launch, launched = Late._launch, []
+
+    def watched(*words):
+        with NoWaiting():
+            launched.append(len(taken := launch(*words)))
+        return taken
+
+    monkeypatch.setattr(Late, "_launch", watched)
+    mine.step.sparse = True
+    said = in_time(mine, batches)
+    # there is always room for what a batchtopk keeps; a batch that is not finite has every feature active
+    assert launched == ([3, 2, 1] if architecture == "batchtopk" else [3, 3, 2, 1])
+    assert said == in_time(theirs, batches)
+    assert mine.updates == 2
+    for name, weight in theirs.weights.items():
+        torch.testing.assert_close(mine.weights[name], weight, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.usefixtures("by_gpu_kernels")
+def test_a_batch_with_too_much_active_for_the_sparse_kernels_is_taken_densely(monkeypatch):
+    keys = {"border": 0.01, "mask": "none", "features": 9}
+    mine, theirs = (member_of(kernels=kernels, **keys) for kernels in ("auto", "portable"))
+    monkeypatch.setattr(gpu_workspace, "FIRST_ROOM", 0.0)
+    mine.step.sparse = True
+    batches = {0: few(batch(1), 4), 1: few(batch(2), 4)}
+    assert in_time(mine, batches) == in_time(theirs, batches) == []
+    assert not mine.step.sparse
+    torch.testing.assert_close(mine.weights["W_dec"], theirs.weights["W_dec"], rtol=1e-3, atol=1e-4)

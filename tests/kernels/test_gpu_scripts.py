@@ -74,6 +74,10 @@ def test_all_timings_run_and_their_floors_are_of_their_shapes(monkeypatch):
         phases = gpu_times.time_phases(best, math.inf)
         assert [(row["size"], row["row"]) for row in phases] == [(n, row) for n in "SM" for row in gpu_times.tasks(1)]
         assert all(row["ms"].keys() == row["floor"].keys() and 0 < row["L0"] <= row["F"] for row in phases)
+        page = table_of(phases[:4], best)
+        assert page.splitlines()[0].startswith("one training step on a GPU: D=5, F=20, B=4;")
+        assert "encode" in page
+        assert "relu" in page
         assert phases[0]["floor"]["encode"] == pytest.approx(2 * 4 * 5 * 20 / 1e9)
         assert gpu_times.time_phases(best, 0.0)[0]["not_timed"] == "no time left for it"
         assert [row["size"] for row in gpu_times.crossover()] == ["S", "M"]
@@ -81,6 +85,15 @@ def test_all_timings_run_and_their_floors_are_of_their_shapes(monkeypatch):
         assert gpu_times.rivals(False)[0]["plain"] is not None
     assert gpu_times.meeting([0.1, 0.2, 0.4], [1.0, 2.0, 6.0], [4.0, 4.0, 4.0]) == pytest.approx(0.3)
     assert gpu_times.meeting([0.1, 0.2], [1.0, 2.0], [None, 4.0]) is None
+
+
+def table_of(rows, best):
+    """What `unmix bench step --device cuda` prints."""
+    from unmix.bench.step_gpu import table
+
+    settings = {"width": 5, "features": 20, "tokens": 4, "l0": 3.0, "repeats": 7}
+    found = {"gpu": "a GPU", "memory_gb": 80.0, "torch": "2.13", "settings": settings, "best": best}
+    return table(found | {"rows": {row["row"]: row for row in rows}})
 
 
 def test_numbers_of_before_are_not_written_over(tmp_path, monkeypatch, capsys):

@@ -45,7 +45,7 @@ class Poisoned:
 @pytest.fixture
 def poison(monkeypatch):
     def at(*steps, value=math.nan):
-        def opened(recipe, say=lambda text: None):
+        def opened(recipe, say=lambda text: None, given=None):
             inputs = open_inputs(recipe, say)
             return dataclasses.replace(inputs, source=Poisoned(inputs.source, steps, value))
 
@@ -171,7 +171,7 @@ def test_a_run_whose_every_member_is_halted_ends_with_the_reason(overrides, tmp_
 
 
 def test_a_first_chunk_that_is_not_finite_is_refused(overrides, tmp_path, monkeypatch):
-    def opened(recipe, say):
+    def opened(recipe, say, given=None):
         inputs = open_inputs(recipe, say)
         inputs.source.head().activations[POISON][2, 2] = math.inf
         return inputs

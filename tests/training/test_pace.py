@@ -157,7 +157,7 @@ def test_training_logs_a_rate_over_whole_chunks_and_passes_the_time_left_on(monk
 
     member = SimpleNamespace(
         entry=Entry("m", "h", "", 1.0), training=SimpleNamespace(lr=1.0), coefficient=1.0,
-        halted_at=None, tokens=0, update=update, metrics=lambda dead: {},
+        halted_at=None, tokens=0, late=False, update=update, metrics=lambda dead: {},
     )  # fmt: skip
     monkeypatch.setattr(loop.time, "perf_counter", lambda: source.now)
     loop.train(

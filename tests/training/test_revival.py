@@ -83,7 +83,7 @@ def test_an_aligned_dictionary_is_saved_with_inner_products_of_one(architecture,
 
 def test_random_prefixes_are_drawn_for_each_step_and_are_the_same_for_all_members_of_a_seed():
     members = [member_of(name, random_prefixes=3) for name in ("relu", "batchtopk")]
-    drawn = [[member._task(step, 0.3).error.prefixes for step in range(20)] for member in members]
+    drawn = [[member.task(step, 0.3).error.prefixes for step in range(20)] for member in members]
     assert drawn[0] == drawn[1]
     assert len(set(drawn[0])) > 10
     assert all(len(prefixes) == 4 and prefixes[-1] == F for prefixes in drawn[0])
@@ -101,9 +101,9 @@ def test_an_abstopk_dictionary_has_features_of_both_signs():
 def test_a_quadratic_target_is_come_to_with_one_coefficient():
     member = member_of("jumprelu_quadratic", l0=5.0, bandwidth=0.5)
     coefficient = member.coefficient
-    targets = [member._task(0, 1.0).term(L0Target).target]
+    targets = [member.task(0, 1.0).term(L0Target).target]
     train(member, 5)
-    targets.append(member._task(5, 1.0).term(L0Target).target)
+    targets.append(member.task(5, 1.0).term(L0Target).target)
     assert member.coefficient == coefficient
     assert targets[0] == 5.0 < targets[1]  # the first batch has more
     train(member, 400, lr=3e-3)

@@ -163,4 +163,4 @@ def test_variants_train_beside_each_other_as_they_would_alone(overrides, tmp_pat
     masked = [r["over_tokens"] for r in rows if r["variant"] == "scaled"]
     assert all(tokens < 7 * 48 for tokens in masked)  # special tokens are not trained on
     sae = load_sae(tmp_path / "both" / "members" / "scaled-l1-1" / "step-000000060")
-    assert (sae.per_token_scaling, sae.features) == (True, 32)
+    assert (sae.per_token is not None, sae.features) == (True, 32)

@@ -73,11 +73,7 @@ def run(
     *, width: int, features: int, tokens: int, l0: float, repeats: int, selection: list[str] | None, say: Say
 ) -> dict[str, Any]:
     """Times of a step at D = width, F = features, B = tokens. Raises `UserError` for what cannot be measured."""
-    for flag, value in (("--width", width), ("--features", features), ("--tokens", tokens)):
-        if value < 1:
-            raise UserError(f"{flag} {value} leaves no step to time; give a number above 0")
-    if not 0 < l0 <= features:
-        raise UserError(f"--l0 {l0:g} active features of {features:,}; give more than 0 and at most --features")
+    require_a_step(width, features, tokens, l0)
     chosen = list(dict.fromkeys(selection or trial.selections()))
     weights = 2 * width * features
     require_memory(len(chosen) * 19 * weights + 8 * weights + 4 * tokens * (features + 3 * width), "such a step")
@@ -132,6 +128,15 @@ def run(
         "copy_gb_per_s": copy_rate(repeats),
         "peak_memory_bytes": peak,
     }
+
+
+def require_a_step(width: int, features: int, tokens: int, l0: float) -> None:
+    """Raises `UserError` for numbers that leave none."""
+    for flag, value in (("--width", width), ("--features", features), ("--tokens", tokens)):
+        if value < 1:
+            raise UserError(f"{flag} {value} leaves no step to time; give a number above 0")
+    if not 0 < l0 <= features:
+        raise UserError(f"--l0 {l0:g} active features of {features:,}; give more than 0 and at most --features")
 
 
 def compile_kernels() -> None:

@@ -22,6 +22,7 @@ from unmix.bench.table import aligned, machine_line
 from unmix.config import RunConfig
 from unmix.training import run as runs
 from unmix.training.inputs import Inputs, open_inputs
+from unmix.training.late import Late
 from unmix.training.loop import Row, train
 from unmix.training.manifest import entries, read_run
 from unmix.training.member import Member
@@ -64,7 +65,7 @@ class Clocked:
     def __init__(self) -> None:
         self.timers, self.steps = Timers(), Timers()
         self.began = 0.0
-        self._update, self._metrics = Member.update, Member.metrics
+        self._update, self._metrics, self._settle = Member.update, Member.metrics, Late.settle
 
     def open_inputs(self, recipe: RunConfig, say: Say, given: None = None) -> Inputs:
         """As `inputs.open_inputs`; the clock starts behind it."""
@@ -82,6 +83,14 @@ class Clocked:
         kind = "sparse" if member.step.sparse else "dense"
         with self.timers.running("member_steps"), self.steps.running(kind):
             return self._update(member, *args, **kwargs)
+
+    def settle(self, late: Late) -> list[str]:
+        """As `Late.settle`, which takes the steps of a member whose numbers are read late."""
+        if not late.waits:
+            return self._settle(late)
+        with self.timers.running("member_steps"), self.steps.running("read late"):
+            self.steps.calls["read late"] += late.waits - 1
+            return self._settle(late)
 
     def metrics(self, member: Member, *args: Any) -> dict[str, Any]:
         """As `Member.metrics`."""
@@ -109,6 +118,7 @@ def run(recipe: RunConfig, *, steps: int, scratch: Path | None, force: bool, wat
             (runs, "open_inputs", clocked.open_inputs),
             (runs, "train", clocked.train),
             (Member, "update", lambda member, *args, **kwargs: clocked.update(member, *args, **kwargs)),
+            (Late, "settle", lambda late: clocked.settle(late)),
             (Member, "metrics", lambda member, *args: clocked.metrics(member, *args)),
         ):
             stack.enter_context(replaced(owner, name, new))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from unmix.kernels.reference import put
 from unmix.kernels.task import Weights
 
 
@@ -26,10 +27,10 @@ def tangent(weights: Weights, gradients: Weights) -> None:
     gradients["W_dec"] -= along_F1 * e_FD
 
 
-def hold(weights: Weights) -> None:
-    """In place; a decoder row of norm 0 leaves its encoder as it is."""
+def hold(weights: Weights, stop_1: Tensor | None = None) -> None:
+    """In place; a decoder row of norm 0 leaves its encoder as it is, and a `stop` that is set leaves all of them."""
     e_FD, d_FD = weights["W_enc"].T, weights["W_dec"]
-    e_FD += _over_square(1 - (e_FD * d_FD).sum(1), d_FD) * d_FD
+    put(e_FD, e_FD + _over_square(1 - (e_FD * d_FD).sum(1), d_FD) * d_FD, stop_1)
 
 
 def _over_square(a_F: Tensor, d_FD: Tensor) -> Tensor:

@@ -131,7 +131,7 @@ def _add_more_active(
     sums = step(x_BD, y_BE, weights, its_own, Task(term.phi, ((1.0, term.error),), task.noise), workspace)
     for name, gradient in its_own.items():
         gradients[name].add_(gradient, alpha=task.coefficient(MoreActive))
-    return sums.terms[0]
+    return float(sums.terms[0])
 
 
 def _gate_error(

@@ -5,7 +5,9 @@ active, the dense one does. Where they meet (the border) depends on the machine,
 of the dense products: a run measures it (`trial`). Two thresholds keep a member near the border from switching back and
 forth. The choice depends on the member alone (its state is in its checkpoint), so that a run resumes to the same bits.
 
-Tensors that lie on a GPU go to its kernels, the step's and the update's; on any other device the definition is run.
+Tensors that lie on a GPU go to its kernels, the step's and the update's; on any other device the definition is run. A
+step that is called is read at once; one that is launched leaves its numbers on the device, and what they say of the
+next one is told by `saw` and `make_room` when they are read.
 """
 
 from __future__ import annotations
@@ -41,7 +43,7 @@ def dense_numbers(asked: Dense, phi: Nonlinearity, noise: bool) -> Dense:
 def is_plain(task: Task) -> bool:
     """Whether the dense kernels know it: relu or tanh(relu), squared error and L1."""
     known = isinstance(task.phi, Relu | TanhRelu) and task.only(SquaredError, L1)
-    return known and not task.error.prefixes and task.coefficient(SquaredError) == 1
+    return known and not task.error.prefixes and bool(task.coefficient(SquaredError) == 1)
 
 
 def always_sparse(task: Task) -> bool:
@@ -83,10 +85,11 @@ class Step:
 
     def __call__(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         words = x_BD, y_BE, weights, gradients, task
-        if self._kernels(x_BD) == "portable":
-            return tiles.step(*words)
-        if x_BD.is_cuda:
-            return self._on_gpu(*words)
+        match self._kernels(x_BD):
+            case "portable":
+                return tiles.step(*words)
+            case "cuda":
+                return self._on_gpu(*words)
         F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
         if (self.sparse or always_sparse(task)) and cpu.covers(task):
             sums = cpu.step(*words, self.scratch.get(self.select, lambda: find.Workspace(self.select)))
@@ -97,10 +100,54 @@ class Step:
         else:
             make = partial(dense.Workspace, F, weights["b_enc"])
             sums = dense.step(*words, self.scratch.get(("dense", F), make))
-        density = sums.active_F.sum().item() / (len(x_BD) * F)
-        border = BORDER if self.border is None else self.border
-        self.sparse = density < border * (HYSTERESIS if self.sparse else 1)
+        self.saw(sums.active_F.sum().item() / (len(x_BD) * F), x_BD)
         return sums
+
+    def late(self, where: Tensor) -> bool:
+        """Whether its numbers can be left on the device: not those of the kernels for the processor."""
+        return self._kernels(where) != "cpu"
+
+    def launch(
+        self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, stop_1: Tensor
+    ) -> Sums:
+        """The same without waiting for the device: the sums stay there until they are read. Then call `saw`.
+
+        Where `stop` is set, or becomes set because there is not enough room on a GPU, nothing comes of it: `make_room`.
+        """
+        words = x_BD, y_BE, weights, gradients, task
+        sparse = self.sparse or always_sparse(task)
+        if self._kernels(x_BD) == "portable" or not _on_gpu_by_kernels(task, sparse):
+            return tiles.launch(*words)
+        from unmix.kernels import gpu, gpu_dense
+
+        return gpu.launch(*words, self._workspace(weights), stop_1, None if sparse else gpu_dense.dense).sums
+
+    def make_room(self, sums: Sums, weights: Weights) -> None:
+        """After sums that were read and had not enough of it; or take that step densely, where this does less."""
+        needed, all_of_them = int(sums.needed), sums.active_F.numel() * len(sums.square_B)
+        if sums.room == "entries" and needed > HYSTERESIS * self._gpu_border() * all_of_them:
+            self.sparse = False
+        else:
+            self._workspace(weights).make_room(sums.room, needed)
+
+    def saw(self, density: float, where: Tensor) -> None:
+        """Choose the next step from this active share of a batch on the device of `where`."""
+        match self._kernels(where):
+            case "cpu":
+                border = BORDER if self.border is None else self.border
+            case "cuda":
+                border = self._gpu_border()
+            case _:
+                return
+        self.sparse = density < border * (HYSTERESIS if self.sparse else 1)
+
+    def square(self, weights: Weights, gradients: Weights, unit_norm: bool) -> Tensor:
+        """As `finish`, left on the device, ()."""
+        if self._kernels(weights["b_enc"]) == "cuda":
+            from unmix.kernels import gpu_adam
+
+            return gpu_adam.square(weights, gradients, unit_norm)[0]
+        return reference.square(weights, gradients, unit_norm)
 
     def finish(self, weights: Weights, gradients: Weights, unit_norm: bool) -> float:
         """The last touch to gradients, once they are those of the whole batch; the call of `reference.finish`."""
@@ -122,7 +169,8 @@ class Step:
             case "cuda":
                 from unmix.kernels import gpu_adam
 
-                gpu_adam.adam(*words)
+                shrink_1 = how.shrink.view(1) if isinstance(how.shrink, Tensor) else None
+                gpu_adam.adam(*words, how.stop_1, shrink_1)
             case _:
                 reference.adam(*words)
 
@@ -143,15 +191,32 @@ class Step:
         words = x_BD, y_BE, weights, gradients, task
         if not gpu_covers.covers(task):
             return tiles.step(*words)
-        from unmix.kernels import gpu, gpu_workspace  # only these files need triton
+        from unmix.kernels import gpu  # only this file needs triton
 
-        F, b_enc_F, always = len(weights["b_enc"]), weights["b_enc"], always_sparse(task)
-        workspace = self.scratch.get(("gpu", F, b_enc_F.dtype), lambda: gpu_workspace.Workspace(F, b_enc_F))
-        border = gpu_workspace.DENSE_ABOVE if self.border is None else self.border
-        found = gpu.step(*words, workspace, 1.0 if always else HYSTERESIS * border) if self.sparse or always else None
+        F, always, workspace = len(weights["b_enc"]), always_sparse(task), self._workspace(weights)
+        most = 1.0 if always else HYSTERESIS * self._gpu_border()
+        found = gpu.step(*words, workspace, most) if self.sparse or always else None
         if found is None and not gpu_covers.dense_covers(task):
             sums = tiles.step(*words)
             found = sums, sums.active_F.sum().item() / (len(x_BD) * F)
         sums, density = found or gpu.dense_step(*words, workspace)
-        self.sparse = density < border * (HYSTERESIS if self.sparse else 1)
+        self.saw(density, x_BD)
         return sums
+
+    def _workspace(self, weights: Weights) -> Any:
+        from unmix.kernels import gpu_workspace
+
+        F, b_enc_F = len(weights["b_enc"]), weights["b_enc"]
+        return self.scratch.get(("gpu", F, b_enc_F.dtype), lambda: gpu_workspace.Workspace(F, b_enc_F))
+
+    def _gpu_border(self) -> float:
+        from unmix.kernels import gpu_workspace
+
+        return gpu_workspace.DENSE_ABOVE if self.border is None else self.border
+
+
+def _on_gpu_by_kernels(task: Task, sparse: bool) -> bool:
+    """Whether the GPU's kernels know the task, as sparsely or as densely as it is wanted."""
+    from unmix.kernels import gpu_covers
+
+    return gpu_covers.covers(task) and (sparse or gpu_covers.dense_covers(task))

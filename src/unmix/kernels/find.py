@@ -8,25 +8,18 @@ NaN counts as above, so that it is seen and not dropped. The arrays are kept fro
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import numba
 import numpy as np
 import torch
 from torch import Tensor
 
+from unmix.dictionary.code import Code as Code
 from unmix.kernels import select
 from unmix.kernels.task import Noise, Weights
 
 TILE_BYTES = 16 * 2**20  # of the encoder's product for a tile of features and all tokens: to stay in cache
-
-
-class Code(NamedTuple):
-    """Sparse rows: token t has the entries starts[t] … starts[t + 1], their features ascending."""
-
-    starts_B1: Any
-    features_N: Any
-    values_N: Any
 
 
 class Workspace:

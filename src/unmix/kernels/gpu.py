@@ -16,7 +16,7 @@ Needs torch and triton alone. All sums are in the precision of the weights (squa
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -32,7 +32,7 @@ from unmix.kernels.gpu_find import Entries
 from unmix.kernels.gpu_launch import device_of
 from unmix.kernels.gpu_sparse import Features, Found
 from unmix.kernels.gpu_workspace import Workspace, go
-from unmix.kernels.task import Sums, Task, Weights
+from unmix.kernels.task import Number, Sums, Task, Weights
 
 
 class Pending(NamedTuple):
@@ -46,12 +46,21 @@ class Pending(NamedTuple):
     """Of what the entries were that there has to be room for."""
     has_threshold: bool
 
+    @property
+    def sums(self) -> Sums:
+        """Of the batch, unread."""
+        return self._sums(list(self.number_K.unbind()))
+
     def read(self) -> Read:
         """Wait for the device."""
-        stop, needed, active, squared_error, penalty, threshold, *terms = self.number_K.tolist()
+        stop, needed, active, *_ = numbers = self.number_K.tolist()
+        share = active / (len(self.square_B) * len(self.active_F))
+        return Read(self._sums(numbers), bool(stop), int(needed), share)
+
+    def _sums(self, numbers: Sequence[Number]) -> Sums:
+        _, needed, _, squared_error, penalty, threshold, *terms = numbers
         kept = threshold if self.has_threshold else None
-        sums = Sums(squared_error, tuple(terms), penalty, self.active_F, self.square_B, kept)
-        return Read(sums, bool(stop), int(needed), active / (len(self.square_B) * len(self.active_F)))
+        return Sums(squared_error, tuple(terms), penalty, self.active_F, self.square_B, kept, self.room, needed)
 
 
 class Read(NamedTuple):

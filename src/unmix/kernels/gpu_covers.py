@@ -47,4 +47,4 @@ def covers(task: Task) -> bool:
 def dense_covers(task: Task) -> bool:
     """Whether the dense step does."""
     known = isinstance(task.phi, Relu | TanhRelu) and task.only(SquaredError, L1)
-    return known and not task.error.prefixes and task.coefficient(SquaredError) == 1
+    return known and not task.error.prefixes and bool(task.coefficient(SquaredError) == 1)

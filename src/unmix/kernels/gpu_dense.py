@@ -48,7 +48,7 @@ def dense(
             dz_TF.addcmul_(dz_TF, f_TF.square_(), value=-1)
         gradients["W_enc"].T.addmm_(dz_TF.T, x_TD)
         gradients["b_enc"].add_(dz_TF.sum(0))
-    if task.weigh_by_norm and task.coefficient(L1):
+    if task.weigh_by_norm and task.has(L1):
         per_row_F = torch.where(norm_F > 0, total_F * per_token / norm_F, 0)
         gradients["W_dec"].addcmul_(weights["W_dec"], per_row_F[:, None])
     found = {SquaredError: (square_B * r_B).sum(), L1: (total_F * norm_F).sum(dtype=torch.float64)}

@@ -157,7 +157,7 @@ def by_feature(
         B,
         D,
         E,
-        WEIGHED=task.weigh_by_norm and task.coefficient(L1) != 0,
+        WEIGHED=task.weigh_by_norm and task.has(L1),
         BOUNDED=isinstance(phi, TanhRelu),
         JUMPS=isinstance(phi, JumpRelu),
         TO_INPUT=isinstance(phi, JumpRelu) and phi.to_input,
@@ -174,9 +174,10 @@ def by_feature(
 def _one_more(task: Task, active_B: Tensor) -> Tensor:
     """What one more active feature of a token adds to the loss, by the penalties that count, (B,)."""
     each, term = task.coefficient(L0) / len(active_B), task.term(L0Target)
-    if not isinstance(term, L0Target):
-        return torch.full_like(active_B, each)
-    return each + (task.coefficient(L0Target) / len(active_B) * 4 / term.target) * (active_B - term.target)
+    cost_B: Tensor = torch.zeros_like(active_B) + each
+    if isinstance(term, L0Target):
+        cost_B += (task.coefficient(L0Target) / len(active_B) * 4 / term.target) * (active_B - term.target)
+    return cost_B
 
 
 def _entries(numbers: int, block: int) -> int:

@@ -13,6 +13,7 @@ where none of them knows a nonlinearity or a term.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from unmix.dictionary.nonlinearities import BatchTopK, Nonlinearity, row_norms
 from unmix.dictionary.terms import Pass, squares
 from unmix.kernels.portable import gaussian
-from unmix.kernels.task import Adam, Sums, Task, Weights, wide
+from unmix.kernels.task import Adam, Number, Sums, Task, Weights, wide
 
 
 def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
@@ -28,14 +29,25 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
 
     `first_token`: where it begins in a larger one, whose noise it has.
     """
+    return launch(x_BD, y_BE, weights, gradients, task, first_token).read()
+
+
+def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
+    """The same without waiting for the device, where the sums stay."""
     leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
     passed = forward(x_BD, y_BE, leaves, task, first_token)
     terms = [term(passed) for _, term in task.objective]
-    loss = sum((c * term for (c, _), term in zip(task.objective, terms, strict=True)), x_BD.new_zeros(())) / len(x_BD)
+    weighed = (_like(c, term) * term for (c, _), term in zip(task.objective, terms, strict=True))
+    loss = sum(weighed, x_BD.new_zeros(())) / len(x_BD)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     for gradient, value in zip(gradients.values(), found, strict=True):
         gradient.copy_(value)
-    return sums(passed, task, [term.item() for term in terms])
+    return sums(passed, task, terms)
+
+
+def _like(coefficient: Number, term: Tensor) -> Number:
+    """In the dtype of the term, as torch takes a number of the host."""
+    return coefficient.to(term.dtype) if isinstance(coefficient, Tensor) else coefficient
 
 
 def forward(x_BD: Tensor, y_BE: Tensor, weights: Mapping[str, Tensor], task: Task, first_token: int = 0) -> Pass:
@@ -48,44 +60,52 @@ def forward(x_BD: Tensor, y_BE: Tensor, weights: Mapping[str, Tensor], task: Tas
 
 
 @torch.no_grad()
-def alone(x_BD: Tensor, y_BE: Tensor, weights: Weights, task: Task, threshold: float) -> Sums:
-    """The sums of a batch as the saved dictionary takes it: each token by itself, without noise."""
+def alone(x_BD: Tensor, y_BE: Tensor, weights: Weights, task: Task, threshold: Any) -> Sums:
+    """The sums of a batch as the saved dictionary takes it: each token by itself, without noise. Does not wait."""
     phi, own = task.phi.alone(weights, threshold)
     task = task._replace(phi=phi, noise=None)
     passed = forward(x_BD, y_BE, own, task)
-    return sums(passed, task, [term(passed).item() for _, term in task.objective])
+    return sums(passed, task, [term(passed) for _, term in task.objective])
 
 
 @torch.no_grad()
-def sums(p: Pass, task: Task, terms: Sequence[float]) -> Sums:
-    """The sums of a pass, given those of its terms."""
+def sums(p: Pass, task: Task, terms: Sequence[Tensor]) -> Sums:
+    """The sums of a pass, given those of its terms; they stay on the device."""
     square_B = wide(squares(p.y_hat_BE, p.y_BE))
     w_F = row_norms(p.weights) if task.weigh_by_norm else torch.ones_like(p.weights["b_enc"])
     return Sums(
-        squared_error=square_B.sum().item(),
-        terms=tuple(terms),
-        penalty=(p.f_BF.abs().sum(0, dtype=square_B.dtype) @ wide(w_F)).item(),
+        squared_error=square_B.sum(),
+        terms=tuple(wide(term) for term in terms),
+        penalty=p.f_BF.abs().sum(0, dtype=square_B.dtype) @ wide(w_F),
         active_F=(p.f_BF != 0).sum(0).to(p.x_BD.dtype),
         square_B=square_B,
         threshold=_least_kept(p, task.phi),
     )
 
 
-def _least_kept(p: Pass, phi: Nonlinearity) -> float | None:
+def _least_kept(p: Pass, phi: Nonlinearity) -> Tensor | None:
     """Of a batchtopk, the least contribution that it kept; 0 where there were fewer than it wanted."""
     if not isinstance(phi, BatchTopK):
         return None
-    kept_N = (p.f_BF * row_norms(p.weights))[p.f_BF > 0]
-    full = 0 < phi.entries(len(p.f_BF)) <= len(kept_N)
-    return kept_N.min().item() if full else 0.0
+    if not (wanted := phi.entries(len(p.f_BF))):
+        return wide(p.f_BF.new_zeros(()))
+    kept_BF = p.f_BF > 0
+    least = torch.where(kept_BF, p.f_BF * row_norms(p.weights), torch.inf).min()
+    return wide(torch.where(kept_BF.sum() >= wanted, least, 0))
 
 
 def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
     """Take the part along decoder rows of length 1 out of their gradients; answer Σ g² over all gradients."""
+    return square(weights, gradients, unit_norm).item()
+
+
+def square(weights: Weights, gradients: Weights, unit_norm: bool) -> Tensor:
+    """The same left on the device, ()."""
     if unit_norm:
         g_FE, W_FE = gradients["W_dec"], weights["W_dec"]
         g_FE -= W_FE * (g_FE * W_FE).sum(1, keepdim=True)
-    return sum(g.square().sum(dtype=wide(g[:0]).dtype).item() for g in gradients.values())
+    squares = [g.square().sum(dtype=wide(g[:0]).dtype) for g in gradients.values()]
+    return sum(squares, torch.zeros_like(squares[0]))
 
 
 def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
@@ -96,8 +116,15 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
     b1, b2 = how.betas
     for name, W in weights.items():
         g, m, v = gradients[name] * how.shrink, first[name], second[name]
-        m.mul_(b1).add_(g * (1 - b1))
-        v.mul_(b2).add_(g * g * (1 - b2))
-        W -= how.lr * (m / (1 - b1**how.number)) / ((v / (1 - b2**how.number)).sqrt() + how.eps)
+        put(m, m * b1 + g * (1 - b1), how.stop_1)
+        put(v, v * b2 + g * g * (1 - b2), how.stop_1)
+        change = how.lr * (m / (1 - b1**how.number)) / ((v / (1 - b2**how.number)).sqrt() + how.eps)
+        put(W, W - change, how.stop_1)
     if how.unit_norm:
-        weights["W_dec"].div_(weights["W_dec"].norm(dim=1, keepdim=True))
+        W_FE = weights["W_dec"]
+        put(W_FE, W_FE / W_FE.norm(dim=1, keepdim=True), how.stop_1)
+
+
+def put(old: Tensor, new: Tensor, stop_1: Tensor | None) -> None:
+    """The new numbers in place of the old ones; not where `stop` is set."""
+    old.copy_(new if stop_1 is None else torch.where(stop_1 == 0, new, old))

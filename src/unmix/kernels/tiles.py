@@ -24,16 +24,21 @@ def tokens(features: int) -> int:
 
 def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
     """As `reference.step`; agrees with it up to rounding."""
+    return launch(x_BD, y_BE, weights, gradients, task).read()
+
+
+def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
+    """The same without waiting for the device, where the sums stay."""
     B, tile = len(x_BD), tokens(len(weights["b_enc"]))
     if tile >= B or isinstance(task.phi, BatchTopK) or task.term(AuxK):
-        return reference.step(x_BD, y_BE, weights, gradients, task)
+        return reference.launch(x_BD, y_BE, weights, gradients, task)
     part = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}
     parts: list[Sums] = []
     for gradient in gradients.values():
         gradient.zero_()
     for first in range(0, B, tile):
         x_TD, y_TE = x_BD[first : first + tile], y_BE[first : first + tile]
-        parts.append(reference.step(x_TD, y_TE, weights, part, task, first))
+        parts.append(reference.launch(x_TD, y_TE, weights, part, task, first))
         for name, gradient in gradients.items():
             gradient.add_(part[name], alpha=len(x_TD) / B)
     return Sums(

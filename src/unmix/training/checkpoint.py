@@ -23,11 +23,12 @@ import torch
 from unmix.dictionary.files import CONFIG, WEIGHTS, save_sae
 from unmix.disk import flush, sha256, writing
 from unmix.errors import UserError
-from unmix.kernels.task import Weights
+from unmix.kernels.task import Weights, on_host, wide
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
 from unmix.training.controller import Controller
 from unmix.training.member import Member
+from unmix.training.numbers import read
 from unmix.training.window import Window
 
 STATE, CHECKSUMS = "training_state.safetensors", "checksums.json"
@@ -176,6 +177,7 @@ def load(member: Member, folder: Path) -> None:
         member.centre_D.copy_(tensors["centre"])
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
+    member.silence = int(tensors["silent_F"].max()), member.tokens
     member.halted_at, member.skipped, member.in_a_row = (scalars[key] for key in ("halted_at", "skipped", "in_a_row"))
     for name in WINDOWS:
         there = name if name in scalars or name == "window" else "noiseless"  # its name in older checkpoints
@@ -183,12 +185,15 @@ def load(member: Member, folder: Path) -> None:
             continue
         window = scalars[there]
         if "raw_error" not in window:  # an older one: what it summed was not raw where each token has its own scale
-            window["raw_error"] = math.nan if member.start.per_token_scaling else window["squared_error"]
-        setattr(member, name, Window(**window, sum_x_D=tensors[f"{there}.sum_x_D"].clone()))
-    member.recent.extend(scalars.get("recent", []))
-    member.threshold = scalars.get("threshold", 0.0)
+            window["raw_error"] = math.nan if member.start.per_token is not None else window["squared_error"]
+        sum_x_D = tensors[f"{there}.sum_x_D"].to(member.silent_F.device, wide(member.silent_F[:0]).dtype, copy=True)
+        setattr(member, name, Window(**window, sum_x_D=sum_x_D))
+    member.recent.extend(member.number(error) for error in scalars.get("recent", []))
+    member.threshold = member.number(scalars.get("threshold", 0.0))
     if member.controller is not None:
-        member.controller = Controller(**scalars["controller"])
+        told = scalars["controller"]
+        moving = {name: member.number(told[name]) for name in ("log_coefficient", "mean", "slope", "first")}
+        member.controller = Controller(**{**told, **moving})
 
 
 def _kept(member: Member) -> dict[str, Weights]:
@@ -201,7 +206,7 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         tensors["centre"] = member.centre_D
     for name in WINDOWS:
         if (window := getattr(member, name)) is not None:
-            windows[name] = dataclasses.asdict(window)
+            windows[name] = dataclasses.asdict(read(window))
             tensors[f"{name}.sum_x_D"] = windows[name].pop("sum_x_D")
     for prefix, kept in _kept(member).items():
         tensors |= {f"{prefix}{name}": weight for name, weight in kept.items()}
@@ -212,9 +217,9 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
         "halted_at": member.halted_at,
         "skipped": member.skipped,
         "in_a_row": member.in_a_row,
-        "recent": list(member.recent),
-        "threshold": member.threshold,
-        "controller": dataclasses.asdict(member.controller) if member.controller else None,
+        "recent": on_host(member.recent),
+        "threshold": float(member.threshold),
+        "controller": dataclasses.asdict(read(member.controller)) if member.controller else None,
         **windows,
     }
     return tensors, {"state": json.dumps(scalars)}

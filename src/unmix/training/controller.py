@@ -29,6 +29,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+from unmix.kernels.task import Number
+from unmix.training.numbers import between, exp, log, where
 
 P, NEAR, FAR, T = 0.8, 45.0, 500.0, 150.0  # the last three in steps
 SHIFT = 0.015
@@ -45,59 +49,65 @@ class Controller:
 
     target: float
     """L0 asked for, active features a token."""
-    log_coefficient: float
+    log_coefficient: Number
     """I."""
-    mean: float = 0.0
+    mean: Number = 0.0
     """Running mean of L0."""
-    slope: float = 0.0
+    slope: Number = 0.0
     """Running mean of its logarithm's change a step."""
     batches: int = 0
-    first: float = 0.0
+    first: Number = 0.0
     """L0 of the first batch."""
 
     @property
-    def aim(self) -> float:
+    def aim(self) -> Number:
         """L0 that is wanted now; the target from the start where the first batch had less."""
-        if self.batches >= RAMP or self.first <= self.target:
+        if self.batches >= RAMP:
             return self.target
-        return float(self.target * (self.first / self.target) ** (1 - self.batches / RAMP))
+        ramped = self.target * (self.first / self.target) ** (1 - self.batches / RAMP)
+        return where(self.first <= self.target, self.target, ramped)
 
     @property
-    def error(self) -> float:
+    def error(self) -> Any:
         """e, 0 before the first batch."""
-        return math.log(max(self.mean, 1e-3) / self.aim) if self.batches else 0.0
+        return log(_at_least_some(self.mean) / self.aim) if self.batches else 0.0
 
     @property
-    def ahead(self) -> float:
+    def ahead(self) -> Any:
         """e in T steps, at most 1 in size."""
         return _at_most_1(self.error + T * self.slope)
 
     @property
-    def coefficient(self) -> float:
+    def coefficient(self) -> Number:
         """For the next batch."""
-        return math.exp(self.log_coefficient + P * _at_most_1(self.error))
+        return exp(self.log_coefficient + P * _at_most_1(self.error))
 
     @property
-    def shift(self) -> float:
+    def shift(self) -> Number:
         """What the thresholds of a jumprelu are multiplied by after an update."""
-        return math.exp(SHIFT * _at_most_1(self.error))
+        return exp(SHIFT * _at_most_1(self.error))
 
-    def saw(self, l0: float) -> None:
-        """Count a batch."""
-        before = max(self.mean, 1e-3)
+    def saw(self, l0: Number) -> None:
+        """Count a batch. Numbers are replaced and never changed in place: a copy keeps what it was made of."""
+        before = _at_least_some(self.mean)
         self.first = self.first if self.batches else l0
         self.batches += 1
-        self.mean += (l0 - self.mean) / min(self.batches, BATCHES)
+        self.mean = self.mean + (l0 - self.mean) / min(self.batches, BATCHES)
         if self.batches > 1:
-            self.slope += (math.log(max(self.mean, 1e-3) / before) - self.slope) / BATCHES
+            self.slope = self.slope + (log(_at_least_some(self.mean) / before) - self.slope) / BATCHES
         e, ahead = _at_most_1(self.error), self.ahead
-        stalled = self.batches > 2 * RAMP and ahead * e > STALLED * e * e
-        change = e / NEAR if stalled or abs(e) < IS_NEAR else ahead / FAR if e * ahead > 0 else 0.0
-        self.log_coefficient = max(-MOST_LOG, min(MOST_LOG, self.log_coefficient + change))
+        far = where(e * ahead > 0, ahead / FAR, 0.0)
+        stalled = (self.batches > 2 * RAMP) & (ahead * e > STALLED * e * e)
+        change = where(stalled | (abs(e) < IS_NEAR), e / NEAR, far)
+        self.log_coefficient = between(-MOST_LOG, self.log_coefficient + change, MOST_LOG)
 
 
-def _at_most_1(x: float) -> float:
-    return max(-1.0, min(1.0, x))
+def _at_most_1(x: Number) -> Any:
+    return between(-1.0, x, 1.0)
+
+
+def _at_least_some(l0: Number) -> Number:
+    return between(1e-3, l0, math.inf)
 
 
 def first_coefficient(target: float, mean_norm: float, norm_power: int, *, counts: bool) -> float:

@@ -15,6 +15,7 @@ from unmix.activations.rows import Rows, facts_of_rows, open_rows, said_of_rows
 from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
+from unmix.corpus.plan import bound_of_streams, doubt_of_ids, facts_of_corpus, plan
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
 from unmix.devices import resolve
 from unmix.errors import UserError
@@ -105,12 +106,17 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     model.check_reading(recipe.activations.sequence_length, recipe.activations.hooks)
     if model.note:
         say(model.note)
+    wanted = recipe.training.steps * recipe.training.batch_tokens
     say(f"tokenizing {recipe.corpus.source}")
+    if bound := bound_of_streams(recipe.corpus, wanted):
+        say(bound)
     tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train", say=say)
-    bos = model.tokenizer.decode([tokens.bos_id])
-    say(f"{tokens.documents:,} documents, {tokens.ids_NT.size:,} tokens for training; every row begins with {bos!r}")
+    for line in plan(tokens, model.tokenizer, wanted):
+        say(line)
     loss = text_loss(model, tokens.ids_NT)
     say(str(loss))
+    if doubt := doubt_of_ids(tokens, loss.loss, model.vocabulary):
+        say(doubt)
     model = replace(model, loss=loss._asdict())
     some_NT = torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64))
     model.check_contributions(some_NT[:1], recipe.activations.hooks)
@@ -139,6 +145,7 @@ def open_stream(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> Stre
         chunk_sequences=act.chunk_sequences,
         seed=act.seed,
         device=resolve(recipe.device),
+        kept_NT=tokens.kept_NT,
     )
 
 
@@ -152,13 +159,20 @@ def store_facts(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> dict
         "sequence_length": recipe.activations.sequence_length,
         "chunk_sequences": recipe.activations.chunk_sequences,
         "special_ids": special_ids(model.tokenizer, tokens),
-        "recipe": store_recipe(with_matmul(recipe, model_facts["matmul"])),
+        "recipe": store_recipe(pinned(with_matmul(recipe, model_facts["matmul"]), corpus_facts)),
     }
 
 
 def with_matmul(recipe: RunConfig, matmul: str) -> RunConfig:
     """The recipe with `model.matmul` as it was decided."""
     return recipe.model_copy(update={"model": recipe.model.model_copy(update={"matmul": matmul})})
+
+
+def pinned(recipe: RunConfig, corpus_facts: dict[str, Any]) -> RunConfig:
+    """The recipe with the revisions of datasets on the hub that were read."""
+    read = corpus_facts.get("sources") or [corpus_facts]
+    names, commits = [one["source"] for one in read], [one.get("revision") for one in read]
+    return recipe.model_copy(update={"corpus": recipe.corpus.pinned(names, commits)})
 
 
 def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -183,5 +197,6 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "train_tokens": int(tokens.ids_NT.size),
             "bytes": tokens.bytes,
             "fingerprint": tokens.fingerprint,
+            **facts_of_corpus(tokens),
         },
     )

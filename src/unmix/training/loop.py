@@ -3,7 +3,7 @@
 for each batch of activations:
     for each member:                    its own weights, optimizer, coefficient, counts
         loss and gradients              kernels/
-        clip, Adam                      member.py
+        clip, Adam                      member.py; on an accelerator some steps at a time, see late.py
     now and then: a line of metrics, a checkpoint
 """
 
@@ -15,6 +15,7 @@ from typing import Any
 
 from unmix.activations.stream import Source
 from unmix.errors import UserError
+from unmix.training.late import Late
 from unmix.training.member import Member
 from unmix.training.pace import Pace
 from unmix.training.schedule import Schedule
@@ -62,19 +63,29 @@ def train(
     began = time.perf_counter() - seconds
     last = schedule.steps if upto is None else upto
     pace = Pace(first, last, batch_tokens=source.batch_tokens, chunk_tokens=source.chunk_tokens)
+    taking = [Late(member, schedule) for member in members]
+
+    def warn(wrong: list[str]) -> None:
+        for line in wrong:
+            say(f"warning: {line}")
+
     for step, batch in enumerate(source.batches(first, last), start=first):
-        for member in members:
-            lr, l1 = schedule.lr_at(step, member.training.lr), schedule.l1_at(step, member.coefficient)
-            if wrong := member.update(batch, step, lr, l1):
-                say(f"warning: {wrong}")
+        for each in taking:
+            warn(each.take(step, batch))
+        done, stopping = step + 1, stop()
+        logging = done in logged or done == schedule.steps
+        saving = done % checkpoint_every == 0 or done in (schedule.stable_until, last) or stopping
+        if logging or saving or pace.opens(done):  # no batch waits in a chunk that makes room for the next one
+            for each in taking:
+                warn(each.settle())
         if all(member.halted_at is not None for member in members):
             raise UserError(_all_halted(members))
 
-        done, now = step + 1, time.perf_counter()
-        pace.ended(now)
-        if done in logged or done == schedule.steps:
+        at = time.perf_counter()
+        pace.ended(at)
+        if logging:
             rate = pace.tokens_per_s()
-            shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(now - began, 3)}
+            shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(at - began, 3)}
             rows = Rows(
                 [
                     {"step": done, "tokens": member.tokens, **_who(member)}
@@ -86,8 +97,7 @@ def train(
             )
             rows.seconds_left = pace.seconds_left()
             log(rows)
-        stopping = stop()
-        if done % checkpoint_every == 0 or done in (schedule.stable_until, last) or stopping:
+        if saving:
             save(done)
         if stopping and done < schedule.steps:
             raise Stopped(done)

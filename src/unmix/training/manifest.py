@@ -22,6 +22,7 @@ from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, RunConfig
 from unmix.dictionary.terms import token_weights
 from unmix.errors import UserError
+from unmix.kernels.task import wide
 from unmix.machine import cpu_name
 from unmix.precision import keep
 from unmix.runlog import read_manifest
@@ -267,9 +268,9 @@ def _outliers_share(head: Batch, entry: Entry, recipe: RunConfig, special_ids: S
     norm_K = x_KD.norm(dim=1)
     outlier_K = longer(norm_K, OUTLIER * median)
     if sae.scaling == "token":
-        return float(outlier_K.double().mean())
+        return float(wide(outlier_K).mean())
     centre_D = x_KD[~outlier_K].mean(0) if sae.centre != "none" and not outlier_K.all() else 0
-    error_K = (x_KD - centre_D).square().sum(1).double() * token_weights(x_KD, training.norm_power)
+    error_K = wide((x_KD - centre_D).square().sum(1)) * token_weights(x_KD, training.norm_power)
     return float(error_K[outlier_K].sum() / error_K.sum())
 
 

@@ -14,6 +14,7 @@ import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from unmix.activations.mask import Mask, longer
@@ -21,6 +22,7 @@ from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, SAEConfig, TrainingConfig
 from unmix.dictionary.table import counts
 from unmix.errors import UserError
+from unmix.kernels.task import wide
 
 
 class Facts(NamedTuple):
@@ -41,7 +43,7 @@ class Facts(NamedTuple):
 
 def norms(x_RD: Tensor) -> dict[str, float | int]:
     """E||x||, E||x||², the median of ||x|| and the number of tokens; means in float64."""
-    norm_R = x_RD.norm(dim=1).double()
+    norm_R = wide(x_RD.norm(dim=1))
     return {
         "mean_norm": norm_R.mean().item(),
         "mean_square_norm": norm_R.square().mean().item(),
@@ -55,7 +57,7 @@ def measure(
 ) -> Facts:
     """The facts of a member. Raises `UserError` if the mask leaves nothing, or if what it leaves has no length."""
     x_RD = head.activations[hook]
-    median = x_RD.norm(dim=1).double().median().item()
+    median = wide(x_RD.norm(dim=1)).median().item()
     x_KD = kept_rows(head, hook, Mask(training.mask, special_ids, median))
     if not len(x_KD):
         raise UserError(f"training.mask leaves none of the {len(x_RD):,} tokens of the first chunk at {hook}")
@@ -87,6 +89,16 @@ def kept_rows(batch: Batch, hook: str, mask: Mask) -> Tensor:
     x_BD = batch.activations[hook]
     kept_B = mask.keeps(batch.token_ids_B, x_BD)
     return x_BD if kept_B.all() else x_BD[kept_B]
+
+
+def kept_rows_of(batches: Sequence[Batch], hook: str, mask: Mask) -> list[Tensor]:
+    """The same of several batches, whose device is waited for once."""
+    x_nBD = [batch.activations[hook] for batch in batches]
+    kept_N = torch.cat([mask.keeps(batch.token_ids_B, x_BD) for batch, x_BD in zip(batches, x_nBD, strict=True)]).cpu()
+    rows = []
+    for x_BD, kept_B in zip(x_nBD, torch.split(kept_N, [len(x_BD) for x_BD in x_nBD]), strict=True):
+        rows.append(x_BD if kept_B.all() else x_BD.index_select(0, kept_B.nonzero().flatten().to(x_BD.device)))
+    return rows
 
 
 def norm_exponent(sae: SAEConfig, training: TrainingConfig) -> float:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from copy import copy
 from dataclasses import dataclass
-from statistics import fmean
 from typing import Any
 
 import torch
@@ -15,30 +15,33 @@ from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.dictionary.model import Dictionary, fold_centre, fold_scaling, new_dictionary
-from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK
+from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.dictionary.per_token import ByLength
 from unmix.dictionary.table import counts, nonlinearity, objective
-from unmix.dictionary.terms import AuxK, Objective, PreActivation
+from unmix.dictionary.terms import Objective
 from unmix.errors import UserError
 from unmix.kernels import aligned, reference
 from unmix.kernels.dispatch import Scratch, Step
 from unmix.kernels.noise import noise_key
-from unmix.kernels.task import Adam, Noise, Sums, Task, Weights, wide
+from unmix.kernels.task import Adam, Noise, Number, Sums, Task, Weights, wide
+from unmix.training import revive
 from unmix.training.controller import Controller, first_coefficient
+from unmix.training.found import SPIKE_AMONG, Found, times
 from unmix.training.measure import Facts, kept_rows, starting_rows
+from unmix.training.numbers import between, sqrt
 from unmix.training.prefixes import draw
 from unmix.training.resample import resample
 from unmix.training.window import Window
 
 CPU = torch.device("cpu")
 SKIPS_IN_A_ROW = 10  # so many batches cannot all be bad luck
-SPIKE = 10.0  # times the mean squared error of the batches before it
-SPIKE_AMONG = 16  # so many of them; at least a quarter has to be there
 SAMPLED_NOISY, SAMPLED = 16, 64
 """Where training takes tokens otherwise, one in so many is also taken as the saved dictionary takes it."""
 IN_TRAINING = ("loss", "l2_reconstruction_loss", "l1_penalty", "l0", "over_tokens")
 """Metrics that are then given of training too."""
+COUNTS = ("updates", "tokens", "in_a_row", "silent_F", "threshold", "controller", "recent", "window", "as_saved")
+"""What `learn` replaces, or changes in a copy; beside them it changes weights and moments alone."""
 RARE = 10  # a feature is rare if it was silent for one such part of the tokens after which it is dead
-AUXK_SHARE = 0.1  # of the features: of so many dead ones AuxK looks at every token, of more at fewer
 
 
 @dataclass(frozen=True)
@@ -87,17 +90,22 @@ class Member:
         dense = "fp32" if training.dense == "auto" else training.dense
         border = None if training.border == "auto" else training.border
         self.step = Step(select, dense, scratch, border, portable=training.kernels == "portable")
+        self.late = self.step.late(self.weights["b_enc"])
+        """Whether its numbers are left on the device for some steps, see `late`."""
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64, device=device)
         """Tokens since each feature was last active."""
         self.tokens = 0
+        self.silence = 0, 0
+        """The longest silence of a feature, as far as it was read last, and `tokens` then: none is longer by more than
+        the tokens since."""
         self.controller = _controller(entry, config, training, facts)
-        self.threshold = 0.0
+        self.threshold: Number = 0.0
         """Running mean of the least contribution that a batchtopk keeps: the saved dictionary's threshold."""
         self.window = Window()
         self.as_saved = Window() if config.noise or isinstance(sae.nonlinearity, BatchTopK) else None
         """A sample of the tokens as the saved dictionary takes them, where training takes them otherwise."""
         self._sampled = SAMPLED_NOISY if config.noise else SAMPLED
-        self.recent: deque[float] = deque(maxlen=SPIKE_AMONG)
+        self.recent: deque[Number] = deque(maxlen=SPIKE_AMONG)
         """The squared error a token of the newest batches."""
         self.halted_at: int | None = None
         """The batch that halted it: its weights are those from before."""
@@ -109,59 +117,73 @@ class Member:
         """One step on a batch of raw activations; `l1` is the coefficient β at this step.
 
         Answers what was wrong with its numbers, or nothing. If the batch was left out for it, only the counts of what
-        was left out have changed.
+        was left out have changed. The numbers are read at once; `late` does the same without waiting for a device.
         """
         raw_BD = kept_rows(batch, self.entry.hook, self.mask)
         if not len(raw_BD) or self.halted_at is not None:
             return ""
-        x_BD = self.sees(raw_BD)
-        sparse, task = self.step.sparse, self._task(step, l1)
-        sums = self.step(x_BD, x_BD, self.weights, self.gradients, task)
-        spike = self._spike(len(x_BD), sums)
+        x_BD, task, sparse = self.sees(raw_BD), self.task(step, l1), self.step.sparse
+        found = self.look(x_BD, task)
+        if wrong := found.wrong(x_BD, self.training.on_spike):
+            self.step.sparse = sparse
+            return self.leave_out(step, wrong)
+        self.learn(raw_BD, x_BD, task, found, lr)
+        if self.resamples(step, lr):
+            self.resample(x_BD, found.sums, step)
+        return self.remark(step, found)
+
+    def look(self, x_BD: Tensor, task: Task, stop_1: Tensor | None = None) -> Found:
+        """Loss and gradients. With `stop_1` the numbers are left on the device (`Step.launch`)."""
+        words = x_BD, x_BD, self.weights, self.gradients, task
+        sums = self.step(*words) if stop_1 is None else self.step.launch(*words, stop_1)
         if self.config.aligned:
             aligned.tangent(self.weights, self.gradients)
-        square = self.step.finish(self.weights, self.gradients, task.unit_norm)
-        wrong = _not_finite(x_BD, sums, square)
-        if wrong or (spike and self.training.on_spike == "act"):
-            self.step.sparse = sparse
-            return self._leave_out(step, wrong or spike)
+        square = (self.step.finish if stop_1 is None else self.step.square)(
+            self.weights, self.gradients, task.unit_norm
+        )
+        return Found(len(x_BD), sums, square, times(sums.squared_error / len(x_BD), self.recent))
+
+    def learn(
+        self, raw_BD: Tensor, x_BD: Tensor, task: Task, found: Found, lr: float, stop_1: Tensor | None = None
+    ) -> None:
+        """Count the batch, and update; the weights stay as they are where `stop` is set, the counts do not."""
+        tokens, sums, late = found.tokens, found.sums, stop_1 is not None
         self.in_a_row = 0
         self.updates += 1
-        self.tokens += len(x_BD)
-        self.recent.append(sums.squared_error / len(x_BD))
+        self.tokens += tokens
+        self.recent.append(found.error)
         self._count(self.window, raw_BD, x_BD, sums, task)
         active_F = sums.active_F
         if sums.threshold is not None:
-            self.threshold += (sums.threshold - self.threshold) / _averaged(self.updates)
+            self.threshold = self.threshold + (sums.threshold - self.threshold) / _averaged(self.updates)
         if self.as_saved is not None:
             some_BD = x_BD[:: self._sampled]
             plain = reference.alone(some_BD, some_BD, self.weights, task, self.threshold)
-            self._count(self.as_saved, raw_BD[:: self._sampled], some_BD, plain, task)
+            self._count(self.as_saved, raw_BD[:: self._sampled], some_BD, plain if late else plain.read(), task)
             active_F = plain.active_F if task.noise else active_F
         if self.controller is not None:
-            self.controller.saw(active_F.sum().item() / len(x_BD[:: self._sampled] if task.noise else x_BD))
-        self.silent_F.add_(len(x_BD)).masked_fill_(active_F > 0, 0)
-        self.step.adam(self.weights, self.gradients, self.first, self.second, self._adam(lr, square))
+            l0 = wide(active_F.sum()) / len(x_BD[:: self._sampled] if task.noise else x_BD)
+            self.controller.saw(l0 if late else l0.item())
+        self.silent_F = torch.where(active_F > 0, 0, self.silent_F + tokens)
+        how = Adam(lr, self.updates, self.training.betas, self._shrink(found), task.unit_norm, stop_1=stop_1)
+        self.step.adam(self.weights, self.gradients, self.first, self.second, how)
         task.phi.constrain(self.weights)
         if self.config.aligned:
-            aligned.hold(self.weights)
+            aligned.hold(self.weights, stop_1)
         if self.controller is not None and self.config.has_own_threshold and not self.config.has_target:
-            self.weights["threshold"].mul_(self.controller.shift)
-        if (every := self.training.resample_every) and (step + 1) % every == 0 and lr == self.training.lr:
-            self._resample(x_BD, sums, step)
-        return f"{self.entry.name}: {spike} in batch {step:,} of {self.entry.hook}" if spike else ""
+            theta_F = self.weights["threshold"]
+            reference.put(theta_F, theta_F * self.controller.shift, stop_1)
 
     def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, task: Task) -> None:
         """Add a batch to a window; explained variance is of tokens at their own lengths."""
-        if self.start.per_token_scaling:
+        error = sums.squared_error
+        if self.start.per_token is not None:
             square_scale_B = wide(self.start.token_scale(raw_BD).squeeze(1)).square()
-            error, x_BD = (sums.square_B @ square_scale_B).item(), raw_BD
-        else:
-            error = sums.squared_error
+            error, x_BD = sums.square_B @ square_scale_B, raw_BD
         window.add(len(x_BD), self.step.moments(x_BD), sums, task.objective, error)
 
     @property
-    def coefficient(self) -> float:
+    def coefficient(self) -> Any:
         """β, after its warm-up: what the recipe gives, or what the controller has come to."""
         if self.controller is None:
             return self.facts.coefficient
@@ -176,17 +198,19 @@ class Member:
 
     def scaled(self, x_BD: Tensor) -> Tensor:
         """Raw activations in the scale that the SAE is trained in."""
-        if self.start.per_token_scaling:
+        if self.start.per_token is not None:
             return x_BD / self.start.token_scale(x_BD)
         return x_BD * self.facts.scale if self.facts.scale != 1 else x_BD
 
-    def _task(self, step: int, l1: float) -> Task:
+    def task(self, step: int, l1: Number) -> Task:
+        """What it is trained for in this step."""
         sigma, drawn, key = self.config.noise, self.config.random_prefixes, noise_key(self.training.seed, step)
+        aim: Any = self.controller.aim if self.controller and self.config.has_target else self.entry.l0 or 0.0
         return Task(
             self.start.nonlinearity,
             objective(
                 self.config,
-                k=self.controller.aim if self.controller and self.config.has_target else self.entry.l0 or 0.0,
+                k=aim,
                 norm_power=self.training.norm_power,
                 sparsity=l1,
                 prefixes=draw(self.config.features, drawn, key) if drawn else None,
@@ -199,25 +223,21 @@ class Member:
 
     def _of_dead(self) -> Objective:
         """The terms that train the features that are dead now, if there are any."""
-        by_error, by_preactivation = self.config.auxk_coefficient, self.config.preactivation_coefficient
-        if not by_error and not by_preactivation:
-            return ()
-        dead_N = self._dead()
-        if not len(dead_N):
-            return ()
-        terms: Objective = ((by_preactivation, PreActivation(dead_N)),) if by_preactivation else ()
-        if by_error:
-            k = self.config.auxk_features or min(512, self.start.width // 2)
-            stride = math.ceil(len(dead_N) / (AUXK_SHARE * self.start.features))
-            both_signs = isinstance(self.start.nonlinearity, AbsTopK)
-            terms = ((by_error, AuxK(k, dead_N, stride, both_signs)), *terms)
-        return terms
+        longest, then = self.silence
+        if not revive.wanted(self.config) or longest + self.tokens - then < self.training.revive_after_tokens:
+            return ()  # a device need not be asked
+        return revive.terms(self.config, self.start.nonlinearity, self.start.width, self._dead())
 
     def _dead(self) -> Tensor:
         """The features to revive, ascending."""
         return torch.nonzero(self.silent_F >= self.training.revive_after_tokens).flatten()
 
-    def _resample(self, x_BD: Tensor, sums: Sums, step: int) -> None:
+    def resamples(self, step: int, lr: float) -> bool:
+        """Whether dead features start anew after this step, until the learning rate falls."""
+        every = self.training.resample_every
+        return bool(every) and (step + 1) % (every or 1) == 0 and lr == self.training.lr
+
+    def resample(self, x_BD: Tensor, sums: Sums, step: int) -> None:
         """Start the dead features anew; they count as silent from here on."""
         dead_N = self._dead()
         start = self.start.nonlinearity.start(self.start.features)
@@ -227,20 +247,18 @@ class Member:
         if self.config.aligned:
             aligned.hold(self.weights)
 
-    def _adam(self, lr: float, gradient_square: float) -> Adam:
+    def _shrink(self, found: Found) -> Number:
         # clipped per member: a global norm would couple the members of a sweep
-        norm, most = math.sqrt(gradient_square), self.training.clip_norm
-        shrink = most / norm if most is not None and norm > most else 1.0
-        return Adam(lr, self.updates, self.training.betas, shrink, self.config.has_unit_rows)
+        most = self.training.clip_norm
+        if most is None:
+            return 1.0
+        return most / between(most, sqrt(found.square), math.inf)
 
-    def _spike(self, tokens: int, sums: Sums) -> str:
-        """Whether the batch's squared error stands out; the batches that say from what are in the checkpoint."""
-        if len(self.recent) < SPIKE_AMONG // 4:
-            return ""
-        times = (sums.squared_error / tokens) / (fmean(self.recent) or math.inf)
-        return f"a squared error {times:.3g} times the mean of the batches before it" if times > SPIKE else ""
+    def remark(self, step: int, found: Found) -> str:
+        """On a batch that it was trained on: that it stands out, if it does."""
+        return f"{self.entry.name}: {found.spike} in batch {step:,} of {self.entry.hook}" if found.spike else ""
 
-    def _leave_out(self, step: int, wrong: str) -> str:
+    def leave_out(self, step: int, wrong: str) -> str:
         """Skip the batch or halt, as the recipe says. Raises `UserError` if it says `stop`."""
         name, policy = self.entry.name, self.training.on_nonfinite
         found = f"{name}: {wrong} in batch {step:,} of {self.entry.hook}"
@@ -257,6 +275,21 @@ class Member:
         after = f" after {self.in_a_row} in a row" if policy == "skip" else ""
         return f"{found}; {name} is halted{after} at its last good weights, the other members go on"
 
+    def counts(self) -> dict[str, Any]:
+        """What it knows of its batches, beside weights and moments, to be brought back by `recall`."""
+        known = {name: getattr(self, name) for name in COUNTS}
+        return {name: value if isinstance(value, Tensor) else copy(value) for name, value in known.items()}
+
+    def recall(self, counts: dict[str, Any]) -> None:
+        """Know what it knew then."""
+        for name, value in counts.items():
+            setattr(self, name, value)
+
+    def number(self, x: float) -> Number:
+        """As it keeps its numbers: on the device, or as it is."""
+        like = wide(self.silent_F[:0])
+        return torch.as_tensor(x, device=like.device, dtype=like.dtype) if self.late else x
+
     def metrics(self, dead_after_tokens: int) -> dict[str, Any]:
         """The means since the last call, which starts a new window: of the dictionary as it would be saved.
 
@@ -264,8 +297,8 @@ class Member:
         noise, else `training_…`.
         """
         known = self.tokens >= dead_after_tokens
-        dead = (self.silent_F >= dead_after_tokens).double().mean().item() if known else None
-        silent = (self.silent_F >= dead_after_tokens / RARE).double().mean().item()
+        dead = wide(self.silent_F >= dead_after_tokens).mean().item() if known else None
+        silent = wide(self.silent_F >= dead_after_tokens / RARE).mean().item()
         rare = None if dead is None else silent - dead
         row = {**self.window.metrics(len(self.silent_F)), "dead_fraction": dead, "rare_fraction": rare}
         if self.as_saved is not None:
@@ -274,9 +307,9 @@ class Member:
             row |= self.as_saved.metrics(len(self.silent_F)) | training
             self.as_saved = Window()
         if self.controller is not None:
-            row["coefficient"] = self.coefficient
+            row["coefficient"] = float(self.coefficient)
         if isinstance(self.start.nonlinearity, BatchTopK):
-            row["threshold"] = self.threshold
+            row["threshold"] = float(self.threshold)
         if self.skipped:
             row["skipped_batches"] = self.skipped
         if self.halted_at is not None:
@@ -287,7 +320,7 @@ class Member:
     def sae(self) -> Dictionary:
         """The dictionary for raw activations, as it is now (a copy, on the processor)."""
         weights = {name: weight.cpu() for name, weight in self.weights.items()}
-        nonlinearity, weights = self.start.nonlinearity.saved(weights, self.threshold)
+        nonlinearity, weights = self.start.nonlinearity.saved(weights, float(self.threshold))
         sae = self.start.changed(weights, nonlinearity)
         if self.centre_D is not None:
             sae = fold_centre(sae, self.centre_D.cpu())
@@ -312,16 +345,6 @@ def _first(entry: Entry, config: SAEConfig, training: TrainingConfig, facts: Fac
     return first_coefficient(entry.l0 or 1.0, facts.mean_norm, training.norm_power, counts=counts(config))
 
 
-def _not_finite(x_BD: Tensor, sums: Sums, gradient_square: float) -> str:
-    """Which of a step's numbers are not; the activations are looked through only if their sums say so."""
-    if all(map(math.isfinite, (sums.squared_error, *sums.terms, gradient_square))):
-        return ""
-    if not x_BD.isfinite().all():
-        return "an activation is not finite"
-    finite_loss = all(map(math.isfinite, sums.terms))
-    return "the gradient is not finite" if finite_loss else "the loss is not finite"
-
-
 def new_member(
     entry: Entry,
     width: int,
@@ -342,7 +365,7 @@ def new_member(
     """
     phi = nonlinearity(config, entry.l0 or 0.0)
     sae = new_dictionary(width, config.features, config.initial_row_norm, training.seed, phi)
-    sae.per_token_scaling, sae.longest = config.scaling == "token", mask.longest
+    sae.per_token, sae.longest = ByLength() if config.scaling == "token" else None, mask.longest
     member = Member(
         entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch, device=device
     )

@@ -21,7 +21,8 @@ from unmix.dictionary.table import MORE, nonlinearity, objective
 from unmix.kernels import dead, dense, dense_bf16, find, tiles
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
 from unmix.kernels.task import Task
-from unmix.training.member import AUXK_SHARE, Entry
+from unmix.training.member import Entry
+from unmix.training.revive import AUXK_SHARE
 
 AUTOGRAD = 20  # arrays of (tokens, F) that a dense step of a jumprelu or gated holds at once, as far as was seen
 

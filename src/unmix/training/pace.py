@@ -46,9 +46,13 @@ class Pace:
     def ended(self, seconds: float) -> None:
         """One more step has ended, at this time; from when it is counted does not matter."""
         if self._done > self.first:
-            self._newest.append(Took(seconds - self._last, self._opened(self._done, self._done + 1)))
+            self._newest.append(Took(seconds - self._last, self.opens(self._done)))
         self._last = seconds
         self._done += 1
+
+    def opens(self, step: int) -> int:
+        """How many chunks have their first token in this step."""
+        return self._opened(step, step + 1)
 
     def tokens_per_s(self) -> float | None:
         """Tokens of the source a second over the newest lap; None before there is a whole one."""

@@ -39,7 +39,7 @@ from unmix.runlog import (
 )
 from unmix.sinks import open_sinks
 from unmix.training import checkpoint, memory
-from unmix.training.inputs import Inputs, Say, open_inputs, store_recipe, with_matmul
+from unmix.training.inputs import Inputs, Say, open_inputs, pinned, store_recipe, with_matmul
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
 from unmix.training.manifest import (
@@ -187,7 +187,7 @@ def _resumed(
 def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict[str, Any]]:
     """(the recipe with nothing left to `auto`, what was measured for that)."""
     if recipe.activations.store is None:
-        recipe = with_matmul(recipe, inputs.model["matmul"])
+        recipe = pinned(with_matmul(recipe, inputs.model["matmul"]), inputs.corpus)
     recipe, measured = decide(recipe, inputs.source.widths)
     if measured:
         say(said(recipe, measured))
@@ -220,7 +220,7 @@ def train_members(
     every = logged or [[0, t.log_every]]
     spent = [row["seconds"] for row in read_metrics(metrics) if row["phase"] == phase and row["member"] in folders]
     facts = {
-        "model": inputs.model["name"],
+        "model": None if recipe.model.name == recipes.UNKNOWN else inputs.model["name"],
         "context": inputs.context or None,
         "metadata": {
             "dataset_path": inputs.corpus["source"],

@@ -1,4 +1,7 @@
-"""What this GPU does at best: products in float32, bytes copied, and rows of a table gathered."""
+"""What a GPU does at best: products in float32, bytes copied, and rows of a table gathered (Triton)."""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+# (triton reads the annotations of a kernel and takes none but its own)
 
 from __future__ import annotations
 
@@ -13,19 +16,23 @@ import triton
 import triton.language as tl
 
 
-def median_ms(call: Callable[[Any], Any], inputs: list[Any], seconds: float = 0.4) -> float | None:
+def median_ms(
+    call: Callable[[Any], Any], inputs: list[Any], seconds: float = 0.4, fewest: int = 5, most: int = 200
+) -> float | None:
     """Median time of a call by the device's own clock, after a warm-up; the inputs take turns. None: no memory."""
+    cuda: Any = torch.cuda
     try:
         for x in inputs * 2:
             call(x)
-        torch.cuda.synchronize()
-        times, until = [], time.monotonic() + seconds
-        while len(times) < 5 or (time.monotonic() < until and len(times) < 200):
-            start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        cuda.synchronize()
+        times: list[float] = []
+        until = time.monotonic() + seconds
+        while len(times) < fewest or (time.monotonic() < until and len(times) < most):
+            start, end = cuda.Event(enable_timing=True), cuda.Event(enable_timing=True)
             start.record()
             call(inputs[len(times) % len(inputs)])
             end.record()
-            torch.cuda.synchronize()
+            cuda.synchronize()
             times.append(start.elapsed_time(end))
         return statistics.median(times)
     except torch.cuda.OutOfMemoryError:
@@ -47,7 +54,6 @@ def floors() -> dict[str, float]:
     found = {"float32_tflops": 2 * 8192**3 / product / 1e9, "copy_tb_per_s": 2 * 4 * 2**29 / copy / 1e9}
     for megabytes in (16, 32, 200, 2000):
         found[f"gather_{megabytes}_mb_tb_per_s"] = gathered(megabytes * 2**20 // (4 * 1024))
-    print("\nfloors: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
     return found
 
 
@@ -61,7 +67,7 @@ def gathered(rows: int, width: int = 1024, each: int = 128, programs: int = 4096
 
 
 @triton.jit
-def gather_kernel(table, index, out, each, ROWS: tl.constexpr, WIDTH: tl.constexpr):  # type: ignore[no-untyped-def]
+def gather_kernel(table, index, out, each, ROWS: tl.constexpr, WIDTH: tl.constexpr):
     p, d = tl.program_id(0), tl.arange(0, WIDTH)
     total = tl.full((WIDTH,), 0, tl.float32)
     for n in tl.range(0, each, ROWS, num_stages=1):

@@ -1,0 +1,75 @@
+"""Members trained on a GPU by its kernels, read late, beside the same by the definition; how often the host waits."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from typing import Any
+
+import torch
+from gpu_problem import away
+
+from unmix.activations.mask import Mask
+from unmix.activations.stream import Batch
+from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
+from unmix.training.late import EVERY, Late
+from unmix.training.measure import measure
+from unmix.training.member import Entry, Member, new_member
+from unmix.training.schedule import Schedule
+
+ROWS = {"relu": None, "relu, L0 asked for": 20.0, "jumprelu": None, "topk": 20.0, "batchtopk": 20.0}
+"""What is trained -> the L0 that it is asked for."""
+NEAR = 1e-3  # after some steps in float32, each with other roundings
+
+
+def check_late(checks: Any, device: str, *, D: int = 256, F: int = 2000, B: int = 512) -> None:
+    """Adds to the checks; `device` may be the processor, whose kernels are read at once."""
+    batches = [_batch(number, D, B, device) for number in range(2 * EVERY)]
+    batches[5].activations["h"][0, 0] = math.nan
+    for name, l0 in ROWS.items():
+        mine, theirs = (_member(name.partition(",")[0], l0, D, F, kernels, device) for kernels in ("auto", "portable"))
+        said = [_train(member, batches) for member in (mine, theirs)]
+        checks.add(
+            f"late {name}: what is said of a batch", 0.0 if said[0] == said[1] and len(said[0]) == 1 else math.inf
+        )
+        for field, want in theirs.weights.items():
+            checks.add(f"late {name} {field}", away(mine.weights[field], want), NEAR)
+        if device == "cuda":
+            checks.add(f"late {name}: times that the host waits", _waits(mine, batches[EVERY:]), 0)
+
+
+def _batch(number: int, D: int, B: int, device: str) -> Batch:
+    x_BD = torch.randn(B, D, generator=torch.Generator().manual_seed(number))
+    nowhere = torch.zeros(B, dtype=torch.int64)
+    return Batch({"h": x_BD}, nowhere, nowhere).to(torch.device(device))
+
+
+def _member(architecture: str, l0: float | None, D: int, F: int, kernels: str, device: str) -> Member:
+    asked = {"l1": [0.3]} if l0 is None else {"l0": [l0]}
+    training = TrainingConfig.model_validate(asked | {"kernels": kernels, "mask": "none", "on_nonfinite": "skip"})
+    sae = SAEConfig(features=F, architecture=architecture, auxk=0.0)
+    head = _batch(-1, D, 512, device)
+    facts, entry = measure(head, "h", sae, training, 0.3, []), Entry("m", "h", "", None if l0 else 0.3, l0)
+    mask, where = Mask(EVERY_TOKEN, [], facts.median_norm), torch.device(device)
+    return new_member(entry, D, config=sae, training=training, facts=facts, mask=mask, head=head, device=where)
+
+
+def _train(member: Member, batches: list[Batch]) -> list[str]:
+    taking = Late(member, Schedule(1000, 10, 10, 0))
+    said = [line for step, batch in enumerate(batches) for line in taking.take(step, batch)]
+    return said + taking.settle()
+
+
+def _waits(member: Member, batches: list[Batch]) -> int:
+    """Of so many steps, by torch's own count."""
+    taking = Late(member, Schedule(1000, 10, 10, 0))
+    rows = [(number, batch.activations["h"]) for number, batch in enumerate(batches)]
+    taking._launch(rows)  # compiles what is new, and makes the memory
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            taking._launch(rows)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    return sum("synchronizing" in str(warning.message) for warning in seen)
