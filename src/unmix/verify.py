@@ -1,20 +1,31 @@
-"""Reads everything in a folder and says what is wrong with it: a run, a store, an SAE."""
+"""Reads everything in a folder and says what is wrong with it: a run, a store, an SAE; and if that fits a model."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from unmix.activations.store import read_manifest as read_store
 from unmix.config import RunConfig
+from unmix.dictionary import samples
 from unmix.dictionary.files import CONFIG
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.evaluation.opened import open_subject
+from unmix.evaluation.proof import mends, prove
 from unmix.interop.load import load_sae, recognise
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.training import checkpoint
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
+
+PROOF_TOKENS = 8_192
+"""Of a proof that was asked for."""
+NOTHING = (
+    "none of the neighbouring hooks, b_dec subtracted or not, the usual scales or each token's mean subtracted mends "
+    "it: is it another model?"
+)
 
 
 class Found(NamedTuple):
@@ -34,6 +45,36 @@ def verify(folder: Path) -> Found:
     if (folder / CONFIG).exists() or (folder / checkpoint.CHECKSUMS).exists() or recognise(folder):
         return Found("sae", "one dictionary", _sae(folder))
     raise UserError(f"{folder} is neither a run (run.yaml), nor a store (manifest.json), nor an SAE ({CONFIG})")
+
+
+def prove_folder(
+    folder: Path,
+    *,
+    model: str | None,
+    corpus: str | None,
+    hook: str | None,
+    tokens: int = PROOF_TOKENS,
+    say: Callable[[str], None] = lambda text: None,
+) -> Found:
+    """Whether the dictionaries in it fit the place where they are to be read, and if not, what would mend it.
+
+    Raises `UserError` as `open_subject`, and if `tokens` is none.
+    """
+    if tokens < 1:
+        raise UserError(f"--tokens {tokens} leaves nothing to measure on; give a number above 0")
+    subject, lm, held_out = open_subject(
+        folder, say, model=model, corpus=corpus, hook=hook, read_at_most=20 * tokens, transcoders=True
+    )
+    said, problems = [], []
+    for at, saes in subject.saes.items():
+        for name, sae in saes.items():
+            proof = prove(lm, held_out, at, sae, subject.made.get(name), most=tokens, name=name)
+            said.append(f"{name} {proof}")
+            if proof.fails:
+                found = mends(lm, held_out, at, sae, subject.made.get(name), say)
+                would = "; ".join(f"{mend.how}: FVU {mend.fvu:.3g}" for mend in found[:3])
+                problems.append(f"{name} {proof}; {f'what would mend it: {would}' if would else NOTHING}")
+    return Found("fit", "; ".join(said), problems)
 
 
 def _run(folder: Path) -> Found:
@@ -90,15 +131,16 @@ def _metrics(folder: Path, recipe: RunConfig, manifest: dict[str, Any]) -> tuple
 
 
 def _sae(folder: Path) -> list[str]:
-    """Checksums where there are any, and a dictionary that is read, of the shapes its description says."""
+    """Checksums where there are any, a dictionary that is read, of the shapes its description says, and that answers to
+    the sample activations beside it, where there are any, as it says there."""
     is_checkpoint = folder.name.startswith("step-") or (folder / checkpoint.CHECKSUMS).exists()
     if is_checkpoint and (wrong := checkpoint.damage(folder)):
         return [wrong]
     try:
-        load_sae(folder)
+        sae = load_sae(folder)
     except UserError as error:
         return [str(error)]
-    return []
+    return [found] if (found := samples.wrong(sae, folder)) else []
 
 
 def _store(folder: Path) -> Found:

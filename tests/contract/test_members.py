@@ -28,14 +28,14 @@ def compared(member):
     centre_D = torch.zeros(()) if member.centre_D is None else member.centre_D.double()
     with torch.no_grad():
         f_BF = sae.encode(x_BD)
-        per_token = sae.token_scale(x_BD.double()) if sae.per_token_scaling else torch.ones(len(x_BD), 1)
+        per_token = sae.token_scale(x_BD.double())
         mine_BFD = f_BF[:, :, None] * sae.W_dec[None] * per_token[:, :, None]
         y_hat_BD = sae(x_BD.double())
     theirs_BFD = passed.f_BF[:, :, None] * own["W_dec"][None] * ratio_B1[:, :, None]
     largest = theirs_BFD.abs().max().item()
     torch.testing.assert_close(mine_BFD, theirs_BFD, rtol=1e-5, atol=1e-5 * largest)
     torch.testing.assert_close(y_hat_BD, (passed.y_hat_BE + centre_D) * ratio_B1, rtol=1e-5, atol=1e-5 * largest)
-    sums = reference.alone(sees_BD, sees_BD, member.weights, member._task(0, 0.0), member.threshold)
+    sums = reference.alone(sees_BD, sees_BD, member.weights, member.task(0, 0.0), member.threshold).read()
     assert torch.equal(sums.active_F.double(), (f_BF != 0).double().sum(0))
     return largest
 

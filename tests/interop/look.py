@@ -67,6 +67,7 @@ class Weights:
         self.W_dec = normal(F, E) * (0.5 + torch.rand(F, 1, generator=draw).to(dtype)) / E**0.5
         self.b_dec = normal(E) * 0.5
         self.theta = (0.2 + torch.rand(F, generator=draw)).to(dtype)
+        self.W_skip = torch.randn(D, E, generator=torch.Generator().manual_seed(seed + 1)).to(dtype) / D**0.5
         self.r, self.b_mag, self.scale = (
             normal(F) * 0.3,
             normal(F) * 0.1,
@@ -115,6 +116,31 @@ def simple(w: Weights, phi: Callable[[Tensor], Tensor], centred: bool) -> Callab
 def jump(theta: Tensor | float) -> Callable[[Tensor], Tensor]:
     theta = theta.double() if isinstance(theta, Tensor) else theta
     return lambda z: z.relu() * (z > theta)
+
+
+def layer_norm(of: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The function of (x - μ)/(s + 1e-5), its y times s and moved by μ; squares of s are divided by D - 1."""
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        x = x.double()
+        mean = x.sum(-1, keepdim=True) / x.shape[-1]
+        s = ((x - mean).square().sum(-1, keepdim=True) / (x.shape[-1] - 1)).sqrt()
+        f, y = of((x - mean) / (s + 1e-5))
+        return f, y * s + mean
+
+    return function
+
+
+def skipping(
+    of: Callable[[Tensor], tuple[Tensor, Tensor]], W_skip: Tensor
+) -> Callable[[Tensor], tuple[Tensor, Tensor]]:
+    """The function, and x W_skip added to its y; W_skip [D, E]."""
+
+    def function(x: Tensor) -> tuple[Tensor, Tensor]:
+        f, y = of(x)
+        return f, y + x.double() @ W_skip.double()
+
+    return function
 
 
 def gated(w: Weights) -> Callable[[Tensor], tuple[Tensor, Tensor]]:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from interop.look import K, Look, Weights, gated, inputs, jump, simple, topk
+from interop.look import K, Look, Weights, gated, inputs, jump, layer_norm, simple, skipping, topk
 from interop.looks_saelens import (
     saelens_1,
     saelens_2_booleans,
@@ -19,6 +19,7 @@ from interop.looks_saelens import (
     saelens_checkpoint,
     saelens_gated,
     saelens_jumprelu,
+    saelens_layer_norm,
     saelens_per_token,
     saelens_standard,
     saelens_topk,
@@ -66,6 +67,18 @@ def gemma_scope_2(config: bool) -> Callable[[Weights], Look]:
         return Look(files, simple(w, jump(w.theta), False), at)
 
     return look
+
+
+def gemma_scope_2_affine(w: Weights) -> Look:
+    tensors = {"w_enc": w.W_enc, "w_dec": w.W_dec, "b_enc": w.b_enc, "b_dec": w.b_dec, "threshold": w.theta}
+    at = "transcoder_all/layer_12_width_16k_l0_small_affine"
+    config = {
+        "hf_hook_point_in": "model.layers.12.pre_feedforward_layernorm.output", "type": "transcoder", "l0": 52,
+        "hf_hook_point_out": "model.layers.12.post_feedforward_layernorm.output", "width": w.F,
+        "model_name": "google/gemma-3-12b-it", "architecture": "jump_relu", "affine_connection": True,
+    }  # fmt: skip
+    files = {f"{at}/params.safetensors": tensors | {"affine_skip_connection": w.W_skip}, f"{at}/config.json": config}
+    return Look(files, skipping(simple(w, jump(w.theta), False), w.W_skip), at)
 
 
 def llama_scope(norm_in: float, norm_out: float, hook_out: str) -> Callable[[Weights], Look]:
@@ -166,23 +179,31 @@ def sparsify(folder: str, **keys: Any) -> Callable[[Weights], Look]:
         if keys.get("num_latents") == 0:
             w_F = w.F // w.D
             config["expansion_factor"] = w_F
+        function = simple(w, lambda z: topk(z.relu()), not keys.get("transcode", False))
+        if keys.get("skip_connection"):
+            tensors["W_skip"], function = w.W_skip.T, skipping(function, w.W_skip)
         files = {f"{folder}/cfg.json": config, f"{folder}/sae.safetensors": tensors}
         files["config.json"] = {"model": "EleutherAI/pythia-160m", "ctx_len": 2048, "batch_size": 32}
-        function = simple(w, lambda z: topk(z.relu()), not keys.get("transcode", False))
-        changes = {"k", "transcode", "num_latents", "expansion_factor", "d_in"}
+        changes = {"k", "transcode", "skip_connection", "num_latents", "expansion_factor", "d_in"}
         return Look(files, function, folder, changes)
 
     return look
 
 
-def openai_relu(w: Weights) -> Look:
-    tensors = {
-        "pre_bias": w.b_dec, "latent_bias": w.b_enc, "encoder.weight": w.W_enc.T, "decoder.weight": w.W_dec.T,
-        "stats_last_nonzero": torch.zeros(w.F, dtype=torch.long), "activation": "ReLU", "activation_state_dict": {},
-        "latents_activation_frequency": torch.zeros(w.F), "latents_mean_square": torch.zeros(w.F),
-    }  # fmt: skip
-    at = "gpt2-small/resid_post_mlp_v1/autoencoders/8.pt"
-    return Look({at: tensors}, simple(w, torch.relu, True), at)
+def openai(version: int) -> Callable[[Weights], Look]:
+    def look(w: Weights) -> Look:
+        name, state = ("ReLU", {}) if version == 1 else ("TopK", {"k": K, "postact_fn": "ReLU"})
+        tensors = {
+            "pre_bias": w.b_dec, "latent_bias": w.b_enc, "encoder.weight": w.W_enc.T, "decoder.weight": w.W_dec.T,
+            "stats_last_nonzero": torch.zeros(w.F, dtype=torch.long),
+            "activation": name, "activation_state_dict": state,
+            "latents_activation_frequency": torch.zeros(w.F), "latents_mean_square": torch.zeros(w.F),
+        }  # fmt: skip
+        at = f"gpt2-small/resid_post_mlp_v{version}/autoencoders/8.pt"
+        function = simple(w, torch.relu, True) if version == 1 else layer_norm(simple(w, topk, True))
+        return Look({at: tensors}, function, at)
+
+    return look
 
 
 def qwen_scope(w: Weights) -> Look:
@@ -202,7 +223,7 @@ def deepseek(w: Weights) -> Look:
     return Look({at: w.linear() | {"decoder.bias": w.b_dec}}, simple(w, torch.relu, False), at)
 
 
-def circuit_tracer(act: str, turned: bool) -> Callable[[Weights], Look]:
+def circuit_tracer(act: str, turned: bool, skip: bool = False) -> Callable[[Weights], Look]:
     def look(w: Weights) -> Look:
         config = (
             "model_name: google/gemma-2-2b\nmodel_kind: transcoder_set\nfeature_input_hook: ln2.hook_normalized\n"
@@ -213,28 +234,33 @@ def circuit_tracer(act: str, turned: bool) -> Callable[[Weights], Look]:
         if act == "jumprelu":
             tensors["activation_function.threshold"] = w.theta
         phi = jump(w.theta) if act == "jumprelu" else torch.relu
+        function = simple(w, phi, False)
+        if skip:
+            tensors["W_skip"], function = w.W_skip.T, skipping(function, w.W_skip)
         other = {name: tensor + 1 for name, tensor in tensors.items()}
         files = {"config.yaml": config, "layer_0.safetensors": other, "layer_1.safetensors": tensors}
-        return Look(files, simple(w, phi, False), "layer_1.safetensors")
+        return Look(files, function, "layer_1.safetensors")
 
     return look
 
 
-def bussmann(kind: str) -> Callable[[Weights], Look]:
+def bussmann(kind: str, norm: bool = False) -> Callable[[Weights], Look]:
     def look(w: Weights) -> Look:
         if kind == "topk":
             w.b_enc = torch.zeros(w.F)
         config = {
             "seed": 49, "batch_size": 4096, "lr": 3e-4, "dtype": "torch.float32", "model_name": "gpt2-small",
             "site": "resid_pre", "layer": 8, "act_size": w.D, "dict_size": w.F, "device": "cuda:0",
-            "input_unit_norm": False, "sae_type": kind, "top_k": K, "top_k_aux": 512, "aux_penalty": 0.03,
+            "input_unit_norm": norm, "sae_type": kind, "top_k": K, "top_k_aux": 512, "aux_penalty": 0.03,
             "seq_len": 128,
             "hook_point": "blocks.8.hook_resid_pre",
         }  # fmt: skip
         tensors = w.four() | ({"jumprelu.log_threshold": w.theta.log()} if kind == "jumprelu" else {})
         phi = {"vanilla": torch.relu, "topk": lambda z: topk(z.relu()), "jumprelu": jump(w.theta)}[kind]
         function = simple(w, phi, kind != "jumprelu")
-        return Look({"config.json": config, "sae.pt": tensors}, function, changes={"sae_type", "top_k"})
+        function = layer_norm(function) if norm else function
+        changes = {"sae_type", "top_k", "input_unit_norm"}
+        return Look({"config.json": config, "sae.pt": tensors}, function, changes=changes)
 
     return look
 
@@ -249,6 +275,9 @@ LOOKS: dict[str, Callable[[Weights], Look]] = {
     "saelens abstopk": saelens_abstopk,
     "saelens gated": saelens_gated,
     "saelens per token": saelens_per_token,
+    "saelens layer norm": saelens_layer_norm("standard"),
+    "saelens jumprelu layer norm": saelens_layer_norm("jumprelu"),
+    "saelens 5, topk layer norm": saelens_layer_norm("before 6"),
     "saelens checkpoint standard": saelens_checkpoint("standard"),
     "saelens checkpoint topk": saelens_checkpoint("topk"),
     "saelens checkpoint batchtopk": saelens_checkpoint("batchtopk"),
@@ -256,6 +285,8 @@ LOOKS: dict[str, Callable[[Weights], Look]] = {
     "saelens batchtopk": saelens_batchtopk,
     "saelens transcoder": saelens_transcoder("transcoder"),
     "saelens jumprelu transcoder": saelens_transcoder("jumprelu_transcoder"),
+    "saelens skip transcoder": saelens_transcoder("skip_transcoder"),
+    "saelens jumprelu skip transcoder": saelens_transcoder("jumprelu_skip_transcoder"),
     "saelens 1": saelens_1,
     "saelens 2, booleans": saelens_2_booleans,
     "saelens 3, finetuned": saelens_3_finetuned,
@@ -266,6 +297,7 @@ LOOKS: dict[str, Callable[[Weights], Look]] = {
     "gemma scope, embedding": gemma_scope_embedding,
     "gemma scope 2": gemma_scope_2(True),
     "gemma scope 2 without config": gemma_scope_2(False),
+    "gemma scope 2, affine transcoder": gemma_scope_2_affine,
     "llama scope": llama_scope(17.125, 17.125, RESIDUAL),
     "llama scope transcoder": llama_scope(62.0, 0.80078125, "blocks.0.hook_mlp_out"),
     "openmoss relu": openmoss("relu", "inference", False),
@@ -283,15 +315,20 @@ LOOKS: dict[str, Callable[[Weights], Look]] = {
     "sparsify": sparsify("layers.10", signed=False),
     "sparsify of an MLP": sparsify("layers.29.mlp", activation="topk", multi_topk=False, skip_connection=False),
     "sparsify transcoder": sparsify("h.4.mlp", transcode=True),
-    "openai relu": openai_relu,
+    "sparsify skip transcoder": sparsify("h.4.mlp", transcode=True, skip_connection=True),
+    "openai relu": openai(1),
+    "openai topk": openai(5),
     "qwen scope": qwen_scope,
     "goodfire": goodfire,
     "deepseek": deepseek,
     "circuit-tracer relu": circuit_tracer("relu", False),
     "circuit-tracer jumprelu": circuit_tracer("jumprelu", False),
+    "circuit-tracer with a skip": circuit_tracer("relu", False, skip=True),
     "circuit-tracer, older": circuit_tracer("jumprelu", True),
     "bussmann vanilla": bussmann("vanilla"),
     "bussmann topk": bussmann("topk"),
     "bussmann jumprelu": bussmann("jumprelu"),
+    "bussmann topk layer norm": bussmann("topk", norm=True),
+    "bussmann jumprelu layer norm": bussmann("jumprelu", norm=True),
 }
 """What opens, by a name for the tests."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from interop.look import K, Look, Weights, gated, jump, simple, topk
+from interop.look import K, Look, Weights, gated, jump, layer_norm, simple, skipping, topk
 from torch import Tensor
 
 
@@ -79,6 +79,18 @@ def saelens_per_token(w: Weights) -> Look:
     return saelens(config, w.four() | {"threshold": w.theta}, function)
 
 
+def saelens_layer_norm(architecture: str) -> Callable[[Weights], Look]:
+    def look(w: Weights) -> Look:
+        if architecture == "before 6":  # SAELens' copies of OpenAI's version 5
+            config = v5(w, normalize_activations="layer_norm", activation_fn_str="topk", activation_fn_kwargs={"k": K})
+            return saelens(config, w.four(), layer_norm(simple(w, topk, True)))
+        own, phi = ({"threshold": w.theta}, jump(w.theta)) if architecture == "jumprelu" else ({}, torch.relu)
+        config = v6(w, architecture, normalize_activations="layer_norm")
+        return saelens(config, w.four() | own, layer_norm(simple(w, phi, True)))
+
+    return look
+
+
 def saelens_checkpoint(architecture: str) -> Callable[[Weights], Look]:
     def look(w: Weights) -> Look:
         s = 0.37
@@ -115,7 +127,10 @@ def saelens_transcoder(architecture: str) -> Callable[[Weights], Look]:
         config = v6(w, architecture, d_out=w.E, apply_b_dec_to_input=False)
         config["metadata"] |= {"hook_name": "blocks.8.hook_mlp_in", "hook_name_out": "blocks.8.hook_mlp_out"}
         own = {"threshold": w.theta} if "jump" in architecture else {}
-        return saelens(config, w.four() | own, simple(w, jump(w.theta) if own else torch.relu, False))
+        function = simple(w, jump(w.theta) if own else torch.relu, False)
+        if "skip" in architecture:
+            own["W_skip"], function = w.W_skip.T, skipping(function, w.W_skip)
+        return saelens(config, w.four() | own, function)
 
     return look
 

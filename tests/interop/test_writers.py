@@ -21,7 +21,10 @@ OF_DICTIONARY_LEARNING = {
     "saelens topk rescaled": "AutoEncoderTopK",
     "sparsify": "AutoEncoderTopK",
 }
-OF_SPARSIFY = ("saelens topk rescaled", "dictionary_learning AutoEncoderTopK", "sparsify", "sparsify transcoder")
+OF_SPARSIFY = (
+    "saelens topk rescaled", "dictionary_learning AutoEncoderTopK", "sparsify", "sparsify transcoder",
+    "sparsify skip transcoder",
+)  # fmt: skip
 
 
 def converted(name: str, tmp_path, to: str):
@@ -82,6 +85,7 @@ def test_a_topk_of_sparsify_by_its_formula(tmp_path):
         ("saelens abstopk", "dictionary_learning", "dictionary_learning knows no abstopk"),
         ("saelens per token", "dictionary_learning", "no scaling of each token"),
         ("saelens transcoder", "dictionary_learning", "knows no transcoder"),
+        ("openai topk", "sparsify", "no layer norm of each token"),
     ],
 )
 def test_what_a_library_does_not_know_is_refused(name, to, says, tmp_path, capsys):
@@ -113,18 +117,23 @@ def test_sparsify_computes_the_same(name, tmp_path):
     theirs = sparsify.SparseCoder.load_from_disk(folder)
     with torch.no_grad():
         coded = theirs.encode(inputs(D))
-        y = theirs.decode(coded.top_acts, coded.top_indices)
+        y = theirs(inputs(D), inputs(D)).sae_out
     assert_same(torch.zeros(len(y), F).scatter(-1, coded.top_indices, coded.top_acts), y, sae)
 
 
 @pytest.mark.peers
 @pytest.mark.parametrize(
-    "name", ["gemma scope", "sparsify", "saelens gated", "llama scope", "saelens per token", "saelens transcoder"]
-)
+    "name",
+    [
+        "gemma scope", "sparsify", "saelens gated", "llama scope", "saelens per token", "saelens transcoder",
+        "openai topk", "bussmann jumprelu layer norm", "saelens skip transcoder",
+        "gemma scope 2, affine transcoder", "circuit-tracer with a skip",
+    ],
+)  # fmt: skip
 def test_our_own_folder_computes_the_same_in_sae_lens(name, tmp_path):
     sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
     sae, folder = converted(name, tmp_path, "unmix")
     theirs = sae_lens.SAE.load_from_disk(str(folder), device="cpu")
     with torch.no_grad():
         f = theirs.encode(inputs(D))
-        assert_same(f, theirs.decode(f), sae)
+        assert_same(f.to_dense() if f.is_sparse else f, theirs(inputs(D)), sae)

@@ -1,10 +1,12 @@
 """One dictionary on disk, as SAELens lays it out: `cfg.json` and `sae_weights.safetensors`.
 
 Tensors: W_enc [D, F], b_enc [F], W_dec [F, E], b_dec [E], float32, and those of the nonlinearity: `threshold` [F] of a
-jumprelu; `b_gate` (b_enc), `r_mag`, `b_mag` [F] of a gated one. They open in sae-lens >= 6 with `SAE.load_from_disk`;
-only the normalized SAE, and transcoders that are neither relu nor jumprelu, have an architecture that sae-lens does not
-know and refuses by name. Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw
-activations. `unmix.interop.load` reads these folders, and those of others.
+jumprelu; `b_gate` (b_enc), `r_mag`, `b_mag` [F] of a gated one; `W_skip` [E, D] of a skip transcoder, which is turned.
+They open in sae-lens >= 6 with `SAE.load_from_disk`; only the normalized SAE, and transcoders that are neither relu nor
+jumprelu or that undo on y what is done to each token of x, have an architecture that sae-lens does not know and refuses
+by name. Training-only scaling must have been folded in (`fold_scaling`): what is saved acts on raw activations. Beside
+them stand sample activations and their codes (`samples`). `unmix.interop.load` reads these folders, and those of
+others.
 """
 
 from __future__ import annotations
@@ -14,9 +16,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 import unmix
 from unmix.dictionary.model import Dictionary
 from unmix.dictionary.nonlinearities import AbsTopK, TopK
+from unmix.dictionary.per_token import ByLength, LayerNorm, PerToken
+from unmix.dictionary.samples import save_samples
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
 from unmix.runlog import write_json
@@ -28,13 +34,17 @@ ARCHITECTURES = {
     "abstopk": "abstopk", "gated": "gated",
 }  # fmt: skip
 """What a nonlinearity is called in cfg.json; a batchtopk is saved as a jumprelu."""
-TRANSCODERS = {phi: f"unmix_{phi}_transcoder" for phi in ARCHITECTURES} | {
-    "relu": "transcoder", "jumprelu": "jumprelu_transcoder",
+_MAPS = ("transcoder", "skip_transcoder")
+TRANSCODERS = {"transcoder": "relu", "jumprelu_transcoder": "jumprelu"} | {
+    "skip_transcoder": "relu", "jumprelu_skip_transcoder": "jumprelu"
 }  # fmt: skip
-"""What it is called where y is not x; SAELens knows two."""
-B_ENC = {"gated": "b_gate", "unmix_gated_transcoder": "b_gate"}
+"""Those that SAELens knows, and what their nonlinearity is. It does not undo on y what it does to each token of x."""
+OUR_TRANSCODERS = {f"unmix_{phi}_{what}": phi for phi in ARCHITECTURES for what in _MAPS}
+"""Those that it does not know, and those that undo it."""
+B_ENC = dict.fromkeys(("gated", *(f"unmix_gated_{what}" for what in _MAPS)), "b_gate")
 """What SAELens calls b_enc, where it has another name."""
-_PER_TOKEN = "constant_norm_rescale"  # x √D / ||x|| on the way in, undone on the way out
+PER_TOKEN: dict[PerToken | None, str] = {None: "none", ByLength(): "constant_norm_rescale", LayerNorm(): "layer_norm"}
+"""`normalize_activations`, for what is done to each token."""
 
 
 def save_sae(
@@ -47,16 +57,21 @@ def save_sae(
     more: dict[str, Any],
     hook_out: str | None = None,
     transcoder: bool = False,
+    samples: Tensor | None = None,
 ) -> None:
     """Write the folder. `more` is kept under the metadata (the run, the step, the coefficient …).
 
-    None: it is not known. `transcoder`: ŷ is not x̂ but what `hook_out` gives.
+    None: it is not known. `transcoder`: ŷ is not x̂ but what `hook_out` gives; with a W_skip it always is.
+    `samples`: raw activations [B, D] to keep 64 of, with what it answers to them; drawn ones, if not given.
     """
     folder.mkdir(parents=True, exist_ok=True)
     phi = sae.nonlinearity
-    architecture = (TRANSCODERS if transcoder else ARCHITECTURES)[phi.name]
+    transcoder = transcoder or sae.skip is not None
+    architecture = architecture_of(sae, transcoder)
     names = {name: B_ENC.get(architecture, name) if name == "b_enc" else name for name in sae.weights}
-    save_tensors(folder / WEIGHTS, {names[name]: weight for name, weight in sae.weights.items()})
+    turned = {name: weight.T if name == "W_skip" else weight for name, weight in sae.weights.items()}
+    save_tensors(folder / WEIGHTS, {names[name]: weight for name, weight in turned.items()})
+    save_samples(sae, folder, samples)
     of_topk = {"k": phi.k, "rescale_acts_by_decoder_norm": phi.weigh_by_norm} if isinstance(phi, TopK | AbsTopK) else {}
     of_transcoder = {"d_out": sae.W_dec.shape[1]} if transcoder else {}
     out = {"hook_name_out": transformer_lens(hook_out) if hook_out else None} if transcoder else {}
@@ -70,7 +85,7 @@ def save_sae(
             "dtype": "float32",
             "device": "cpu",
             "apply_b_dec_to_input": False,
-            "normalize_activations": _PER_TOKEN if sae.per_token_scaling else "none",
+            "normalize_activations": PER_TOKEN[sae.per_token],
             "reshape_activations": "none",
             **of_topk,
             "metadata": {
@@ -89,6 +104,15 @@ def save_sae(
             },
         },
     )
+
+
+def architecture_of(sae: Dictionary, transcoder: bool) -> str:
+    """What it is called in cfg.json."""
+    if not transcoder:
+        return ARCHITECTURES[sae.nonlinearity.name]
+    what = "transcoder" if sae.skip is None else "skip_transcoder"
+    theirs = {"relu": what, "jumprelu": f"jumprelu_{what}"} if sae.per_token is None else {}
+    return theirs.get(sae.nonlinearity.name, f"unmix_{sae.nonlinearity.name}_{what}")
 
 
 def metadata(folder: Path) -> dict[str, Any]:
@@ -113,6 +137,17 @@ def longest(folder: Path) -> float | None:
         shown = f"{found!r:.60}"
         raise UserError(f"{folder / CONFIG}: metadata.mask.longer_than = {shown} is no norm; bring the file back")
     return float(found)
+
+
+def hook_of(folder: Path) -> str:
+    """The hook of an SAE that unmix trained. Raises `UserError` if the folder does not say."""
+    try:
+        return str(metadata(folder)["unmix_hook"])
+    except KeyError:
+        raise UserError(
+            f"{folder / CONFIG} does not say which hook the SAE was trained on (metadata.unmix_hook); folders that "
+            "unmix wrote do"
+        ) from None
 
 
 def origin(folder: Path) -> tuple[str, dict[str, Any]]:

@@ -2,10 +2,9 @@
 
 Letters: B tokens, D width of the input, E width of the output, F features.
 
-    f = phi(x W_enc + b_enc)         W_enc [D, F], b_enc [F]; phi is a nonlinearity, with parameters of its own or none
-    ŷ = f W_dec + b_dec              W_dec [F, E], b_dec [E]
-
-With per-token scaling the same acts on x √D / ||x||, and ŷ is brought back to the length of x.
+    u = T(x)                                    nothing, or what `per_token` says, for each token by itself
+    f = phi(u W_enc + b_enc)                    W_enc [D, F], b_enc [F]; phi may have parameters of its own
+    ŷ = T⁻¹(f W_dec + b_dec)  [+ x W_skip]      W_dec [F, E], b_dec [E]; W_skip [D, E] in some transcoders
 """
 
 from __future__ import annotations
@@ -13,11 +12,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unmix.dictionary.code import Code
 from unmix.dictionary.nonlinearities import Nonlinearity, Relu
+from unmix.dictionary.per_token import ByLength, PerToken
 
 
 class Dictionary(nn.Module):
@@ -36,14 +38,17 @@ class Dictionary(nn.Module):
         weights: Mapping[str, Tensor],
         nonlinearity: Nonlinearity | None = None,
         *,
-        per_token_scaling: bool = False,
+        per_token: PerToken | None = None,
         longest: float | None = None,
     ) -> None:
         super().__init__()
         for name, weight in weights.items():
             self.register_parameter(name, nn.Parameter(weight))
         self.nonlinearity = nonlinearity or Relu()
-        self.per_token_scaling = per_token_scaling
+        self.per_token = per_token
+        """T; None: u = x."""
+        self.cfg: Any = None
+        """What its files say of it (`interop.origin.Origin`: model, hook, format, …); None where it was not loaded."""
         self.longest = longest
         """Tokens with a longer ||x|| were left out of training: `splice` leaves them as they are."""
 
@@ -63,9 +68,32 @@ class Dictionary(nn.Module):
         return self.W_enc.shape[1]
 
     @property
+    def d_in(self) -> int:
+        """D, as other libraries call it."""
+        return self.width
+
+    @property
+    def d_sae(self) -> int:
+        """F, as other libraries call it."""
+        return self.features
+
+    @property
+    def skip(self) -> Tensor | None:
+        """W_skip [D, E], or None: nothing of x is added to ŷ."""
+        found: Tensor | None = self._parameters.get("W_skip")
+        return found
+
+    @property
+    def needs_x(self) -> bool:
+        """Whether ŷ is not a function of f alone, so that `decode` has to be given the x that f was made from."""
+        return self.per_token is not None or self.skip is not None
+
+    @property
     def fingerprint(self) -> str:
         """SHA-256 of all that its answers depend on, whatever files it was read from."""
-        found = hashlib.sha256(repr((self.nonlinearity, self.per_token_scaling, self.longest)).encode())
+        # as it was when there was nothing but ByLength, so that what was made of older folders is still theirs
+        T: object = self.per_token == ByLength() if self.per_token in (None, ByLength()) else self.per_token
+        found = hashlib.sha256(repr((self.nonlinearity, T, self.longest)).encode())
         for name, weight in sorted(self.weights.items()):
             found.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
             found.update(weight.cpu().contiguous().numpy().tobytes())
@@ -79,25 +107,49 @@ class Dictionary(nn.Module):
         return (norm > self.longest) & norm.isfinite()
 
     def encode(self, x: Tensor) -> Tensor:
-        """f = phi(x W_enc + b_enc), (..., D) -> (..., F)."""
+        """f = phi(T(x) W_enc + b_enc), (..., D) -> (..., F)."""
         x = x.to(self.W_enc.dtype)
-        if self.per_token_scaling:
-            x = x / self.token_scale(x)
+        if self.per_token is not None:
+            x = self.per_token.take(x).u
         return self.nonlinearity(x @ self.W_enc + self.b_enc, dict(self.named_parameters()))
 
+    def code(self, x: Tensor) -> Code:
+        """The active entries of f alone, (B, D) -> CSR by token. Raises ValueError if x has another shape."""
+        if x.ndim != 2:
+            raise ValueError(f"x has the shape {tuple(x.shape)}, not (B, D); flatten what stands before D")
+        f_BF = self.encode(x)
+        token, feature = f_BF.nonzero(as_tuple=True)
+        counts_B = torch.bincount(token, minlength=len(x))
+        starts = torch.cat([counts_B.new_zeros(1), counts_B.cumsum(0)])
+        return Code(starts, feature, f_BF[token, feature])
+
+    def extra_repr(self) -> str:
+        """`64 -> 256 features, jumprelu`, and where it comes from."""
+        wide = f"{self.width:,}" if self.W_dec.shape[1] == self.width else f"{self.width:,} -> {self.W_dec.shape[1]:,}"
+        made = self.cfg
+        from_where = [f"{made.hook or 'hook not named'} of {made.model or 'a model not named'}"] if made else []
+        return ", ".join([f"{self.features:,} features of {wide}", self.nonlinearity.name, *from_where])
+
     def decode(self, f: Tensor, x: Tensor | None = None) -> Tensor:
-        """ŷ = f W_dec + b_dec, (..., F) -> (..., E). With per-token scaling x says how long; else it is not needed."""
+        """ŷ = T⁻¹(f W_dec + b_dec) [+ x W_skip], (..., F) -> (..., E). x is needed where `needs_x` says so.
+
+        Raises ValueError if it is needed and not given.
+        """
         y_hat = f @ self.W_dec + self.b_dec
-        if not self.per_token_scaling:
+        if not self.needs_x:
             return y_hat
         if x is None:
-            raise ValueError("this SAE scales each token: decode(f, x) needs the x that f was made from")
-        return y_hat * self.token_scale(x.to(self.W_enc.dtype))
+            raise ValueError("ŷ depends on x beside f here: decode(f, x) needs the x that f was made from")
+        x = x.to(self.W_enc.dtype)
+        if self.per_token is not None:
+            taken = self.per_token.take(x)
+            y_hat = y_hat * taken.scale
+            y_hat = y_hat if taken.shift is None else y_hat + taken.shift
+        return y_hat if self.skip is None else y_hat + x @ self.skip
 
     def token_scale(self, x: Tensor) -> Tensor:
-        """||x|| / √D, (..., 1): what per-token scaling divides by."""
-        norm: Tensor = x.norm(dim=-1, keepdim=True)
-        return norm.clamp_min(torch.finfo(x.dtype).tiny) / math.sqrt(self.width)
+        """What T⁻¹ multiplies by, (..., 1): a feature's part of ŷ is f_i W_dec_i times that. Ones, where T is none."""
+        return torch.ones_like(x[..., :1]) if self.per_token is None else self.per_token.take(x).scale
 
     def forward(self, x: Tensor) -> Tensor:
         """ŷ, (..., D) -> (..., E)."""
@@ -108,7 +160,7 @@ class Dictionary(nn.Module):
         return Dictionary(
             self.weights | dict(weights),
             nonlinearity or self.nonlinearity,
-            per_token_scaling=self.per_token_scaling,
+            per_token=self.per_token,
             longest=self.longest,
         )
 
@@ -137,7 +189,8 @@ def fold_centre(sae: Dictionary, centre_D: Tensor) -> Dictionary:
     """The same SAE for x, given one trained on x - c: f is unchanged, x̂ is moved by c."""
     w = sae.weights
     moved = sae.nonlinearity.moved(w, -(centre_D @ w["W_enc"]))
-    return sae.changed(moved | {"b_dec": w["b_dec"] + centre_D})
+    skipped = 0 if sae.skip is None else centre_D @ w["W_skip"]
+    return sae.changed(moved | {"b_dec": w["b_dec"] + centre_D - skipped})
 
 
 def fold_scaling(sae: Dictionary, scale: float) -> Dictionary:

@@ -95,7 +95,7 @@ def objective(
     *,
     k: float,
     norm_power: int,
-    sparsity: float,
+    sparsity: float | Tensor,
     prefixes: tuple[int, ...] | None = None,
     centre_D: Tensor | None = None,
     dead: Objective = (),

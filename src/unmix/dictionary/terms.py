@@ -200,8 +200,8 @@ class PreActivation:
         return (torch.relu(theta_N - z_BN) * w_N).sum()
 
 
-Objective = tuple[tuple[float, Term], ...]
-"""(coefficient, term) …: the squared error first."""
+Objective = tuple[tuple[float | Tensor, Term], ...]
+"""(coefficient, term) …: the squared error first. A coefficient may lie on a device."""
 
 
 def squares(y_hat_BE: Tensor, y_BE: Tensor) -> Tensor:
@@ -224,6 +224,6 @@ def token_weights(x_BD: Tensor, norm_power: int) -> Tensor:
     return torch.where(norm_B == 0, 0, norm_B ** (-norm_power))
 
 
-def loss(objective: Objective, sums: Sequence[float]) -> float:
+def loss(objective: Objective, sums: Sequence[float | Tensor]) -> float | Tensor:
     """The loss of a batch, summed over its tokens, from its sums of each term."""
     return sum(coefficient * found for (coefficient, _), found in zip(objective, sums, strict=True))

@@ -52,10 +52,12 @@ class ByNorm:
     def __init__(self, norm_F: Tensor, mean_D: Tensor, *, mask: str = MASK) -> None:
         self.norm_F, self.mean_D, self.mask = norm_F.detach(), mean_D.detach().double(), mask
         self._columns: Values = np.empty((8, 0), dtype=np.float32)
+        self._there: list[Tensor] = []
+        """Columns that lie on a device until they are asked for."""
         self.tokens = 0
 
     def add(self, x_BD: Tensor, f_BF: Tensor, x_hat_BD: Tensor) -> None:
-        """Keep every token of a batch; which to give, and how many, the caller decides."""
+        """Keep every token of a batch, where it lies; which to give, and how many, the caller decides."""
         x, y = x_BD.double(), x_hat_BD.double()
         x_norm, y_norm = x.norm(dim=1), y.norm(dim=1)
         tiny = torch.finfo(torch.float64).tiny
@@ -73,16 +75,25 @@ class ByNorm:
                 f_BF.abs().sum(1).double(),
             ]
         )
-        end = self.tokens + len(x_BD)
+        if x_BD.is_cpu:
+            self._keep(columns.float().numpy())
+        else:
+            self._there.append(columns.float())
+
+    def _keep(self, columns: Values) -> None:
+        end = self.tokens + columns.shape[1]
         if end > self._columns.shape[1]:  # in one piece: small ones among the batches split the heap
             grown = np.empty((8, max(2 * end, 4096)), dtype=np.float32)
             grown[:, : self.tokens] = self._columns[:, : self.tokens]
             self._columns = grown
-        self._columns[:, self.tokens : end] = columns.float().cpu().numpy()
+        self._columns[:, self.tokens : end] = columns
         self.tokens = end
 
     def metrics(self) -> dict[str, Any]:
         """Every number, as plain data."""
+        for columns in self._there:
+            self._keep(columns.cpu().numpy())
+        self._there = []
         tokens = self._columns[:, : self.tokens]
         tokens = tokens[:, by_length(tokens[_NORM])]
         n, one = tokens.shape[1], top_count(tokens.shape[1])

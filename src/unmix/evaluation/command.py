@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
+from unmix.activations.rows import Rows
 from unmix.config import MaskConfig
 from unmix.corpus.tokens import Tokens, load_tokens
+from unmix.devices import resolve
 from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import Dictionary
 from unmix.disk import size
@@ -21,7 +24,9 @@ from unmix.evaluation.debias import debias as refit
 from unmix.evaluation.evaluate import SKIP, evaluate
 from unmix.evaluation.findings import findings
 from unmix.evaluation.opened import open_subject
-from unmix.evaluation.subject import Subject
+from unmix.evaluation.rows import evaluate_rows
+from unmix.evaluation.subject import Subject, on_rows
+from unmix.interop.origin import Origin
 from unmix.lm.model import LanguageModel
 from unmix.machine import held
 from unmix.runlog import newest_checkpoints, read_json, write_json
@@ -34,7 +39,7 @@ SWEEP_READS = 20 * SWEEP_TOKENS  # held-out tokens that it reads, and takes thos
 
 
 def evaluate_folder(
-    folder: Path,
+    folder: Path | Sequence[Path],
     *,
     fidelity_tokens: int,
     ce_tokens: int,
@@ -42,19 +47,28 @@ def evaluate_folder(
     corpus: str | None = None,
     hook: str | None = None,
     batch: int | None = None,
+    device: str | None = None,
     read_at_most: int | None = None,
     debias: bool = False,
     mask: Callable[[MaskConfig], MaskConfig] = lambda trained: trained,
     say: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Evaluate every member of a run, or the one SAE of a folder.
+    """Evaluate every member of a run, or the one SAE of a folder; or of several folders, on the same tokens.
 
     `mask` is given the mask of the training (`auto` where it was on every token) and answers that of the evaluation;
-    `batch` sequences go through the model at once, as many as fit `memory.BUDGET` if not given. `read_at_most` bounds
-    the held-out tokens that are read. Raises `UserError` for what `find_subject` and `evaluate` do, and for a model or
-    corpus that cannot be had.
+    `batch` sequences go through the model at once, as many as fit `memory.BUDGET` if not given. `device`: where, if
+    not on the run's. `read_at_most` bounds the held-out tokens that are read. Raises `UserError` for what
+    `find_subject` and `evaluate` do, and for a model, a corpus or a device that cannot be had.
     """
+    if isinstance(folder, Path) and model is None and on_rows(folder):
+        return evaluate_rows(folder, None, tokens=fidelity_tokens, mask=mask)
+    if debias and not isinstance(folder, Path):
+        raise UserError("--debias writes into the folder of a dictionary; give one folder at a time")
     subject, lm, tokens = open_subject(folder, say, model=model, corpus=corpus, hook=hook, read_at_most=read_at_most)
+    where = resolve(device or subject.device)
+    if where.type != "cpu":
+        say(f"evaluating on {where}")
+    lm.model.to(where)
     T = tokens.ids_NT.shape[1]
     if subject.split != "held_out":
         say(f"the split is {subject.split}")
@@ -67,7 +81,7 @@ def evaluate_folder(
     say(f"about {size(held() + needed)} of memory at the peak, {n} sequences a pass (--batch)")
     results = []
     for at, saes in subject.saes.items():
-        if debias:
+        if debias and isinstance(folder, Path):
             say(f"refitting the magnitudes of {len(saes)} dictionaries on {DEBIAS_TOKENS:,} tokens of the train split")
             train = load_tokens(subject.corpus, lm.tokenizer, T, "train", say=say)
             saes = {**saes, **_debiased(saes, lm, train, at, folder, _made(subject, T), n)}
@@ -91,8 +105,16 @@ def evaluate_folder(
         "corpus": subject.corpus.source,
         "model": subject.model.name,
         "checkpoints": subject.checkpoints,
+        **({"published": {name: _published(made) for name, made in subject.made.items()}} if subject.made else {}),
         "hooks": results,
     }
+
+
+def _published(made: Origin) -> dict[str, Any]:
+    """What the files of a dictionary that unmix did not train say of it."""
+    return {"format": made.format, "version": made.version, "architecture": made.architecture} | {
+        "l0": made.l0, "explained_variance": made.explained_variance
+    }  # fmt: skip
 
 
 def require_ours(folder: Path) -> dict[str, Any] | None:
@@ -103,11 +125,11 @@ def require_ours(folder: Path) -> dict[str, Any] | None:
     return found
 
 
-def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
+def evaluate_run(folder: Path, say: Callable[[str], None], given: Rows | None = None) -> None:
     """Write the evaluation of a run that has just been trained, on few tokens; one of the same checkpoints is kept.
 
     What was evaluated of earlier checkpoints is kept as `evaluation.superseded-1.json`, 2 … One that cannot be made is
-    said in a line: what was trained is whole without it.
+    said in a line: what was trained is whole without it. `given`: the activations of a run on rows handed over.
     """
     try:
         there = require_ours(folder)
@@ -116,6 +138,10 @@ def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
             if there.get("checkpoints", newest) == newest:  # one without them is of an earlier version
                 say(f"{folder / FILE} is there; `unmix evaluate {folder}` makes it again")
                 return
+        if on_rows(folder):
+            say(f"evaluating on up to {SWEEP_TOKENS:,} held-out activations")
+            _write(folder, evaluate_rows(folder, given, tokens=SWEEP_TOKENS), there, say)
+            return
         say(
             f"evaluating on {SWEEP_TOKENS:,} held-out tokens, cross-entropy on {SWEEP_CE_TOKENS:,} of them; "
             f"`unmix evaluate {folder}` takes more, --no-evaluate leaves it out"
@@ -127,13 +153,18 @@ def evaluate_run(folder: Path, say: Callable[[str], None]) -> None:
             read_at_most=SWEEP_READS,
             say=say,
         )
-        if there is not None:
-            aside = next(path for n in count(1) if not (path := folder / SUPERSEDED.format(n)).exists())
-            say(f"the evaluation of earlier checkpoints is kept as {aside.name}")
-            write_json(aside, there)
-        write_json(folder / FILE, found)
+        _write(folder, found, there, say)
     except UserError as error:
         say(f"warning: not evaluated, the report is written without held-out numbers: {error}")
+
+
+def _write(folder: Path, found: dict[str, Any], there: dict[str, Any] | None, say: Callable[[str], None]) -> None:
+    """Write the evaluation; the one that is there is kept beside it."""
+    if there is not None:
+        aside = next(path for n in count(1) if not (path := folder / SUPERSEDED.format(n)).exists())
+        say(f"the evaluation of earlier checkpoints is kept as {aside.name}")
+        write_json(aside, there)
+    write_json(folder / FILE, found)
 
 
 def _made(subject: Subject, T: int) -> dict[str, Any] | None:
@@ -145,6 +176,11 @@ def _made(subject: Subject, T: int) -> dict[str, Any] | None:
         "corpus": subject.corpus.model_dump(mode="json"),
         "activations": {"sequence_length": T},
     }
+
+
+def _some(batches: Sequence[Tensor]) -> Tensor | None:
+    """A batch that is not empty."""
+    return next((x_KD for x_KD in batches if len(x_KD)), None)
 
 
 def _debiased(
@@ -159,7 +195,7 @@ def _debiased(
     """Each SAE refitted on the tokens that it was trained on, and saved in `folder/debiased/NAME`."""
     T = train.ids_NT.shape[1]
     ids_NT = torch.from_numpy(train.ids_NT[: max(1, DEBIAS_TOKENS // T)].astype(np.int64))
-    batches = [lm.activations(part, [hook])[hook][:, SKIP:].flatten(0, 1) for part in torch.split(ids_NT, n)]
+    batches = [lm.activations(part, [hook])[hook][:, SKIP:].flatten(0, 1).cpu() for part in torch.split(ids_NT, n)]
     found = {}
     for name, sae in saes.items():
         kept = [x_BD[~sae.leaves(x_BD)] for x_BD in batches]
@@ -172,7 +208,9 @@ def _debiased(
                 "rule": f"tokens longer than {sae.longest:g} were not trained on: leave x as it is there",
                 "longer_than": sae.longest,
             }
-        save_sae(refitted, folder / "debiased" / name, model=lm.name, hook=hook, context=T, more=more)
+        save_sae(
+            refitted, folder / "debiased" / name, model=lm.name, hook=hook, context=T, more=more, samples=_some(kept)
+        )
     return found
 
 

@@ -24,17 +24,22 @@ RIDGE = 1e-3  # of A's mean diagonal: features that never fire keep their scale
 def debias(sae: Dictionary, batches: Iterable[Tensor]) -> Dictionary:
     """The refitted dictionary. `batches` are x_BD of the train split, never of the one it is judged on.
 
-    Raises `UserError` if the dictionary is too large for the F x F system.
+    Raises `UserError` if the dictionary is too large for the F x F system, or is a transcoder with a W_skip.
     """
     F = sae.features
+    if sae.skip is not None:
+        raise UserError("a transcoder with a W_skip cannot be refitted: x is not what it gives back")
     if F > LARGEST:
         raise UserError(f"refitting {F} features needs {F * F * 8 / 1e9:.0f} GB; it is done up to {LARGEST}")
     A_FF, y_F = torch.zeros(F, F), torch.zeros(F, dtype=torch.float64)
     with torch.no_grad():
         for x_BD in batches:
             f_BF = sae.encode(x_BD)
-            if sae.per_token_scaling:
-                x_BD = x_BD / sae.token_scale(x_BD)
+            if sae.per_token is not None:  # what f W_dec + b_dec is to be: T⁻¹ of it is x
+                _, scale_B1, shift_B1 = sae.per_token.take(x_BD)
+                says_B = scale_B1.squeeze(1) > 0  # else features do not matter to it
+                x_BD = (x_BD if shift_B1 is None else x_BD - shift_B1)[says_B] / scale_B1[says_B]
+                f_BF = f_BF[says_B]
             A_FF.addmm_(f_BF.T, f_BF)
             y_F += (f_BF * ((x_BD - sae.b_dec) @ sae.W_dec.T)).sum(0, dtype=torch.float64)
         A_FF *= sae.W_dec @ sae.W_dec.T

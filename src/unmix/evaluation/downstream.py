@@ -15,7 +15,6 @@ first tokens are passed both ways; where that differs, nothing is skipped.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -25,9 +24,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from unmix.activations.mask import Mask
+from unmix.devices import at_rest
 from unmix.evaluation.memory import pieces
 from unmix.evaluation.splice import Replacement, splice
 from unmix.hooknames import KINDS, canonical
+from unmix.kernels.task import wide
 from unmix.lm.hooks import find_blocks
 from unmix.lm.model import LanguageModel
 
@@ -40,34 +41,44 @@ class Effect:
 
     def __init__(self) -> None:
         self.tokens = 0
-        self.ce = self.kl = 0.0
-        self.of_document: dict[int, tuple[float, int]] = {}
-        """document -> (sum of its differences in cross-entropy, how many)."""
+        self._ce: Tensor | float = 0.0
+        self._kl: Tensor | float = 0.0
+        self._parts: list[tuple[list[int], Tensor, list[int]]] = []
+        """Of each batch: its documents, the sums of their differences in cross-entropy, how many those are."""
 
     def add(self, ce_NT: Tensor, base_ce_NT: Tensor, kl_NT: Tensor, document_NT: Tensor) -> None:
-        """Count predictions, each with the document that it was made in."""
+        """Count predictions, each with the document that it was made in; the sums stay on the device."""
         self.tokens += ce_NT.numel()
-        self.ce += ce_NT.sum().item()
-        self.kl += kl_NT.sum().item()
+        self._ce = self._ce + ce_NT.sum()
+        self._kl = self._kl + kl_NT.sum()
         documents_g, which, count_g = torch.unique(document_NT, return_inverse=True, return_counts=True)
-        sum_g = torch.zeros(len(documents_g), dtype=torch.float64)
-        sum_g.index_add_(0, which.flatten(), (ce_NT - base_ce_NT).double().flatten())
-        for document, delta, count in zip(documents_g.tolist(), sum_g.tolist(), count_g.tolist(), strict=True):
-            before, counted = self.of_document.get(document, (0.0, 0))
-            self.of_document[document] = before + delta, counted + count
+        sum_g = ce_NT.new_zeros(len(documents_g))
+        sum_g.index_add_(0, which.flatten().to(sum_g.device), (ce_NT - base_ce_NT).flatten())
+        self._parts.append((documents_g.tolist(), sum_g, count_g.tolist()))
+
+    def of_document(self) -> dict[int, tuple[float, int]]:
+        """document -> (sum of its differences in cross-entropy, how many)."""
+        found: dict[int, tuple[float, int]] = {}
+        deltas = iter(torch.cat([sum_g for _, sum_g, _ in self._parts]).tolist() if self._parts else [])
+        for documents, _, counts in self._parts:
+            for document, count in zip(documents, counts, strict=True):
+                before, counted = found.get(document, (0.0, 0))
+                found[document] = before + next(deltas), counted + count
+        return found
 
     def metrics(self) -> dict[str, float | int]:
         """Means, and the standard error of ΔCE."""
-        n, documents = self.tokens, len(self.of_document)
-        mean = sum(delta for delta, _ in self.of_document.values()) / n
-        squares = sum((delta - mean * count) ** 2 for delta, count in self.of_document.values())
+        n, of_document = self.tokens, self.of_document()
+        documents = len(of_document)
+        mean = sum(delta for delta, _ in of_document.values()) / n
+        squares = sum((delta - mean * count) ** 2 for delta, count in of_document.values())
         return {
-            "ce": self.ce / n,
+            "ce": float(self._ce) / n,
             "delta_ce": mean,
             "delta_ce_standard_error": math.sqrt(squares * documents / (documents - 1)) / n
             if documents > 1
             else math.nan,
-            "kl": self.kl / n,
+            "kl": float(self._kl) / n,
         }
 
 
@@ -88,7 +99,7 @@ class Downstream:
         """Replacements that are also put in the place of masked tokens, on the first EVERYWHERE sequences."""
         self.skipped: int | None = None
         """Blocks that a spliced pass leaves out; found out with the first tokens."""
-        self.base_ce = 0.0
+        self.base_ce: Tensor | float = 0.0
         self.tokens = self.sequences = 0
         self.documents: set[int] = set()
         self.effects = {name: Effect() for name in replacements}
@@ -105,6 +116,7 @@ class Downstream:
         in `unmasked`).
         """
         with torch.no_grad():
+            ids_NT = ids_NT.to(self.model.model.device)
             if self.skipped is None:
                 self.skipped = self._skippable(ids_NT[:1, :CHECKED])
             skipped = self.skipped
@@ -112,7 +124,7 @@ class Downstream:
             target, made_in = ids_NT[:, self.skip + 1 :], document_NT[:, self.skip : -1]
             base = logits[:, self.skip : -1]
             base_ce_NT = self._to_log_probabilities(base, target)
-            self.base_ce += base_ce_NT.sum().item()
+            self.base_ce = self.base_ce + base_ce_NT.sum()
             self.tokens += base_ce_NT.numel()
             self.documents.update(made_in.flatten().tolist())
             among_first = self.sequences < EVERYWHERE
@@ -133,22 +145,22 @@ class Downstream:
 
     def _to_log_probabilities(self, logits_NTV: Tensor, target_NT: Tensor) -> Tensor:
         """ce_NT of the logits, which become log-probabilities in place: they are needed with every replacement."""
-        ce_NT = torch.empty(target_NT.shape, dtype=torch.float64)
+        ce_NT = wide(torch.empty(target_NT.shape, device=target_NT.device))
         for n, (logits_TV, target_T) in enumerate(zip(logits_NTV, target_NT, strict=True)):
             for at in pieces(*logits_TV.shape):
                 logits_TV[at] = torch.log_softmax(logits_TV[at], dim=-1)
-                ce_NT[n, at] = -logits_TV[at].gather(1, target_T[at, None]).squeeze(1).double()
+                ce_NT[n, at] = -wide(logits_TV[at].gather(1, target_T[at, None]).squeeze(1))
         return ce_NT
 
     def _compared(self, logits_NTV: Tensor, base_NTV: Tensor, target_NT: Tensor) -> tuple[Tensor, Tensor]:
         """(ce_NT of the logits, kl_NT from the log-probabilities `base` to them), a few positions at a time."""
-        ce_NT = torch.empty(target_NT.shape, dtype=torch.float64)
+        ce_NT = wide(torch.empty(target_NT.shape, device=target_NT.device))
         kl_NT = torch.empty_like(ce_NT)
         for n, (logits_TV, base_TV) in enumerate(zip(logits_NTV, base_NTV, strict=True)):
             for at in pieces(*logits_TV.shape):
                 spliced = torch.log_softmax(logits_TV[at], dim=-1)
-                ce_NT[n, at] = -spliced.gather(1, target_NT[n, at, None]).squeeze(1).double()
-                kl_NT[n, at] = F.kl_div(spliced, base_TV[at], reduction="none", log_target=True).sum(1).double()
+                ce_NT[n, at] = -wide(spliced.gather(1, target_NT[n, at, None]).squeeze(1))
+                kl_NT[n, at] = wide(F.kl_div(spliced, base_TV[at], reduction="none", log_target=True).sum(1))
         return ce_NT, kl_NT
 
     def _skippable(self, ids_NT: Tensor) -> int:
@@ -172,9 +184,9 @@ class Downstream:
         """The replacement, timed, of what the mask keeps."""
 
         def replace(x: Tensor) -> Tensor:
-            before = time.perf_counter()
+            before = at_rest(x.device)
             answer = replacement(x)
-            self.replacement_seconds += time.perf_counter() - before
+            self.replacement_seconds += at_rest(x.device) - before
             return answer if self.leaves is None else torch.where(self.leaves.keeps(ids_NT, x)[..., None], answer, x)
 
         return replace
@@ -182,7 +194,7 @@ class Downstream:
     def metrics(self) -> dict[str, Any]:
         """Per replacement, with the untouched CE."""
         return {
-            "ce_untouched": self.base_ce / self.tokens,
+            "ce_untouched": float(self.base_ce) / self.tokens,
             "tokens": self.tokens,
             "documents": len(self.documents),
             "replacements": {name: effect.metrics() for name, effect in self.effects.items()},
@@ -199,7 +211,7 @@ def _plain(replacement: Replacement) -> Replacement:
 def ablations(mean_D: Tensor) -> dict[str, Replacement]:
     """The two baselines that recovered loss is measured against."""
     mean = mean_D.float()
-    return {"zero": torch.zeros_like, "mean": lambda x: mean.expand_as(x)}
+    return {"zero": torch.zeros_like, "mean": lambda x: mean.to(x.device).expand_as(x)}
 
 
 def _with_capture(model: LanguageModel, ids_NT: Tensor, skipped: int) -> tuple[Any, Tensor]:

@@ -11,8 +11,8 @@ keep x when the rest is spliced, and have numbers of their own.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,7 @@ import torch
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import Tokens, documents_of, sample, special_ids
+from unmix.devices import at_rest
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import BY_NORM_TOKENS, ByNorm
@@ -68,11 +69,13 @@ def evaluate(
             )
     if batch_sequences is None:
         batch_sequences = sequences_at_once(T, model.vocabulary)
-    x_sums = Activations(width)
+    home = _home(model)
+    saes = {name: sae if sae.W_dec.device == home else deepcopy(sae).to(home) for name, sae in saes.items()}
+    x_sums = Activations(width, home)
     fidelities = {name: Fidelity(sae) for name, sae in saes.items()}
     on_outliers = {name: Fidelity(sae) for name, sae in saes.items()}
-    outlier_sums = Activations(x_sums.sum_D.numel())
-    began, in_dictionaries = time.perf_counter(), 0.0
+    outlier_sums = Activations(width, home)
+    began, in_dictionaries = at_rest(home), 0.0
     with torch.no_grad():
         head_ids_NT = _ids(tokens, order_N[: min(HEAD_SEQUENCES, sequences)])
         model.check_contributions(head_ids_NT[:1], [hook])
@@ -82,12 +85,13 @@ def evaluate(
         by_norm = {name: ByNorm(fidelities[name].norm_F, mean_D) for name in saes}
         for start in range(0, sequences, batch_sequences):
             ids_NT = _ids(tokens, order_N[start : min(start + batch_sequences, sequences)])
-            x_NTD = model.activations(ids_NT, [hook])[hook]
+            x_NTD = model.activations(ids_NT, [hook])[hook].to(home)
+            ids_NT = ids_NT.to(home)
             counted_NT = leaves.keeps(ids_NT, x_NTD)
             counted_NT[:, :SKIP] = False
             # what is counted first, the rest behind it: encoded together, looked at apart
             n, x_BD = int(counted_NT.sum()), torch.cat([x_NTD[counted_NT], x_NTD[~counted_NT]])
-            early_N1 = torch.arange(start, start + len(ids_NT))[:, None] < max(1, BY_NORM_TOKENS // T)
+            early_N1 = torch.arange(start, start + len(ids_NT), device=home)[:, None] < max(1, BY_NORM_TOKENS // T)
             early_NT = early_N1.expand(ids_NT.shape)
             early_B = torch.cat([early_NT[counted_NT], early_NT[~counted_NT]])
             x_sums.add(x_BD[:n])
@@ -95,10 +99,10 @@ def evaluate(
             far_B = longer(norm_B, far.longer_than)
             far = far.plus(outliers(norm_B, median, times))
             outlier_sums.add(x_BD[far_B])
-            before = time.perf_counter()
+            before = at_rest(home)
             for name, sae in saes.items():
                 _judge(sae, x_BD, n, far_B, early_B, fidelities[name], on_outliers[name], by_norm[name])
-            in_dictionaries += time.perf_counter() - before
+            in_dictionaries += at_rest(home) - before
             progress(f"fidelity: {min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
 
     if not x_sums.tokens:
@@ -116,7 +120,7 @@ def evaluate(
         progress(f"cross-entropy: {end:,} of {ce_sequences:,} sequences")
 
     in_dictionaries += downstream.replacement_seconds
-    in_model = time.perf_counter() - began - in_dictionaries
+    in_model = at_rest(home) - began - in_dictionaries
     pca = x_sums.pca_explained_variance()
     effects = downstream.metrics()
     untouched, made = effects["ce_untouched"], effects["replacements"]
@@ -157,9 +161,16 @@ def evaluate(
     }
 
 
+def _home(model: LanguageModel) -> torch.device:
+    """Where dictionaries are judged: with the model, unless sums in float64 cannot be kept there."""
+    device: torch.device = model.model.device
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 def _head(model: LanguageModel, hook: str, ids_NT: torch.Tensor, n: int, times: float) -> tuple[float, torch.Tensor]:
     """(the median norm of these sequences at the hook, the mean activation without outliers), n sequences a pass."""
-    x_BD = torch.cat([model.activations(part, [hook])[hook].flatten(0, 1) for part in torch.split(ids_NT, n)])
+    found = (model.activations(part, [hook])[hook].to(_home(model)) for part in torch.split(ids_NT, n))
+    x_BD = torch.cat([x_NTD.flatten(0, 1) for x_NTD in found])
     norm_B = torch.cat([part.double().norm(dim=1) for part in torch.split(x_BD, 4096)])
     median = norm_B.median().item()
     return median, x_BD[~longer(norm_B, times * median)].mean(0)
@@ -193,8 +204,8 @@ def _reconstruction(sae: Dictionary) -> Replacement:
     """x̂ for x, as `sae(x)`, a few tokens at a time."""
 
     def replace(x_NTD: torch.Tensor) -> torch.Tensor:
-        x_BD = x_NTD.flatten(0, 1)
-        return torch.cat([sae(x_BD[at]) for at in pieces(len(x_BD), sae.features)]).view_as(x_NTD)
+        x_BD = x_NTD.flatten(0, 1).to(sae.W_dec.device)
+        return torch.cat([sae(x_BD[at]) for at in pieces(len(x_BD), sae.features)]).view_as(x_NTD).to(x_NTD.device)
 
     return replace
 

@@ -22,16 +22,17 @@ from torch import Tensor
 from unmix.dictionary.model import Dictionary
 from unmix.evaluation.memory import PIECE, pieces
 
+CPU = torch.device("cpu")
 DENSITY_EDGES = [10.0**e for e in range(-7, 1)]
 
 
 class Activations:
     """Sums over the activations themselves: mean, variance, covariance."""
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, device: torch.device = CPU) -> None:
         self.tokens = 0
-        self.sum_D = torch.zeros(width, dtype=torch.float64)
-        self.square_DD = torch.zeros(width, width, dtype=torch.float64)
+        self.sum_D = torch.zeros(width, dtype=torch.float64, device=device)
+        self.square_DD = torch.zeros(width, width, dtype=torch.float64, device=device)
 
     def add(self, x_BD: Tensor) -> None:
         """Count a batch."""
@@ -63,19 +64,20 @@ class Activations:
     def pca_explained_variance(self) -> Tensor:
         """Explained variance of the best k directions, for k = 0 … D; fitted on the tokens it is judged on."""
         centred_DD = self.square_DD - torch.outer(self.sum_D, self.sum_D) / self.tokens
-        eigenvalues = torch.linalg.eigvalsh(centred_DD).flip(0).clamp_min(0)
+        eigenvalues = torch.linalg.eigvalsh(centred_DD.cpu()).flip(0).clamp_min(0)
         return torch.cat([torch.zeros(1, dtype=torch.float64), eigenvalues.cumsum(0) / eigenvalues.sum()])
 
 
 class Fidelity:
-    """Sums of one SAE."""
+    """Sums of one SAE, on its device; `metrics` reads them."""
 
     def __init__(self, sae: Dictionary) -> None:
         self.norm_F = sae.W_dec.detach().norm(dim=1)
         self.tokens = 0
-        self.error = self.reconstructed = self.dot = self.cosine = self.norm_ratio = self.l1 = 0.0
-        self.active_F = torch.zeros(sae.features, dtype=torch.int64)
-        self.l0_counts = torch.zeros(sae.features + 1, dtype=torch.int64)
+        self._sums_6 = torch.zeros(6, dtype=torch.float64, device=self.norm_F.device)
+        """Σ||e||², Σ||x̂||², Σ x·x̂, Σ cosine, Σ ||x̂|| / ||x||, Σ L1."""
+        self.active_F = torch.zeros(sae.features, dtype=torch.int64, device=self.norm_F.device)
+        self.l0_counts = torch.zeros(sae.features + 1, dtype=torch.int64, device=self.norm_F.device)
         """Tokens with 0, 1, … F active features."""
 
     def add(self, x_BD: Tensor, f_BF: Tensor, x_hat_BD: Tensor) -> None:
@@ -84,32 +86,39 @@ class Fidelity:
         xx, yy, xy = x.square().sum(1), y.square().sum(1), (x * y).sum(1)
         tiny = torch.finfo(torch.float64).tiny
         self.tokens += len(x)
-        self.error += (y - x).square().sum().item()
-        self.reconstructed += yy.sum().item()
-        self.dot += xy.sum().item()
-        self.cosine += (xy / (xx * yy).sqrt().clamp_min(tiny)).sum().item()
-        self.norm_ratio += (yy / xx.clamp_min(tiny)).sqrt().sum().item()
-        self.l1 += (f_BF.abs() @ self.norm_F).sum(dtype=torch.float64).item()
+        self._sums_6 += torch.stack(
+            [
+                (y - x).square().sum(),
+                yy.sum(),
+                xy.sum(),
+                (xy / (xx * yy).sqrt().clamp_min(tiny)).sum(),
+                (yy / xx.clamp_min(tiny)).sqrt().sum(),
+                (f_BF.abs() @ self.norm_F).sum(dtype=torch.float64),
+            ]
+        )
         active_BF = f_BF != 0
         self.active_F += active_BF.sum(0, dtype=torch.int32)  # a sum of bools widens all of them first
-        self.l0_counts += torch.bincount(active_BF.sum(1, dtype=torch.int32), minlength=len(self.l0_counts))
+        l0_B = active_BF.sum(1, dtype=torch.int32).long()
+        self.l0_counts.index_add_(0, l0_B, torch.ones_like(l0_B))
 
     def metrics(self, x: Activations) -> dict[str, Any]:
         """Every number, over `self.tokens` tokens."""
         n, F = self.tokens, len(self.active_F)
-        density_F = self.active_F.double() / n
+        error, reconstructed, dot, cosine, norm_ratio, l1 = self._sums_6.tolist()
+        active_F = self.active_F.cpu()
+        density_F = active_F.double() / n
         edges = torch.tensor(DENSITY_EDGES, dtype=torch.float64)
         return {
             "tokens": n,
-            "explained_variance": 1 - self.error / x.variance if x.variance > 0 else float("nan"),
-            "normalised_mse": self.error / x.square if x.square > 0 else float("nan"),
-            "cosine": self.cosine / n,
-            "norm_ratio": self.norm_ratio / n,
-            "reconstruction_bias": self.reconstructed / self.dot if self.dot else float("nan"),
-            "l0": self.active_F.sum().item() / n,
+            "explained_variance": 1 - error / x.variance if x.variance > 0 else float("nan"),
+            "normalised_mse": error / x.square if x.square > 0 else float("nan"),
+            "cosine": cosine / n,
+            "norm_ratio": norm_ratio / n,
+            "reconstruction_bias": reconstructed / dot if dot else float("nan"),
+            "l0": active_F.sum().item() / n,
             "l0_percentiles": {str(p): self._l0_percentile(p) for p in (5, 50, 95)},
-            "l1": self.l1 / n,
-            "dead": (self.active_F == 0).double().mean().item(),
+            "l1": l1 / n,
+            "dead": (active_F == 0).double().mean().item(),
             "above_1_percent": (density_F > 0.01).double().mean().item(),
             "above_10_percent": (density_F > 0.1).double().mean().item(),
             "density_edges": DENSITY_EDGES,
@@ -126,7 +135,7 @@ def redundancy(sae: Dictionary) -> dict[str, float]:
     rows_FD = sae.W_dec.detach()
     rows_FD = rows_FD / rows_FD.norm(dim=1, keepdim=True).clamp_min(1e-12)
     F, largest = len(rows_FD), []
-    cosine_fF = torch.empty(max(1, min(F, PIECE // (4 * F))), F, dtype=rows_FD.dtype)  # used again and again
+    cosine_fF = rows_FD.new_empty(max(1, min(F, PIECE // (4 * F))), F)  # used again and again
     for at in pieces(F, F):
         cosine = torch.matmul(rows_FD[at], rows_FD.T, out=cosine_fF[: len(rows_FD[at])])
         cosine[torch.arange(len(cosine)), torch.arange(at.start, at.start + len(cosine))] = -1

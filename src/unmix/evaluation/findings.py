@@ -39,19 +39,21 @@ def _of(row: dict[str, Any], evaluation: dict[str, Any]) -> list[str]:
             f"As many principal directions as it has active features ({row['l0']:.0f}) explain more: "
             f"{row['pca_explained_variance_at_l0']:.1%} against {row['explained_variance']:.1%}."
         )
-    if math.isnan(row["delta_ce_standard_error"]):
+    if "delta_ce" not in row:  # judged without a model
+        pass
+    elif math.isnan(row["delta_ce_standard_error"]):
         said.append(
             "All predictions were made in one document: the error of ΔCE is not known, nor loss recovered given."
         )
     elif harmless := [baseline for baseline in ("zero", "mean") if row[f"loss_recovered_{baseline}"] is None]:
         said.append(f"Loss recovered is not given: {_harmless(harmless, evaluation['baselines'])}.")
-    if row["delta_ce"] > LOSS:
+    if row.get("delta_ce", 0.0) > LOSS:
         said.append(
             f"Spliced into the model it costs {row['delta_ce']:.3f}{_error(row)} nats a "
             f"token, {row['delta_ce'] / evaluation['ce_untouched']:.0%} of the untouched cross-entropy."
         )
     apart = row.get("outliers")
-    if apart and apart["delta_ce_everywhere"] > apart["delta_ce_left"] + LOSS:
+    if apart and "delta_ce_everywhere" in apart and apart["delta_ce_everywhere"] > apart["delta_ce_left"] + LOSS:
         said.append(
             f"Put in the place of every token, outliers too, it costs {apart['delta_ce_everywhere']:.3f} nats where it "
             f"costs {apart['delta_ce_left']:.3f} if they are left alone: a reader that cannot leave them out pays that."

@@ -3,17 +3,19 @@
 with splice(model, "resid_post.3", sae):            x̂ for x
 with splice(model, hook, error_of(sae)):            x - x̂ for x
 with splice(model, hook, with_feature(sae, 7, 0)):  x with feature 7 taken out; 2.0: doubled
+with splice(model, {"resid_post.3": sae, "mlp_out.4": steered(other, add={12: 3.0})}):      several places at once
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
 from unmix.dictionary.model import Dictionary
+from unmix.errors import UserError
 from unmix.lm.hooks import find_place
 from unmix.lm.places import Running, attach
 
@@ -21,22 +23,28 @@ Replacement = Callable[[Tensor], Tensor]
 
 
 @contextmanager
-def splice(model: nn.Module, hook: str, replacement: Replacement) -> Iterator[None]:
+def splice(
+    model: nn.Module, hook: str | Mapping[str, Replacement], replacement: Replacement | None = None
+) -> Iterator[None]:
     """While inside, the activation x (N, T, D) at the hook is replaced by `replacement(x)`, in x's dtype.
 
-    Tokens that a dictionary was not trained on (`sae.longest`) stay unchanged; so they do with the replacements below.
-    `model` is a causal LM of `transformers`; hooks are named as in a recipe. Raises `UserError` for a hook that the
-    model lacks. The model is as it was afterwards, also after an exception.
+    Several hooks at once are hook -> replacement. Tokens that a dictionary was not trained on (`sae.longest`) stay
+    unchanged; so they do with the replacements below. `model` is a causal LM of `transformers`, with hooks named as in
+    a recipe; a model of TransformerLens; or any module, with hooks that are paths. Raises `UserError` for a hook that
+    the model lacks. The model is as it was afterwards, also after an exception.
     """
-    place, running = find_place(model, hook), Running(model)
-    if isinstance(replacement, Dictionary):
-        replacement = _where_trained(replacement, replacement)
-    handle = attach(place, hook, running, replacement)
+    if isinstance(hook, str):
+        if replacement is None:
+            raise UserError(f"nothing was given to put in the place of {hook}; give a dictionary, or a function of x")
+        hook = {hook: replacement}
+    places = {name: find_place(model, name) for name in hook}
+    running = Running(model)
+    handles = [attach(places[name], name, running, _of_trained(put)) for name, put in hook.items()]
     try:
         yield
     finally:
-        handle.remove()
-        running.remove()
+        for handle in (*handles, running):
+            handle.remove()
 
 
 def error_of(sae: Dictionary) -> Replacement:
@@ -46,14 +54,63 @@ def error_of(sae: Dictionary) -> Replacement:
 
 def with_feature(sae: Dictionary, feature: int, factor: float) -> Replacement:
     """x with feature i at `factor` times its activation: x + (factor - 1) f_i W_dec_i; the error stays as it is."""
+    return steered(sae, multiply={feature: factor})
+
+
+def steered(
+    sae: Dictionary,
+    *,
+    ablate: Iterable[int] = (),
+    clamp: Mapping[int, float] | None = None,
+    add: Mapping[int, float] | None = None,
+    multiply: Mapping[int, float] | None = None,
+) -> Replacement:
+    """x with features set to 0, held at a value on every token, moved by one, or multiplied; the error stays as it is.
+
+    Values are in the units of f. Raises `UserError` for a feature that the dictionary lacks, or that is named twice.
+    """
+    factors = dict.fromkeys(ablate, 0.0) | dict(multiply or {})
+    named = [*ablate, *(clamp or {}), *(add or {}), *(multiply or {})]
+    if twice := [feature for feature in named if named.count(feature) > 1]:
+        raise UserError(f"feature {twice[0]} is changed in two ways; give one")
+
+    def new(f_K: Tensor) -> Tensor:
+        new_K = f_K.clone()
+        for at, feature in enumerate(named):
+            if clamp and feature in clamp:
+                new_K[..., at] = clamp[feature]
+            elif add and feature in add:
+                new_K[..., at] += add[feature]
+            else:
+                new_K[..., at] *= factors[feature]
+        return new_K
+
+    return with_features(sae, named, new)
+
+
+def with_features(sae: Dictionary, features: Sequence[int], new: Callable[[Tensor], Tensor]) -> Replacement:
+    """x' = x + (new(f_K) - f_K) W_dec_K for the features K, times the scale where T scales each token; float32.
+
+    Raises `UserError` for a feature that the dictionary lacks.
+    """
+    if absent := [feature for feature in features if not 0 <= feature < sae.features]:
+        raise UserError(f"feature {absent[0]} is not there; the dictionary has 0 to {sae.features - 1}")
+    features_K = list(features)
 
     def replace(x: Tensor) -> Tensor:
-        contribution = sae.encode(x)[..., feature, None] * sae.W_dec[feature]
-        if sae.per_token_scaling:
-            contribution = contribution * sae.token_scale(x)
-        return x + (factor - 1) * contribution
+        x_D = x.to(sae.W_dec.dtype)
+        f_K = sae.encode(x_D)[..., features_K]
+        moved_D = (new(f_K) - f_K) @ sae.W_dec[features_K]
+        if sae.per_token is not None:
+            moved_D = moved_D * sae.token_scale(x_D)
+        return x_D + moved_D
 
     return _where_trained(sae, replace)
+
+
+def _of_trained(replacement: Replacement) -> Replacement:
+    """A dictionary's x̂ where it was trained; another replacement as it is."""
+    return _where_trained(replacement, replacement) if isinstance(replacement, Dictionary) else replacement
 
 
 def _where_trained(sae: Dictionary, replacement: Replacement) -> Replacement:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
 from pydantic import ValidationError
 
-from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, load_resolved
-from unmix.dictionary.files import CONFIG, metadata, origin
+from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, RunConfig, load_resolved
+from unmix.dictionary.files import CONFIG, hook_of, metadata, origin
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import canonical
+from unmix.interop.hub import named_on_the_hub
 from unmix.interop.load import load_sae, read, recognise
+from unmix.interop.origin import Origin
 from unmix.runlog import newest_checkpoints, read_manifest
 
 UNKNOWN_SPLIT = "unknown: the dictionary may have been trained on these documents"
@@ -41,6 +43,8 @@ class Subject:
     trained: MaskConfig
     """What the training left out; `auto` if it was on every token."""
     split: str = "held_out"
+    device: str = "auto"
+    """Where a run was trained, see `devices.resolve`."""
     model_fingerprint: str | None = None
     """Of the model that was trained on, where that is known."""
     fits: bool = False
@@ -49,10 +53,14 @@ class Subject:
     """What its user should know."""
     processed: tuple[str, ...] = ()
     """Those of `PROCESSED` that the training's activations had; raw ones are evaluated."""
+    made: Mapping[str, Origin] = field(default_factory=dict)
+    """name -> what its files say of it, of those that unmix did not train."""
 
 
-def find_subject(folder: Path, *, model: str | None, corpus: str | None, hook: str | None) -> Subject:
-    """What the folder speaks of, with another model, corpus or hook where one is given.
+def find_subject(
+    folder: Path, *, model: str | None, corpus: str | None, hook: str | None, transcoders: bool = False
+) -> Subject:
+    """What the folder speaks of, with another model, corpus or hook where one is given; `transcoders` too, or not.
 
     Raises `UserError` if it is neither a run nor an SAE, or does not say what is needed and not given.
     """
@@ -62,7 +70,33 @@ def find_subject(folder: Path, *, model: str | None, corpus: str | None, hook: s
         raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG})")
     if "unmix_recipe" in metadata(folder):
         return _of_ours(folder, model, corpus, hook)
-    return _of_others(folder, model, corpus, hook)
+    return _of_others(folder, model, corpus, hook, transcoders)
+
+
+def recipe_of(run: Path) -> RunConfig:
+    """The recipe of a run."""
+    return load_resolved(read_manifest(run / "run.yaml")["recipe"], run / "run.yaml")
+
+
+def on_rows(folder: Path) -> bool:
+    """Whether it is a run on activations that came without a model."""
+    return (folder / "run.yaml").exists() and recipe_of(folder).activations.rows is not None
+
+
+def members_of(run: Path) -> tuple[dict[str, dict[str, Dictionary]], dict[str, str]]:
+    """(hook -> name -> the newest dictionary of each member, name -> its folder within the run)."""
+    newest = newest_checkpoints(run)
+    if not newest:
+        raise UserError(f"{run} has no checkpoint yet; train it with `unmix sweep`")
+    saes: dict[str, dict[str, Dictionary]] = {}
+    for name, checkpoint in newest.items():
+        saes.setdefault(hook_of(checkpoint), {})[name] = load_sae(checkpoint)
+    return saes, {name: str(checkpoint.relative_to(run)) for name, checkpoint in newest.items()}
+
+
+def trained_mask(recipe: RunConfig) -> MaskConfig:
+    """What any member was not trained on."""
+    return tightest([recipe.of_variant(variant)[1].mask for variant in recipe.variants or [""]])
 
 
 def tightest(masks: Sequence[MaskConfig]) -> MaskConfig:
@@ -79,21 +113,21 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
             "checkpoint, members/NAME/step-000001000"
         )
     manifest = read_manifest(folder / "run.yaml")
-    recipe = load_resolved(manifest["recipe"], folder / "run.yaml")
-    newest = newest_checkpoints(folder)
-    if not newest:
-        raise UserError(f"{folder} has no checkpoint yet; train it with `unmix sweep`")
-    saes: dict[str, dict[str, Dictionary]] = {}
-    for name, checkpoint in newest.items():
-        saes.setdefault(origin(checkpoint)[0], {})[name] = load_sae(checkpoint)
+    recipe = recipe_of(folder)
+    if recipe.activations.rows is not None and (model is None or corpus is None):
+        raise UserError(
+            f"{folder} was trained on activations that came without model and text; give both, --model and --corpus"
+        )
+    saes, checkpoints = members_of(folder)
     facts = manifest.get("model")
     return Subject(
         saes,
-        {name: str(checkpoint.relative_to(folder)) for name, checkpoint in newest.items()},
+        checkpoints,
         _with(recipe.model, name=model),
-        _with(recipe.corpus, source=corpus),
+        recipe.corpus if corpus is None else recipe.corpus.at(corpus),
         recipe.activations.sequence_length,
-        tightest([recipe.of_variant(variant)[1].mask for variant in recipe.variants or [""]]),
+        trained_mask(recipe),
+        device=recipe.device,
         model_fingerprint=facts.get("fingerprint") if isinstance(facts, dict) and model is None else None,
     )
 
@@ -113,17 +147,17 @@ def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | No
         {at: {_name(folder): load_sae(folder)}},
         {_name(folder): "."},
         _with(model_config, name=model),
-        _with(corpus_config, source=corpus),
+        corpus_config if corpus is None else corpus_config.at(corpus),
         T,
         tightest([_mask_of(folder)]),
         notes=notes,
     )
 
 
-def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
+def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | None, transcoders: bool) -> Subject:
     """An SAE of another library, or of a folder that says little of its training: what its files say is in `Origin`."""
     sae, made = read(folder)
-    if made.transcoder:
+    if made.transcoder and not transcoders:
         raise UserError(
             f"{folder} is a transcoder ({made.hook or 'its input'} -> {made.hook_out or 'its output'}): its y is no x̂, "
             "and this version evaluates dictionaries that give their input back"
@@ -165,12 +199,13 @@ def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | 
         fits=True,
         notes=notes,
         processed=made.processed,
+        made={_name(folder): made},
     )
 
 
 def _name(folder: Path) -> str:
     """What a dictionary is called by: its folder's name."""
-    return folder.resolve().name
+    return named_on_the_hub(folder) or folder.resolve().name
 
 
 def _hook(folder: Path, trained_at: str | None, given: str | None) -> tuple[str, tuple[str, ...]]:

@@ -5,12 +5,15 @@
     topk       the k largest of max(z, 0), z = (x - b_dec) W_enc: b_enc is there, and not used
 
 W_enc [D, F], W_dec [F, D]. batchtopk keeps the largest k·B of a batch and stores no threshold, so that no token can be
-read by itself. `input_unit_norm` normalizes each token as a layer norm does.
+read by itself. With `input_unit_norm` x is the layer norm of each token (`dictionary/per_token.py`), undone at the end;
+early versions of that code (3ce6538) add the normalized x in place of μ, and their configurations are refused by keys
+that only they have (use_encoder_bias).
 """
 
 from __future__ import annotations
 
 from unmix.dictionary.nonlinearities import JumpRelu, Nonlinearity, Relu, TopK
+from unmix.dictionary.per_token import LayerNorm
 from unmix.errors import UserError
 from unmix.interop.normal import normal_form
 from unmix.interop.origin import Origin, Reading
@@ -35,7 +38,7 @@ def is_here(source: Source) -> bool:
 
 
 def read(source: Source) -> Reading:
-    """Raises `UserError` for batchtopk and for normalized input."""
+    """Raises `UserError` for batchtopk."""
     path, keys = source.folder / WEIGHTS, source.keys(CONFIG)
     kind = keys.one_of(
         "sae_type",
@@ -44,12 +47,7 @@ def read(source: Source) -> Reading:
     )
     if not keys.has("sae_type"):
         raise UserError(f"{keys.path} has no sae_type, which says what sae.pt computes")
-    keys.one_of(
-        "input_unit_norm",
-        (False, None),
-        "it subtracts each token's mean and divides by its deviation, as layer_norm; "
-        "dictionaries of this version cannot do that",
-    )
+    T = LayerNorm() if keys.one_of("input_unit_norm", (False, None, True)) else None
     said, k = (keys.whole("act_size"), keys.whole("dict_size")), keys.whole("top_k")
     keys.finish(_IGNORED)
     found = source.tensors(WEIGHTS)
@@ -65,7 +63,7 @@ def read(source: Source) -> Reading:
         if bool((w["b_enc"] != 0).any()):
             raise UserError(f"{path}: b_enc is not 0, and versions of that code differ in whether a topk SAE uses it")
         phi = TopK(k, weigh_by_norm=False)
-    sae, folded = normal_form(path, w, phi, centred=kind != "jumprelu")
+    sae, folded = normal_form(path, w, phi, centred=kind != "jumprelu", per_token=T)
     if any(number not in (None, is_) for number, is_ in zip(said, (sae.width, sae.features), strict=True)):
         raise UserError(f"{keys.path} says act_size, dict_size = {said}, the weights are {sae.width, sae.features}")
     return Reading(

@@ -1,9 +1,12 @@
-"""From a file or folder of any library to a folder of ours, of dictionary_learning or of sparsify."""
+"""From files or folders of any library to a folder of ours, of dictionary_learning, sparsify or circuit-tracer."""
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,31 +14,28 @@ from typing import Any
 from unmix.dictionary.files import save_sae
 from unmix.disk import flush, writing
 from unmix.errors import UserError
-from unmix.hooknames import canonical
-from unmix.interop import dictionary_learning, sparsify
+from unmix.hooknames import canonical, transformer_lens
+from unmix.interop import circuit_tracer, dictionary_learning, sparsify
 from unmix.interop.load import read
 from unmix.interop.origin import Origin, Reading
 
-LAYOUTS = ("unmix", "dictionary_learning", "sparsify")
-"""What can be written."""
+LAYOUTS = ("unmix", "dictionary_learning", "sparsify", "circuit_tracer")
+"""What can be written; the last of several dictionaries, by `convert_set`."""
+_PLACE = re.compile(r"blocks\.(\d+)\.(.+)")
 
 
 def convert(src: Path, dst: Path, *, model: str | None = None, hook: str | None = None, to: str = "unmix") -> Reading:
     """Write `dst`: the dictionary of `src`, a `.pt` among others, in the normal form. `model`, `hook`: for theirs.
-    `to`: one of `LAYOUTS`.
+    `to`: one of `LAYOUTS` but circuit_tracer.
 
     Raises `UserError`, and writes nothing, if `src` is not read, or is ours already, or if there is something at `dst`.
     """
-    if dst.exists() and not (dst.is_dir() and not any(dst.iterdir())):
-        raise UserError(f"{dst} exists; give a folder that does not, or move it away")
+    _require_free(dst)
     sae, found = read(src, pickles=True)
     if found.format == to == "unmix":
         raise UserError(f"{src} is a folder of unmix already; `unmix evaluate` and load_sae open it as it is")
     named = replace(found, model=model or found.model, hook=canonical(hook) if hook else found.hook)
-    with writing(dst):
-        dst.absolute().parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{dst.name}.", dir=dst.absolute().parent))
-    try:
+    with _whole(dst) as beside:
         if to == "dictionary_learning":
             dictionary_learning.write(sae, named, beside)
         elif to == "sparsify":
@@ -51,13 +51,69 @@ def convert(src: Path, dst: Path, *, model: str | None = None, hook: str | None 
                 hook_out=named.hook_out,
                 transcoder=named.transcoder,
             )
+    return Reading(sae, named)
+
+
+def convert_set(srcs: Sequence[Path], dst: Path, *, model: str | None = None, hook: str | None = None) -> list[Reading]:
+    """Write `dst`, a set for circuit-tracer: the transcoders of layer 0, 1 … in order.
+
+    `hook`: where x is read, a place in a block as TransformerLens names it (`mlp.hook_in`), if the files do not say.
+    Raises `UserError` as `convert` and `circuit_tracer.write_set`, and where the files name other layers or places.
+    """
+    _require_free(dst)
+    found = [read(src, pickles=True) for src in srcs]
+    if (model := model or next((reading.origin.model for reading in found if reading.origin.model), None)) is None:
+        raise UserError(f"{srcs[0]} names no model, which config.yaml has to; give --model NAME")
+    place_in = hook or _place(srcs, [reading.origin.hook for reading in found])
+    if place_in is None:
+        said = found[0].origin.hook or "nothing"
+        raise UserError(
+            f"{srcs[0]} says {said} of where x is read, and circuit-tracer wants TransformerLens' name in a block; "
+            "give --hook, such as mlp.hook_in or ln2.hook_normalized"
+        )
+    place_out = _place(srcs, [reading.origin.hook_out for reading in found]) or "hook_mlp_out"
+    with _whole(dst) as beside:
+        layers = [reading.dictionary for reading in found]
+        circuit_tracer.write_set(layers, beside, model=model, hook_in=place_in, hook_out=place_out, scan=dst.name)
+    return found
+
+
+def _place(srcs: Sequence[Path], hooks: Sequence[str | None]) -> str | None:
+    """What follows `blocks.L.` in all of them; None where one has no such name. Raises `UserError` out of order."""
+    places = set()
+    for L, (src, hook) in enumerate(zip(srcs, hooks, strict=True)):
+        named = _PLACE.fullmatch(transformer_lens(hook)) if hook else None
+        if named is None:
+            return None
+        if int(named[1]) != L:
+            raise UserError(f"{src} is of layer {named[1]}, and stands for layer {L}; give all from 0 on, in order")
+        places.add(named[2])
+    if len(places) > 1:
+        raise UserError(
+            f"the transcoders are of {', '.join(sorted(places))}; circuit-tracer has one place for all layers"
+        )
+    return places.pop()
+
+
+def _require_free(dst: Path) -> None:
+    if dst.exists() and not (dst.is_dir() and not any(dst.iterdir())):
+        raise UserError(f"{dst} exists; give a folder that does not, or move it away")
+
+
+@contextmanager
+def _whole(dst: Path) -> Iterator[Path]:
+    """A folder beside it, which becomes it once all is written, or is gone."""
+    with writing(dst):
+        dst.absolute().parent.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{dst.name}.", dir=dst.absolute().parent))
+    try:
+        yield beside
         with writing(dst):
             beside.chmod(0o755)  # a temporary folder is its owner's alone
             beside.replace(dst)
             flush(dst.absolute().parent)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    return Reading(sae, named)
 
 
 def _facts(origin: Origin, src: Path, longest: float | None) -> dict[str, Any]:

@@ -1,10 +1,11 @@
 """Gemma Scope 1 (`params.npz`) and 2 (`params.safetensors`), of Google DeepMind: arXiv 2408.05147.
 
-    f = max(z, 0) [z > θ],   z = x W_enc + b_enc;      ŷ = f W_dec + b_dec
+    f = max(z, 0) [z > θ],   z = x W_enc + b_enc;      ŷ = f W_dec + b_dec  [+ x A]
 
-W_enc [D, F], W_dec [F, D], float32; > is strict; b_dec is not subtracted from x. Nothing is scaled but in the folders
-of embeddings, whose x is divided by √D, as Gemma multiplies its embeddings by it. 1 has no configuration: the model,
-the hook and the L0 stand in the path alone. 2 writes the names in lower case and may have a config.json.
+W_enc [D, F], W_dec [F, D], float32; A [D, E], `affine_skip_connection`, in some transcoders of 2; > is strict; b_dec is
+not subtracted from x. Nothing is scaled but in the folders of embeddings, whose x is divided by √D, as Gemma multiplies
+its embeddings by it. 1 has no configuration: the model, the hook and the L0 stand in the path alone. 2 writes the names
+in lower case and may have a config.json.
 """
 
 from __future__ import annotations
@@ -117,15 +118,17 @@ def read_second(source: Source) -> Reading:
     found = {_capital(name): tensor for name, tensor in source.tensors(PARAMS).items()}
     if affine and _SKIP not in found:
         raise keys.refuse("affine_connection", f"but {path} has no {_SKIP}; copy or download it again")
-    if _SKIP in found:
-        raise UserError(f"{path} has {_SKIP}: it adds x W_skip, which dictionaries of this version do not have")
-    w = take(path, found, _FIVE, of="a Gemma Scope 2 SAE")
+    if affine is False and _SKIP in found and keys.has("affine_connection"):
+        raise keys.refuse("affine_connection", f"but {path} has {_SKIP}; copy or download both again")
+    w = take(path, found, _FIVE, optional=[_SKIP], of="a Gemma Scope 2 SAE")
+    if _SKIP in w:
+        w["W_skip"] = w.pop(_SKIP)
     if w["W_dec"].ndim == 3:
         raise UserError(f"{path}: W_dec is {list(w['W_dec'].shape)}, a cross-layer transcoder; one layer's SAE is read")
     if width is not None and width != w["b_enc"].numel():
         raise UserError(f"{keys.path} says {keys.said('width')}, the weights have {w['b_enc'].numel()} features")
     w["threshold"] = not_negative(w["threshold"])
-    transcoder = kind == "transcoder" or bool(source.in_path(r"/transcoder")) or places[0] != places[1]
+    transcoder = kind == "transcoder" or bool(source.in_path(r"/transcoder")) or places[0] != places[1] or "W_skip" in w
     dictionary, folded = normal_form(path, w, JumpRelu(), transcoder=transcoder)
     layer = source.in_path(r"layer_(\d+)_width")
     hook, hook_out = (_place(place) for place in places)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from unmix.dictionary.files import CONFIG, WEIGHTS
 from unmix.dictionary.model import Dictionary
@@ -22,9 +23,11 @@ from unmix.interop import (
     saelens,
     sparsify,
 )
+from unmix.interop.hub import folder_of
 from unmix.interop.origin import Reading
 from unmix.interop.source import PICKLED, Source
 from unmix.interop.tensors import listed
+from unmix.runlog import newest_checkpoints, read_choices
 
 
 class Format(NamedTuple):
@@ -50,14 +53,48 @@ FORMATS = (
 """In the order in which they are looked for."""
 
 
-def load_sae(path: str | Path) -> Dictionary:
-    """The dictionary there, in the normal form, on the CPU, in float32: raw x [..., D] in, raw ŷ [..., E] out.
+def load_sae(
+    path: str | Path,
+    subfolder: str | None = None,
+    *,
+    revision: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+) -> Dictionary:
+    """The dictionary there, in the normal form, without gradients: raw x [..., D] in, raw ŷ [..., E] out.
 
-    A folder of unmix or another library, or one file of a set. With `hook_z` the last dimension is that of all heads
-    side by side, [..., heads · width of a head]. Raises `UserError` if it is not one that this version reads; nothing
-    that changes the function is passed over.
+    It is on the CPU and in float32 unless `device` and `dtype` say otherwise. `cfg` has what its files say of it.
+
+    A run (its choice, newest checkpoint), a member, a checkpoint; a folder of another library, or one file of a set;
+    or `OWNER/REPO` on the hub with the folder in it, or a release of SAELens with an id (`hub.folder_of`). With
+    `hook_z` the last dimension is that of all heads side by side, [..., heads · width of a head].
+
+    Raises `UserError` if it is not one that this version reads; nothing that changes the function is passed over.
     """
-    return read(path).dictionary
+    found = _read_here(newest(folder_of(path, subfolder, revision)), False)
+    sae = found.dictionary.requires_grad_(False).to(device=device, dtype=dtype)
+    sae.cfg = found.origin
+    return sae
+
+
+def newest(folder: Path) -> Path:
+    """Of a run the newest checkpoint of its choice, of a member its newest; any other folder as it is.
+
+    Raises `UserError` for a run that has not chosen one member.
+    """
+    if (folder / "run.yaml").exists():
+        there = newest_checkpoints(folder)
+        chosen = [str(choice["member"]) for choice in read_choices(folder) if choice.get("member")]
+        if len(chosen) != 1:
+            why = "chose several" if chosen else "has no choice"
+            some = folder / "members" / (chosen or [*there, "NAME"])[0]
+            raise UserError(f"{folder} {why}; give a member, such as {some}")
+        extended = f"{chosen[0]}-extended"
+        return there[extended if extended in there else chosen[0]]
+    if folder.is_dir() and not (folder / CONFIG).exists():
+        steps = sorted(path.parent for path in folder.glob(f"step-?????????/{CONFIG}"))
+        return steps[-1] if steps else folder
+    return folder
 
 
 def read(path: str | Path, *, pickles: bool = False) -> Reading:
@@ -65,7 +102,10 @@ def read(path: str | Path, *, pickles: bool = False) -> Reading:
 
     Raises `UserError` as `load_sae`.
     """
-    path = Path(path)
+    return _read_here(folder_of(path, pickles=pickles), pickles)
+
+
+def _read_here(path: Path, pickles: bool) -> Reading:
     source = _source(path, pickles)
     for form in FORMATS:
         if form.is_here(source):
@@ -113,13 +153,7 @@ def _read_pickled(source: Source, name: str) -> Reading:
 def _source(path: Path, pickles: bool) -> Source:
     wanted = f"the folder that holds {CONFIG} and {WEIGHTS}"
     if not path.exists():
-        parts = path.parts[:2]
-        if len(parts) == 2 and all(re.fullmatch(r"\w[\w.-]*", part) for part in parts) and not Path(parts[0]).exists():
-            raise UserError(
-                f"there is no folder {path}; it looks like an id on the Hugging Face hub: download it with "
-                f"`hf download {'/'.join(parts)} --local-dir {parts[1]}`, then give {wanted}"
-            )
-        raise UserError(f"there is no folder {path}; give {wanted}")
+        raise UserError(f"there is no folder {path}; give {wanted}, or OWNER/REPO/FOLDER for one on the hub")
     folder, file = (path, None) if path.is_dir() else (path.parent, path.name)
     try:
         names = frozenset(one.name for one in folder.iterdir())

@@ -4,7 +4,7 @@ Files differ in what stands between x and the encoder, and between the decoder a
 
     u = s_in x - b_dec  or  s_in x           z = u W_enc + b_enc
     f = phi(z n)  or  phi(z)                 n_i = ‖W_dec_i‖
-    ŷ = ((f / n) W_dec + b_dec) / s_out  or without n
+    ŷ = ((f / n) W_dec + b_dec [+ s_in x W_skip]) / s_out  or without n
 
 All of it goes into the weights, in this order: b_dec into the biases, n into both matrices, s_in and s_out.
 """
@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unmix.dictionary.model import Dictionary
 from unmix.dictionary.nonlinearities import Nonlinearity
+from unmix.dictionary.per_token import PerToken
 from unmix.errors import UserError
 
 OWN = {"jumprelu": ("threshold",), "gated": ("r_mag", "b_mag")}
@@ -36,14 +37,15 @@ def normal_form(
     rescaled: bool = False,
     scale_in: float = 1.0,
     scale_out: float | None = None,
-    per_token: bool = False,
+    per_token: PerToken | None = None,
     longest: float | None = None,
     called: Mapping[str, str] | None = None,
 ) -> tuple[Dictionary, tuple[str, ...]]:
     """(the dictionary, what was folded in, for people).
 
-    weights: W_enc [D, F], b_enc [F], W_dec [F, E], b_dec [E] and phi's own, float32. `centred`: u = x - b_dec;
-    `rescaled`: phi sees z n; `scale_out` is `scale_in` unless given; `called`: names in the file, for the message.
+    weights: W_enc [D, F], b_enc [F], W_dec [F, E], b_dec [E], W_skip [D, E] or none, and phi's own, float32. `centred`:
+    u = x - b_dec; `rescaled`: phi sees z n; `scale_out` is `scale_in` unless given; `called`: names in the file, for
+    the message.
     Raises `UserError` if the shapes do not fit each other, or something became infinite.
     """
     require_shapes(path, weights, phi, transcoder, called or {})
@@ -58,12 +60,13 @@ def normal_form(
     scale_out = scale_in if scale_out is None else scale_out
     if scale_in != 1 or scale_out != 1:
         w |= {"W_enc": w["W_enc"] * scale_in, "W_dec": w["W_dec"] / scale_out, "b_dec": w["b_dec"] / scale_out}
+        w |= {"W_skip": w["W_skip"] * (scale_in / scale_out)} if "W_skip" in w else {}
         both = f"{scale_in:g}" if scale_in == scale_out else f"{scale_in:g}, and y by {scale_out:g}"
         folded.append(f"x is multiplied by {both}")
     if bad := [name for name, tensor in w.items() if not bool(tensor.isfinite().all())]:
         raise UserError(f"{path}: {', '.join(bad)} cannot be held in float32 on raw x; the scales in it are damaged")
     w = {name: tensor.contiguous() for name, tensor in w.items()}  # the order in which sums are made, saved or not
-    return Dictionary(w, phi, per_token_scaling=per_token, longest=longest), tuple(folded)
+    return Dictionary(w, phi, per_token=per_token, longest=longest), tuple(folded)
 
 
 def require_shapes(
@@ -74,10 +77,13 @@ def require_shapes(
     W_enc, E, F = weights["W_enc"], weights["b_dec"].numel(), weights["b_enc"].numel()
     D = W_enc.shape[0] if transcoder and W_enc.ndim == 2 else E
     fitting = {"W_enc": (D, F), "W_dec": (F, E), "b_dec": (E,)} | dict.fromkeys(("b_enc", *own), (F,))
+    skip = ("W_skip",) if "W_skip" in weights else ()
+    fitting |= dict.fromkeys(skip, (D, E))
     if D == 0 or F == 0 or any(tuple(weights[name].shape) != shape for name, shape in fitting.items()):
-        order = ("W_enc", "b_enc", "W_dec", "b_dec", *own)
+        order = ("W_enc", "b_enc", "W_dec", "b_dec", *own, *skip)
         found = ", ".join(f"{called.get(name, name)} {list(weights[name].shape)}" for name in order)
         also = f", and [F] of {', '.join(own)}" if own else ""
+        also += ", and [D, E] of W_skip" if skip else ""
         to = "[F, E], [E]" if transcoder else "[F, D], [D]"
         raise UserError(f"{path} has shapes that do not fit each other: {found}; wanted are [D, F], [F], {to}{also}")
 
@@ -98,15 +104,23 @@ def centred_biases(sae: Dictionary) -> dict[str, Tensor]:
     )
 
 
-def require_plain(sae: Dictionary, kinds: Collection[str], library: str, transcoder: bool = False) -> None:
-    """Raises `UserError` unless the library knows its nonlinearity, and it scales no token and is no transcoder."""
+def require_plain(
+    sae: Dictionary, kinds: Collection[str], library: str, transcoder: bool = False, skip: bool = False
+) -> None:
+    """Raises `UserError` unless the library knows its nonlinearity, and it scales no token and is no transcoder.
+
+    `skip`: the library knows W_skip.
+    """
     if sae.nonlinearity.name not in kinds:
         known = ", ".join(sorted(kinds))
         raise UserError(f"{library} knows no {sae.nonlinearity.name}; it knows {known}: leave it in our layout")
-    if sae.per_token_scaling:
-        raise UserError(f"{library} has no scaling of each token by its length; leave it in our layout")
+    if sae.per_token is not None:
+        what = {"length": "scaling of each token by its length"}.get(sae.per_token.name, "layer norm of each token")
+        raise UserError(f"{library} has no {what}; leave it in our layout")
     if transcoder:
         raise UserError(f"{library} knows no transcoder; leave it in our layout")
+    if sae.skip is not None and not skip:
+        raise UserError(f"{library} knows no W_skip; leave it in our layout")
 
 
 def unit_rows(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -4,9 +4,12 @@
     f = phi(z)  or, with rescale_acts_by_decoder_norm, phi(z n), n_i = ‖W_dec_i‖, and ŷ = (f / n) W_dec + b_dec
 
 W_enc [D, F], W_dec [F, D]. A jumprelu's > is strict; a topk takes the k largest z and then max(z, 0). batchtopk folders
-saved for training on hold one threshold for z n. In checkpoints from before training ended x was scaled, and the
-factor lies beside them; in what was saved at the end it is folded in. A transcoder does not subtract b_dec, which is of
-its output. A key, value or tensor that is not known here may change what the SAE computes, so it is refused by name.
+saved for training on hold one threshold for z n. `normalize_activations` may scale each token, or take a layer norm of
+it (`dictionary/per_token.py`), before b_dec is subtracted, and undoes that at the end; transcoders do not undo it, so
+that such ones are refused. A skip transcoder adds x W_skipᵀ, W_skip [E, D]. In checkpoints from before training ended x
+was scaled, and the factor lies beside them; in what was saved at the end it is folded in. A transcoder does not
+subtract b_dec, which is of its output. A key, value or tensor that is not known here may change what the SAE computes,
+so it is refused by name.
 """
 
 from __future__ import annotations
@@ -28,8 +31,9 @@ from unmix.interop.origin import Origin, Reading
 from unmix.interop.saelens_keys import (
     AVERAGE,
     BATCH,
-    PER_TOKEN,
+    NORMALIZED,
     PHI,
+    SKIPPING,
     TRANSCODERS,
     USES_FEATURE_SCALE,
     is_old,
@@ -37,7 +41,7 @@ from unmix.interop.saelens_keys import (
     read_config,
 )
 from unmix.interop.source import Source
-from unmix.interop.tensors import scalar, take
+from unmix.interop.tensors import scalar, take, transposed
 
 SCALER = "activation_scaler.json"  # in checkpoints of SAELens 6: what activations were multiplied by in training
 FEATURE_SCALE = "scaling_factor"  # of SAELens before 6: f is multiplied by it, [F]
@@ -70,7 +74,7 @@ def read(source: Source) -> Reading:
         centred=config["apply_b_dec_to_input"],
         rescaled=bool(config["rescale_acts_by_decoder_norm"]),
         scale_in=1.0 if scale is None else scale,
-        per_token=config["normalize_activations"] == PER_TOKEN,
+        per_token=NORMALIZED.get(config["normalize_activations"]),
         longest=longest(source.folder),
         called={"b_enc": B_ENC.get(architecture, "b_enc")},
     )
@@ -101,6 +105,7 @@ def _tensors(keys: Keys, path: Path, config: dict[str, Any], found: Mapping[str,
     architecture = config["architecture"]
     b_enc = B_ENC.get(architecture, "b_enc")
     own = () if architecture in BATCH else OWN.get(PHI[architecture], ())
+    own = (*own, "W_skip") if architecture in SKIPPING else own
     of_batch = [_THRESHOLD] if architecture in BATCH else []
     w = take(
         path,
@@ -111,6 +116,8 @@ def _tensors(keys: Keys, path: Path, config: dict[str, Any], found: Mapping[str,
         of=architecture,
     )
     w["b_enc"] = w.pop(b_enc)
+    if "W_skip" in w:
+        w["W_skip"] = transposed(w["W_skip"])
     if architecture in BATCH:
         theta = scalar(path, _THRESHOLD, found)
         if theta <= 0:

@@ -10,29 +10,30 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from unmix.dictionary.files import ARCHITECTURES
+from unmix.dictionary import files
+from unmix.dictionary.files import ARCHITECTURES, OUR_TRANSCODERS
+from unmix.dictionary.per_token import PerToken
 from unmix.errors import UserError
 from unmix.interop.keys import Keys
 
-PER_TOKEN = "constant_norm_rescale"  # x √D / ||x|| on the way in, undone on the way out
+NORMALIZED: dict[Any, PerToken] = {theirs: T for T, theirs in files.PER_TOKEN.items() if T is not None}
+"""normalize_activations -> what is done to each token on the way in, and undone on the way out."""
 AVERAGE = ("expected_average_only_in", True)  # one factor for all of x, folded in when the training ends
 USES_FEATURE_SCALE = "finetuning_scaling_factor"
-TRANSCODERS = {"transcoder": "relu", "jumprelu_transcoder": "jumprelu"} | {
-    f"unmix_{phi}_transcoder": phi for phi in ("tanh_relu", "topk", "abstopk", "gated")
-}
+TRANSCODERS = files.TRANSCODERS | OUR_TRANSCODERS
 """Those that SAELens knows, and what we call those that it does not."""
+SKIPPING = frozenset(theirs for theirs in TRANSCODERS if theirs.endswith("skip_transcoder"))
+"""Transcoders that add x W_skipᵀ."""
 BATCH = ("batchtopk", "matryoshka_batchtopk")
 """Of folders saved for training on, with the threshold of the batches so far."""
 PHI = {theirs: ours for ours, theirs in ARCHITECTURES.items()} | TRANSCODERS | dict.fromkeys(BATCH, "jumprelu")
 """architecture -> our nonlinearity."""
-_CHOOSES = ("topk", "abstopk", "unmix_topk_transcoder", "unmix_abstopk_transcoder", *BATCH)
+_CHOOSES = (*(theirs for theirs, ours in PHI.items() if ours in ("topk", "abstopk")), *BATCH)
 NOT_READ = {
-    "skip_transcoder": "it adds x W_skipᵀ, which dictionaries of this version do not have",
-    "jumprelu_skip_transcoder": "it adds x W_skipᵀ, which dictionaries of this version do not have",
     "temporal": "it reads a whole sequence, and a dictionary one token",
     "matching_pursuit": "it has no encoder: features are found one after the other",
 }
-_LAYER_NORM = "it subtracts each token's mean and divides by its deviation; dictionaries of this version cannot do that"
+_NOT_UNDONE = "a transcoder of SAELens does that to x and does not undo it on y, as dictionaries of this version do"
 
 READ: dict[str, tuple[Any, ...]] = {
     "architecture": tuple(PHI),
@@ -41,7 +42,7 @@ READ: dict[str, tuple[Any, ...]] = {
     "activation_fn_str": ("relu",),
     "activation_fn_kwargs": ({}, None),
     "apply_b_dec_to_input": (True, False),
-    "normalize_activations": ("none", False, None, PER_TOKEN, *AVERAGE),
+    "normalize_activations": ("none", False, None, *NORMALIZED, *AVERAGE),
     "reshape_activations": ("none", "hook_z"),  # hook_z: D is the heads side by side
     USES_FEATURE_SCALE: (False, None, True),
     "uses_scaling_factor": (False, None),  # its name in the first 3.x
@@ -96,8 +97,6 @@ def read_config(keys: Keys) -> dict[str, Any]:
     architecture = values.get("architecture", "standard")
     if isinstance(architecture, str) and architecture in NOT_READ:
         raise keys.refuse("architecture", NOT_READ[architecture])
-    if values.get("normalize_activations") == "layer_norm":
-        raise keys.refuse("normalize_activations", _LAYER_NORM)
     if is_old(values) and (k := _old_topk(values)) is not None:
         values |= {"architecture": "topk", "k": k, "activation_fn_kwargs": None}
         values |= {key: "relu" for key in ("activation_fn", "activation_fn_str") if key in values}
@@ -114,6 +113,8 @@ def read_config(keys: Keys) -> dict[str, Any]:
     for key in ("d_in", "d_sae"):
         if key not in values:
             raise UserError(f"{path} has no {key}, which SAELens writes; add it there if it is an SAE of SAELens")
+    if values.get("architecture") in files.TRANSCODERS and values.get("normalize_activations") in NORMALIZED:
+        raise keys.refuse("normalize_activations", _NOT_UNDONE)
     keys.inside("metadata")
     if "metadata" in values and "architecture" not in values:  # only SAELens < 6 left it out, for standard
         raise UserError(f"{path} has metadata but no architecture, which SAELens writes beside it; add it there")

@@ -1,10 +1,10 @@
 """sparsify (EleutherAI): a folder for each hook, with `cfg.json` and `sae.safetensors`.
 
-    f = the k largest of max(z, 0),   z = (x - b_dec) W_enc + b_enc;   ŷ = f W_dec + b_dec
+    f = the k largest of max(z, 0),   z = (x - b_dec) W_enc + b_enc;   ŷ = f W_dec + b_dec  [+ x W_skipᵀ]
 
-encoder.weight is [F, D] and turned, W_dec [F, D] and not. A transcoder (transcode) does not subtract b_dec.
-`num_latents` 0 means D · expansion_factor. The folder is called after a module: x is its output, or, of a transcoder,
-its input.
+encoder.weight is [F, D] and turned, W_dec [F, D] and not; W_skip [D, D] is there with skip_connection. A transcoder
+(transcode) does not subtract b_dec. `num_latents` 0 means D · expansion_factor. The folder is called after a module: x
+is its output, or, of a transcoder, its input.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from unmix.interop.tensors import take, transposed
 from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
 
-CONFIG, WEIGHTS = "cfg.json", "sae.safetensors"
+CONFIG, WEIGHTS, SKIP = "cfg.json", "sae.safetensors", "W_skip"
 NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
 
 
@@ -33,7 +33,7 @@ def is_here(source: Source) -> bool:
 
 
 def read(source: Source) -> Reading:
-    """Raises `UserError` for groupmax, signed features and a skip connection."""
+    """Raises `UserError` for groupmax and signed features."""
     path, keys = source.folder / WEIGHTS, source.keys(CONFIG)
     keys.one_of("activation", ("topk",), "groupmax keeps the largest of each of k groups, which is no top k")
     keys.one_of("signed", (False, None), "of features that may be negative this version does not know the choice")
@@ -45,12 +45,10 @@ def read(source: Source) -> Reading:
     if k is None or d_in is None:
         raise UserError(f"{keys.path} has no {'k' if k is None else 'd_in'}, which sparsify writes")
     found = source.tensors(WEIGHTS)
-    if skip or "W_skip" in found:
-        raise UserError(
-            f"{path} has a skip connection: it adds x W_skip, which dictionaries of this version do not have"
-        )
-    w = {NAMES[name]: tensor for name, tensor in take(path, found, NAMES, of="a sparse coder of sparsify").items()}
-    w["W_enc"] = transposed(w["W_enc"])
+    names = NAMES | ({SKIP: SKIP} if skip else {})
+    of = "a sparse coder of sparsify" + ("" if skip else " without skip_connection")
+    w = {names[name]: tensor for name, tensor in take(path, found, names, of=of).items()}
+    w |= {name: transposed(w[name]) for name in ("W_enc", SKIP) if name in w}
     F = latents or (d_in * expansion if expansion else w["b_enc"].numel())
     called = {ours: theirs for theirs, ours in NAMES.items()}
     sae, folded = normal_form(path, w, TopK(k, weigh_by_norm=False), centred=not transcode, called=called)
@@ -73,7 +71,7 @@ def read(source: Source) -> Reading:
             model=model,
             hook=f"{module}.input" if transcode else hook,
             hook_out=hook if transcode else None,
-            transcoder=transcode,
+            transcoder=transcode or skip,
             context=context,
             l0=float(k),
             folded=folded,
@@ -84,16 +82,17 @@ def read(source: Source) -> Reading:
 
 def write(sae: Dictionary, made: Origin, folder: Path) -> None:
     """`cfg.json` and `sae.safetensors`, for its `load_from_disk`. Raises `UserError` but for a topk with E = D."""
-    require_plain(sae, ("topk",), "sparsify")
+    require_plain(sae, ("topk",), "sparsify", skip=True)
     E = sae.W_dec.shape[1]
     if sae.width != E:
         raise UserError(f"sparsify has one width, and this is {sae.width:,} -> {E:,}; leave it in our layout")
     phi, w = sae.nonlinearity, sae.weights
     if not made.transcoder:
         w |= centred_biases(sae)
-    w["W_enc"] = w["W_enc"].T
+    w |= {name: w[name].T for name in ("W_enc", SKIP) if name in w}
+    names = NAMES | ({SKIP: SKIP} if SKIP in w else {})
     folder.mkdir(parents=True, exist_ok=True)
-    save_tensors(folder / WEIGHTS, {theirs: w[ours] for theirs, ours in NAMES.items()})
+    save_tensors(folder / WEIGHTS, {theirs: w[ours] for theirs, ours in names.items()})
     write_json(
         folder / CONFIG,
         {
@@ -102,7 +101,7 @@ def write(sae: Dictionary, made: Origin, folder: Path) -> None:
             "k": phi.k if isinstance(phi, TopK) else None,
             "normalize_decoder": False,
             "multi_topk": False,
-            "skip_connection": False,
+            "skip_connection": SKIP in w,
             "transcode": made.transcoder,
             "d_in": sae.width,
         },

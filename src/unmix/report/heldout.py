@@ -67,16 +67,15 @@ def command(folder: Path) -> str:
 
 
 def draw_evaluation(evaluation: dict[str, Any], run: RunData) -> list[list[Picture]]:
-    """Three pictures for each hook; variants look as they do in the run's other pictures."""
+    """Three pictures for each hook, two where there was no model; variants look as they do in the run's others."""
     several = len(evaluation["hooks"]) > 1
     called = {variant: run.called(variant) for variant in run.variants()}
     pictures = []
     with axes.style():
         for number, result in enumerate(evaluation["hooks"]):
             own, suffix = within(result), f"_{number}" if several else ""
-            pictures.append(
-                [_variance(own, suffix, called), _cross_entropy(own, suffix, called), _density(own, suffix)]
-            )
+            cost = [_cross_entropy(own, suffix, called)] if "ce_tokens" in own else []
+            pictures.append([_variance(own, suffix, called), *cost, _density(own, suffix)])
     return pictures
 
 
