@@ -6,13 +6,15 @@ import math
 import os
 import traceback
 import warnings
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
-from gpu_problem import away, exact, formulas, like, mapped, problem, rows, task
+from gpu_problem import away, exact, formulas, rows, task
 from torch import Tensor
 
+from unmix.bench.step_gpu import like, mapped, problem
 from unmix.dictionary.nonlinearities import JumpRelu, TanhRelu
 from unmix.dictionary.terms import AuxK, PreActivation
 from unmix.kernels import gpu, gpu_adam, gpu_covers, gpu_find, gpu_largest, gpu_noise, gpu_sparse, reference
@@ -46,14 +48,14 @@ def check(device: str, tiny: bool) -> Checks:
     if tiny:
         gpu_find.CHUNK, gpu_largest.BLOCK, gpu_sparse.GATHERED = 16, 16, 32  # several rounds at sizes this small
     torch.use_deterministic_algorithms(True)  # what is not repeatable raises, and new memory is full of NaN
-    for part in (check_steps, check_rows, check_stop, check_nan_and_tf32, check_noise, check_adam):
+    for part in (check_steps, check_rows, check_stop, check_nan_and_tf32, check_noise, check_adam, check_members):
         try:
             part(checks, device, tiny)
         except Exception as error:  # the other checks, and the timings, are worth having
             traceback.print_exc()
             checks.add(f"{part.__name__}: {type(error).__name__}: {error}", math.inf)
     torch.use_deterministic_algorithms(False)
-    for prefix in ("step", "row", "stop", "noise", "adam"):
+    for prefix in ("step", "row", "stop", "noise", "adam", "late"):
         checks.worst(prefix)
     return checks
 
@@ -222,6 +224,18 @@ def waits(weights: Weights, asked: Task) -> int:
         launch()
     torch.cuda.set_sync_debug_mode("default")
     return sum("synchronizing" in str(warning.message) for warning in seen)
+
+
+def check_members(checks: Checks, device: str, tiny: bool) -> None:
+    """Whole members, on a GPU and where the packages of a run are: in the interpreter the tests train smaller ones."""
+    if not tiny and find_spec("pydantic") is not None:
+        from gpu_late import check_late
+
+        torch.use_deterministic_algorithms(False)  # the definition of a topk is not, on a GPU
+        try:
+            check_late(checks, device)
+        finally:
+            torch.use_deterministic_algorithms(True)
 
 
 def check_noise(checks: Checks, device: str, tiny: bool) -> None:

@@ -7,15 +7,16 @@ import pkgutil
 from typing import Any
 
 import torch
-from gpu_floors import gather_kernel
-from gpu_problem import exact, like, problem, rows, task
+from gpu_problem import exact, rows, task
 from triton.backends.compiler import GPUTarget
 from triton.runtime.driver import driver
 from triton.runtime.jit import JITFunction
 
 from unmix import kernels
+from unmix.bench.step_gpu import like, problem
 from unmix.dictionary.nonlinearities import JumpRelu, TanhRelu
 from unmix.kernels import gpu, gpu_adam
+from unmix.kernels.gpu_floor import gather_kernel
 from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.task import Adam, Noise
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -101,26 +100,6 @@ def formulas(
     return gradients, torch.stack([g.square().sum() for g in gradients.values()]).sum(), sums
 
 
-def problem(B: int, D: int, F: int, active: float, device: str, skewed: bool = False) -> tuple[Tensor, Weights]:
-    """Random inputs with about so many active features a token.
-
-    Activations and encoder weights are small multiples of 1/8 and 1/64, so that z is exact in float32 and never 0:
-    which features are active is no matter of rounding.
-    """
-    x_BD = torch.randint(-8, 9, (B, D), device=device).float() / 8
-    W_enc_FD = torch.randint(-8, 9, (F, D), device=device).float() / 64
-    spread = math.sqrt(D * 24 / 64 * 24 / 4096)  # of z: a multiple from -8 to 8 has variance 24
-    share = torch.tensor(min(max(active / F, 1e-9), 1 - 1e-9), dtype=torch.float64)
-    b_F = torch.full((F,), spread * torch.special.ndtri(share).item(), device=device)
-    if skewed:
-        b_F += 0.5 * spread * torch.randn(F, device=device)
-        b_F[:8] = 10 * spread  # on every token
-    W_dec_FD = torch.randn(F, D, device=device) / math.sqrt(D)
-    b_F = (b_F * 512).round() / 512 + 1 / 1024
-    b_dec_D = torch.randn(D, device=device)
-    return x_BD, {"W_enc": W_enc_FD.T, "b_enc": b_F, "W_dec": W_dec_FD, "b_dec": b_dec_D}
-
-
 def exact(weights: Weights) -> Weights:
     """The same with decoder rows whose norms are powers of 2, so that contributions are exact in float32, and many
     equal; and with thresholds that no z is near, nor the edges of their windows."""
@@ -132,16 +111,6 @@ def exact(weights: Weights) -> Weights:
     lengths_F = torch.tensor([1.0, 0.5, 2.0], device=W_FE.device)[feature_F % 3]
     theta_F = (feature_F % 64) / 512 + 1 / 4096
     return weights | {"W_dec": row_FE * lengths_F[:, None], "threshold": theta_F}
-
-
-def mapped(fn: Callable[[Tensor], Tensor], weights: Weights) -> Weights:
-    """The function of each tensor, by the same names."""
-    return {name: fn(weight) for name, weight in weights.items()}
-
-
-def like(weights: Weights, value: float) -> Weights:
-    """Tensors of the same shapes and layouts, full of one value."""
-    return mapped(lambda w: torch.full_like(w, value), weights)
 
 
 def away(out: Any, ref: Any) -> float:

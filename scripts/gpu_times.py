@@ -11,40 +11,26 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from gpu_floors import floors, median_ms
-from gpu_problem import formulas, like, problem, task
+from gpu_problem import formulas, task
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu, Relu, TopK
-from unmix.dictionary.terms import L0, L1, SquaredError
-from unmix.kernels import gpu, gpu_adam, gpu_sparse
-from unmix.kernels.gpu_workspace import Workspace, go
-from unmix.kernels.task import Adam, Noise, Task, Weights
-
-__all__ = ["crossover", "floors", "rivals", "time_adam", "time_phases"]
+from unmix.bench.step_gpu import like, problem, tasks, time_row
+from unmix.kernels import gpu, gpu_adam, gpu_floor
+from unmix.kernels.gpu_floor import median_ms
+from unmix.kernels.gpu_workspace import Workspace
+from unmix.kernels.task import Adam, Weights
 
 SHAPES = {"S": (768, 10_000, 4096, 100), "M": (2304, 65_536, 8192, 100), "L": (4096, 131_072, 16_384, 64)}
 """D, F, B, L0."""
 DEVICE = "cuda"
 DENSITIES = (0.003, 0.01, 0.02, 0.04, 0.08)
-ERROR = (1.0, SquaredError())
 
 
-class Encoded(Workspace):
-    """Has z already: what is timed with it is without the encoder's product."""
-
-    def encode(self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
-        return self.array("z", len(x_TD) * self.features).view(len(x_TD), self.features)
-
-
-def tasks(k: int) -> dict[str, Task]:
-    """One of each way of finding what is active."""
-    return {
-        "relu": Task(Relu(), (ERROR, (0.3, L1()))),
-        "topk": Task(TopK(k), (ERROR,)),
-        "batchtopk": Task(BatchTopK(k), (ERROR,)),
-        "jumprelu": Task(JumpRelu(0.001), (ERROR, (0.3, L0(0.001)))),
-    }
+def floors() -> dict[str, float]:
+    """What this GPU does at best, printed."""
+    found = gpu_floor.floors()
+    print("\nfloors: " + ", ".join(f"{name} {value:.1f}" for name, value in found.items()), flush=True)
+    return found
 
 
 def cell(value: float | None, width: int, digits: int) -> str:
@@ -64,7 +50,7 @@ def time_phases(best: dict[str, float], until: float) -> list[dict[str, Any]]:
                     row["not_timed"] = "no time left for it"
                     found.append(row)
                     continue
-                row |= time_row(D, F, B, L0_, asked, best)
+                row |= time_row(D, F, B, L0_, asked, best, lambda call: median_ms(lambda _: call(), [None]), DEVICE)
             except torch.cuda.OutOfMemoryError:
                 row["not_timed"] = "out of memory"
             cells = [
@@ -74,78 +60,6 @@ def time_phases(best: dict[str, float], until: float) -> list[dict[str, Any]]:
             found.append(row)
             torch.cuda.empty_cache()
     return found
-
-
-def time_row(D: int, F: int, B: int, L0_: int, asked: Task, best: dict[str, float]) -> dict[str, Any]:
-    """Encoder's product, selection, per token, per feature, square of the gradient, update; and the step of them."""
-    x_BD, weights = problem(B, D, F, L0_, DEVICE, skewed=True)
-    if isinstance(asked.phi, JumpRelu):
-        weights["threshold"] = torch.zeros_like(weights["b_enc"])
-    gradients, workspace, stop_1 = like(weights, 0.0), Encoded(F, weights["b_enc"]), go(x_BD)
-    plain = Workspace(F, weights["b_enc"])
-    found = gpu.step(x_BD, x_BD, weights, gradients, asked, plain)
-    assert found is not None
-    active = found[1] * F
-    workspace.tile = plain.tile
-    workspace._room, workspace._kept = plain._room, plain._kept
-    w_F, end_P, r_B = weights["W_dec"].norm(dim=1), plain.ends(()), asked.error.weigh(x_BD)
-    entries, _, _ = gpu._find(x_BD, weights, asked, plain, w_F, stop_1)
-    rows = gpu_sparse.by_token(x_BD, weights, asked, entries, r_B, end_P, stop_1)
-    first, second = like(weights, 0.0), like(weights, 0.0)
-    square_1, how = gpu_adam.square(weights, gradients, False), Adam(0.0, 1, (0.9, 0.99))
-
-    def update() -> None:
-        gpu_adam.adam(weights, gradients, first, second, how, stop_1, gpu_adam.shrink(square_1, 1.0))
-
-    def by_feature() -> None:
-        gpu_sparse.by_feature(x_BD, weights, gradients, asked, entries, rows, w_F, end_P, stop_1)
-
-    def whole() -> None:
-        gpu.launch(x_BD, x_BD, weights, gradients, asked, plain, stop_1)
-        gpu_adam.square(weights, gradients, False)
-        update()
-
-    def encode() -> None:
-        for start in range(0, B, plain.tile):
-            plain.encode(x_BD[start : start + plain.tile], weights, None, start)
-
-    calls: dict[str, Callable[[], Any]] = {
-        "encode": encode,
-        "select": lambda: gpu._find(x_BD, weights, asked, workspace, w_F, stop_1),
-        "per token": lambda: gpu_sparse.by_token(x_BD, weights, asked, entries, r_B, end_P, stop_1),
-        "per feature": by_feature,
-        "square": lambda: gpu_adam.square(weights, gradients, False),
-        "update": update,
-        "whole": whole,
-    }
-    ms = {key: median_ms(lambda _: call(), [None]) for key, call in calls.items()}  # noqa: B023
-    if stop_1.item():
-        raise RuntimeError("a step had not enough room: it did nothing, and was quick")
-    return {
-        "L0": active,
-        "ms": ms,
-        "floor": least(D, F, B, active, best),
-        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
-    }
-
-
-def least(D: int, F: int, B: int, active: float, best: dict[str, float]) -> dict[str, float]:
-    """ms of each phase if nothing but its operations or its bytes took time; all numbers are in float32."""
-    copy, row, numbers = best["copy_tb_per_s"], 4 * D, 2 * D * F
-    gathers = {int(key.split("_")[1]): rate for key, rate in best.items() if key.startswith("gather")}
-
-    def gather(table_bytes: float) -> float:
-        return gathers[min(gathers, key=lambda size: abs(size * 2**20 - table_bytes))] or copy
-
-    found = {
-        "encode": 2 * B * D * F / best["float32_tflops"] / 1e9,
-        "select": 4 * B * F / copy / 1e9,
-        "per token": B * active * row / gather(F * row) / 1e9,
-        "per feature": 2 * B * active * row / gather(B * row) / 1e9,
-        "square": 4 * numbers / copy / 1e9,
-        "update": 28 * numbers / copy / 1e9,
-    }
-    return found | {"whole": sum(found.values())}
 
 
 def crossover() -> list[dict[str, Any]]:

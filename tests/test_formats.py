@@ -58,7 +58,7 @@ def test_every_key_is_on_the_page(folder):
         assert named(words) == set()
     assert {str(tensors[name].dtype) for name in tensors} == {"torch.float32", "torch.int64", "torch.float64"}
     assert sorted(path.name for path in one.iterdir()) == [
-        "cfg.json", "checksums.json", "sae_weights.safetensors", "training_state.safetensors"
+        "cfg.json", "checksums.json", "sae_weights.safetensors", "samples.safetensors", "training_state.safetensors"
     ]  # fmt: skip
     here = {path.name for path in (folder / "run").iterdir()}
     assert named(here - {"members", ".lock"}) == set()

@@ -28,7 +28,11 @@ def test_the_folder_computes_what_the_source_did(name, tmp_path, capsys):
         assert torch.equal(again(x), sae(x))
     assert (found.hook, found.hook_out, found.model) == (origin.hook, origin.hook_out, origin.model)
     assert (found.context, found.l0, found.transcoder) == (origin.context, origin.l0, origin.transcoder)
-    assert sorted(path.name for path in (tmp_path / "dst").iterdir()) == ["cfg.json", "sae_weights.safetensors"]
+    assert sorted(path.name for path in (tmp_path / "dst").iterdir()) == [
+        "cfg.json",
+        "sae_weights.safetensors",
+        "samples.safetensors",
+    ]
 
 
 @pytest.mark.parametrize("there", ["folder", "file"])

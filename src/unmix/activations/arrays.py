@@ -58,11 +58,11 @@ class Arrays:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over shapes, dtypes, and up to 1,024 rows that are spread evenly over each array."""
+        """16 hex digits over the shapes, and up to 1,024 rows that are spread evenly over each array."""
         digest = hashlib.sha256()
         some_R = np.linspace(0, self.rows - 1, min(self.rows, _READ)).astype(np.int64)
         for hook, x_RD in self.arrays.items():
-            digest.update(f"{hook} {tuple(x_RD.shape)} {x_RD.dtype}".encode())
+            digest.update(f"{hook} {tuple(x_RD.shape)}".encode())
             digest.update(_take(x_RD, some_R).numpy().tobytes())
         return digest.hexdigest()[:16]
 
@@ -115,9 +115,7 @@ def split(rows: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray
     blocks = -(-rows // block)
     out = max(1, round(held_out * blocks))
     if out >= blocks:
-        raise UserError(
-            f"{rows:,} activations are too few to train on and hold some out; give at least 2, or many more"
-        )
+        raise UserError(f"{rows:,} activations are too few to train on and to hold some out; give more")
     chosen = np.random.default_rng([seed, _HELD_OUT]).permutation(blocks)[:out]
     held_R = np.isin(np.arange(rows) // block, chosen)
     return np.flatnonzero(~held_R), np.flatnonzero(held_R)

@@ -56,7 +56,7 @@ def longer(norm: Tensor, than: float) -> Tensor:
 
 def outliers(norm_R: Tensor, median_norm: float, times: float = OUTLIER) -> Outliers:
     """Of R tokens with these norms; sums in float64."""
-    norm_R = norm_R.double()
+    norm_R = norm_R.cpu().double()  # mps has no float64
     far_R = norm_R[longer(norm_R, times * median_norm)]
     sums = [far_R.sum(), norm_R.sum(), far_R.square().sum(), norm_R.square().sum()]
     return Outliers(times, times * median_norm, len(far_R), len(norm_R), *(value.item() for value in sums))

@@ -11,13 +11,18 @@ from collections.abc import Callable, Sequence
 from unmix.cli.arguments import Dotted, split_dotted
 from unmix.cli.bench import add_bench
 from unmix.cli.choose import add_choose
+from unmix.cli.completion import add_completion
 from unmix.cli.convert import add_convert
+from unmix.cli.doctor import add_doctor
 from unmix.cli.evaluate import add_evaluate
 from unmix.cli.explore import add_explore
 from unmix.cli.extend import add_extend
 from unmix.cli.fetch import add_fetch
 from unmix.cli.harvest import add_harvest
 from unmix.cli.norms import add_norms
+from unmix.cli.plan import add_plan
+from unmix.cli.pull import add_pull
+from unmix.cli.push import add_push
 from unmix.cli.report import add_report
 from unmix.cli.show import add_show
 from unmix.cli.sweep import add_sweep
@@ -73,6 +78,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.set_defaults(run=_no_command(parser))
     commands = parser.add_subparsers(title="commands", metavar="COMMAND")
     add_sweep(commands)
+    add_plan(commands)
     add_extend(commands)
     add_choose(commands)
     add_report(commands)
@@ -81,9 +87,13 @@ def _parser() -> argparse.ArgumentParser:
     add_show(commands)
     add_norms(commands)
     add_convert(commands)
+    add_pull(commands)
+    add_push(commands)
     add_fetch(commands)
     add_harvest(commands)
     add_verify(commands)
+    add_doctor(commands)
+    add_completion(commands, _parser)
     add_bench(commands)
     return parser
 

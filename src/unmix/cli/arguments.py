@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.errors import UserError
 
+if TYPE_CHECKING:
+    from unmix.config import RunConfig
+
 Dotted = dict[str, list[str]]
 """What was typed as `--section.key value`: {"training.l1": ["0", "5"]}."""
-SHORT = {"model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps"}
+SHORT = {
+    "model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps",
+    "hook": "activations.hooks", "l0": "training.l0", "l1": "training.l1", "device": "device",
+}  # fmt: skip
 LISTS = (
     "training.l0",
     "training.l1",
     "sae.prefixes",
     "training.betas",
     "activations.hooks",
+    "corpus.roles",
     "sinks",
 )  # keys that take several values
 
@@ -32,7 +39,13 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="HOOK",
         help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …; resid_post.* for every layer",
     )
-    parser.add_argument("--corpus", help="stdlib, a file of text or records, a folder, datasets:NAME (docs/corpora.md)")
+    parser.add_argument(
+        "--corpus",
+        action="append",
+        metavar="SOURCE",
+        help="stdlib, a file of text, records or token ids, a folder, datasets:NAME (docs/corpora.md); several with "
+        "their weights: --corpus a.jsonl=0.7 --corpus code/=0.3",
+    )
     parser.add_argument("--features", type=int, help="features of each dictionary")
     parser.add_argument(
         "--architecture",
@@ -54,32 +67,36 @@ def force_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
 
 
-def read_recipe(args: argparse.Namespace, dotted: Dotted) -> Any:
+def read_recipe(args: argparse.Namespace, dotted: Dotted) -> RunConfig:
     """The recipe that the arguments name, with what they change; the demo if they name none and change nothing."""
+    short = {key: getattr(args, key) for key in ("name", *SHORT) if getattr(args, key) is not None}
+    return recipe_with(args.recipe, short, _values(dotted), args.architecture or [])
+
+
+def recipe_with(
+    named: str | None, short: dict[str, Any], dotted: dict[str, Any], architectures: list[str]
+) -> RunConfig:
+    """The recipe of that name, or of that YAML file, changed: {"l0": [20]}, {"training.lr": 1e-3}."""
     from unmix import config
 
-    overrides = {dotted: getattr(args, short) for short, dotted in SHORT.items()}
-    overrides |= {"activations.hooks": args.hook, "training.l0": args.l0, "training.l1": args.l1, "name": args.name}
-    overrides["device"] = args.device
-    given = {dotted: value for dotted, value in overrides.items() if value is not None}
-    given |= _values(dotted)
+    given = {SHORT.get(key, key): value for key, value in short.items()} | dotted
     for asked, other in (("training.l0", "training.l1"), ("training.l1", "training.l0")):
         if asked in given and other not in given:
             given[other] = []  # in place of what the recipe has
-    given |= _architectures(args.architecture or [])
-    if args.recipe is None and set(given) <= {"name"}:
+    given |= _architectures(architectures)
+    if named is None and set(given) <= {"name"}:
         return config.load(_find_recipe("demo"), given)
-    recipe = _every_layer(config.load(_find_recipe(args.recipe) if args.recipe else None, given))
+    recipe = _every_layer(config.load(_find_recipe(named) if named else None, given))
     for key in ("l0", "l1"):
         own = [key in variant.training for variant in recipe.variants.values()]
         if given.get(f"training.{key}") and own and all(own):
             raise UserError(
                 f"--{key} changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.{key}"
             )
-    if len(args.architecture or []) > 1 and recipe.variants.keys() != set(args.architecture):
+    if len(architectures) > 1 and recipe.variants.keys() != set(architectures):
         raise UserError(
-            f"--architecture {' '.join(args.architecture)}: the recipe has variants of its own, "
-            f"{', '.join(recipe.variants.keys() - set(args.architecture))}; give one architecture, or edit the recipe"
+            f"--architecture {' '.join(architectures)}: the recipe has variants of its own, "
+            f"{', '.join(recipe.variants.keys() - set(architectures))}; give one architecture, or edit the recipe"
         )
     return recipe
 
@@ -95,7 +112,7 @@ def _architectures(names: list[str]) -> dict[str, Any]:
     return {"sae.architecture": names[0], **variants}
 
 
-def _every_layer(recipe: Any) -> Any:
+def _every_layer(recipe: RunConfig) -> RunConfig:
     """The recipe with `resid_post.*` as the hooks of the model, or of the store, that it names."""
     from unmix.hooknames import WILD, expand, of_layers
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted, force_argument, read_recipe, recipe_arguments
 from unmix.cli.progress import Progress
 from unmix.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
 
 SHORT_RUN = 96
 """Steps of `bench sweep` where no other number is asked for: three whole chunks of the demo's."""
@@ -21,6 +25,7 @@ a number from elsewhere. Let the machine do nothing else meanwhile. docs/speed.m
 examples:
   unmix bench step                                  D=768, F=10,000, 4,096 tokens, L0 = 100
   unmix bench step --l0 5000                        where half of the features are active: the dense step
+  unmix bench step --device cuda                    every phase on a GPU, beside the least that it can take
   unmix bench harvest --model gpt2 --hook resid_pre.8
   unmix bench sweep gpt2-l1-sweep --steps 352       three chunks of 25,600 tokens
   unmix bench truth                                 which architecture finds the features that are there
@@ -63,6 +68,11 @@ def add_bench(commands: Any) -> None:
         nargs="+",
         choices=["fp32", "bf16", "int8"],
         help="how the active features are found (fp32, and what else the processor has instructions for)",
+    )
+    step.add_argument(
+        "--device",
+        default="cpu",
+        help="cpu, or cuda, cuda:1: every phase beside the least that it can take on that GPU (cpu)",
     )
     _common(step)
     step.set_defaults(run=_step)
@@ -129,6 +139,11 @@ def _scratch(parser: argparse.ArgumentParser) -> None:
 
 def _step(args: argparse.Namespace, _: Dotted) -> int:
     _at_least_one_round(args)
+    from unmix.devices import resolve
+
+    device = resolve(args.device)
+    if device.type != "cpu":
+        return _step_on_gpu(args, device)
     from unmix.bench import step
 
     with Progress():
@@ -142,6 +157,29 @@ def _step(args: argparse.Namespace, _: Dotted) -> int:
             say=Progress.say,
         )
     return _show(args, found, step.table)
+
+
+def _step_on_gpu(args: argparse.Namespace, device: torch.device) -> int:
+    if device.type != "cuda":
+        raise UserError(f"--device {args.device} has no kernels of its own; give --device cpu, or cuda")
+    if args.selection:
+        raise UserError(f"--selection {' '.join(args.selection)} is of the processor's kernels; leave it out on a GPU")
+    if find_spec("triton") is None:
+        raise UserError(f"--device {args.device}: its kernels need triton; pip install triton, or give --device cpu")
+    from unmix.bench import step, step_gpu
+
+    step.require_a_step(args.width, args.features, args.tokens, args.l0)
+    with Progress():
+        found = step_gpu.run(
+            width=args.width,
+            features=args.features,
+            tokens=args.tokens,
+            l0=args.l0,
+            repeats=args.repeats,
+            device=device,
+            say=Progress.say,
+        )
+    return _show(args, found, step_gpu.table)
 
 
 def _harvest(args: argparse.Namespace, dotted: Dotted) -> int:

@@ -6,9 +6,13 @@ import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted
+from unmix.errors import UserError
+
+if TYPE_CHECKING:
+    from unmix.dictionary.model import Dictionary
 
 
 def add_convert(commands: Any) -> None:
@@ -24,30 +28,46 @@ def add_convert(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("src", type=Path, metavar="SRC", help="the folder, or one file: ae.pt, layer_3.safetensors …")
+    parser.add_argument(
+        "src",
+        type=Path,
+        nargs="+",
+        metavar="SRC",
+        help="a folder, a file such as ae.pt, or OWNER/REPO/… on the hub; for circuit_tracer one for each layer",
+    )
     parser.add_argument("dst", type=Path, metavar="DST", help="the folder to write")
     parser.add_argument("--model", metavar="NAME", help="the language model, where SRC does not say or says it wrong")
     parser.add_argument("--hook", metavar="HOOK", help="where x is read, such as resid_post.3; the same")
     parser.add_argument(
         "--to",
-        choices=["unmix", "dictionary_learning", "sparsify"],
+        choices=["unmix", "dictionary_learning", "sparsify", "circuit_tracer"],
         default="unmix",
         help="whose layout to write, if not ours, which SAELens opens: sparsify knows topk alone, dictionary_learning "
-        "relu, jumprelu, gated and topk",
+        "relu, jumprelu, gated and topk, circuit_tracer transcoders, relu and jumprelu, one a layer from 0 on",
     )
     parser.add_argument("--json", action="store_true", help="print what was understood as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
-    from unmix.interop.convert import convert
+    from unmix.interop.convert import convert, convert_set
 
-    sae, origin = convert(args.src, args.dst, model=args.model, hook=args.hook, to=args.to)
+    if args.to == "circuit_tracer":
+        read = convert_set(args.src, args.dst, model=args.model, hook=args.hook)
+    elif len(args.src) > 1:
+        raise UserError(f"{len(args.src)} dictionaries cannot go into one folder; give one, or --to circuit_tracer")
+    else:
+        read = [convert(args.src[0], args.dst, model=args.model, hook=args.hook, to=args.to)]
     if args.json:
-        widths = {"d_in": sae.width, "d_out": sae.W_dec.shape[1], "features": sae.features}
-        print(json.dumps({"folder": str(args.dst), **widths, **asdict(origin)}, indent=1))
+        found = [{"folder": str(args.dst), **_widths(one.dictionary), **asdict(one.origin)} for one in read]
+        print(json.dumps(found if args.to == "circuit_tracer" else found[0], indent=1))
         return 0
-    print(origin.line(sae))
-    for note in origin.notes:
-        print(f"  {note}")
+    for one in read:
+        print(one.origin.line(one.dictionary))
+        for note in one.origin.notes:
+            print(f"  {note}")
     return 0
+
+
+def _widths(sae: Dictionary) -> dict[str, int]:
+    return {"d_in": sae.width, "d_out": sae.W_dec.shape[1], "features": sae.features}

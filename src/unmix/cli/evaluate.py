@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted
+from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 from unmix.errors import UserError
 
@@ -24,11 +25,25 @@ def add_evaluate(commands: Any) -> None:
         description="Explained variance, cosine, cross-entropy with the SAE spliced in, sparsity, dead features …\n"
         "over documents that were held out of training, with baselines beside them. Writes evaluation.json.\n\n"
         "An SAE of SAELens that unmix did not train:\n"
-        "  unmix evaluate FOLDER --model gpt2 --corpus texts/   [--hook resid_pre.8, if its cfg.json names none]",
+        "  unmix evaluate FOLDER --model gpt2 --corpus texts/   [--hook resid_pre.8, if its cfg.json names none]\n\n"
+        "Several are judged on the same tokens, with one table and a page that shows them side by side:\n"
+        "  unmix evaluate runs/a runs/b FOLDER --model gpt2 --corpus texts/ --out comparison",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    parser.add_argument(
+        "folders",
+        type=Path,
+        nargs="+",
+        metavar="RUN_OR_SAE",
+        help="a run, an SAE folder, or OWNER/REPO/… on the hub; several are compared",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        metavar="FOLDER",
+        help="where evaluation.json and comparison.html of several go; comparison/ if not given",
+    )
     parser.add_argument("--tokens", type=int, default=1_000_000, help="held-out tokens for fidelity (1,000,000)")
     parser.add_argument("--ce-tokens", type=int, default=100_000, help="of these, for cross-entropy (100,000)")
     parser.add_argument(
@@ -55,6 +70,9 @@ def add_evaluate(commands: Any) -> None:
         metavar="N",
         help="sequences that go through the model at once; if not given, as many as need about 1 GB, at most 16",
     )
+    parser.add_argument(
+        "--device", help="where it is evaluated, if not on the device of the run: auto, cpu, cuda, cuda:1, mps, xpu"
+    )
     parser.add_argument("--json", action="store_true", help="print evaluation.json")
     parser.set_defaults(run=_run)
 
@@ -71,21 +89,38 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.evaluation.table import table
     from unmix.runlog import write_json
 
-    require_ours(args.folder)
+    several = len(args.folders) > 1
+    places = [place_of(name) for name in args.folders]
+    folder, kept = places[0]
+    if args.out is not None and not several:
+        raise UserError(f"--out {args.out} is for several folders; of one, evaluation.json goes into it")
+    if several:
+        kept = args.out or Path("comparison")
+    elif args.debias and kept != folder:
+        raise UserError(f"--debias writes into the folder; `unmix pull {args.folders[0]} DIR` makes one: give it")
+    require_ours(kept)
     found = evaluate_folder(
-        args.folder,
+        [place.folder for place in places] if several else folder,
         fidelity_tokens=args.tokens,
         ce_tokens=args.ce_tokens,
         model=args.model,
         corpus=args.corpus,
         hook=args.hook,
         batch=args.batch,
+        device=args.device,
         debias=args.debias,
         mask=evaluation_mask(args),
         say=Progress.say,
     )
     print(json.dumps(found, indent=1) if args.json else table(found))
-    write_json(args.folder / FILE, found)
+    kept.mkdir(parents=True, exist_ok=True)
+    write_json(kept / FILE, found)
+    if several:
+        from unmix.report.comparison import write_comparison
+
+        Progress.say(f"comparison: {write_comparison(kept, found).resolve()}")
+    elif kept != folder:
+        Progress.say(f"evaluation: {kept / FILE}")
     return 0
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted, force_argument
 from unmix.cli.progress import Progress
 from unmix.cli.report import show_report
 from unmix.errors import UserError
+
+if TYPE_CHECKING:
+    from unmix.activations.rows import Rows
 
 
 def add_extend(commands: Any) -> None:
@@ -51,13 +54,23 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
 
 
 def run_extension(
-    progress: Progress, folder: Path, member: str, steps: int, decay: float, *, anew: bool = False, force: bool
+    progress: Progress,
+    folder: Path,
+    member: str,
+    steps: int,
+    decay: float,
+    *,
+    anew: bool = False,
+    force: bool,
+    given: Rows | None = None,
 ) -> int:
     """Extend the member, and add to the choice what came true of it; the status that `Progress.guard` answers."""
     from unmix.training.chosen import note_what_came_true
     from unmix.training.extension import extend
 
-    code = progress.guard(lambda: extend(folder, member, steps, decay, progress.watch(), anew=anew, force=force))
+    code = progress.guard(
+        lambda: extend(folder, member, steps, decay, progress.watch(), anew=anew, force=force, given=given)
+    )
     if not code and (folder / "choice.json").exists():
         note_what_came_true(folder)
     return code

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -37,10 +38,14 @@ class Progress:
     The first signal lets the step finish and saves; a second Ctrl-C leaves at once.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, quiet: bool = False) -> None:
+        self.quiet = quiet
+        """Whether nothing is shown."""
         self.signal = 0
+        self.stopped: int | None = None
+        """The step at which a signal stopped it."""
         self.training = False
-        self.live = _can_move()
+        self.live = not quiet and _can_move()
         self.last = 0.0
         self.before: dict[int, Any] = {}
         self.view: Live | None = None
@@ -50,6 +55,8 @@ class Progress:
         """When `at` was true, and how many steps have ended since."""
 
     def __enter__(self) -> Progress:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # signals go to the main thread, which is somebody else's
         for number in (signal.SIGINT, signal.SIGTERM):
             self.before[number] = signal.signal(number, self._asked)
         return self
@@ -76,7 +83,14 @@ class Progress:
         """The callbacks for a run."""
         from unmix.training.run import Watch
 
+        if self.quiet:
+            return Watch(stop=self.stop)
         return Watch(say=self.say, rows=self.rows, stop=self.stop)
+
+    def result(self, text: str) -> None:
+        """A line of what came out, on stdout."""
+        if not self.quiet:
+            print(text)
 
     def stop(self) -> bool:
         """Whether a signal came; asked after every step, which moves the bar."""
@@ -139,7 +153,9 @@ class Progress:
             work()
         except Stopped as stopped:
             self._close()
-            self.say(f"\nstopped at step {stopped.step:,}, saved; the same command resumes it")
+            self.stopped = stopped.step
+            if not self.quiet:
+                self.say(f"\nstopped at step {stopped.step:,}, saved; the same command resumes it")
             return 128 + self.signal
         return 0
 

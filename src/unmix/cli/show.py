@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix.cli.arguments import Dotted
+from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 from unmix.errors import UserError
 
@@ -23,7 +24,9 @@ def add_show(commands: Any) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, metavar="RUN_OR_SAE", help="a run folder, or a folder with cfg.json")
+    parser.add_argument(
+        "folder", type=Path, metavar="RUN_OR_SAE", help="a run, an SAE folder, or OWNER/REPO/… on the hub"
+    )
     parser.add_argument("feature", nargs="?", metavar="FEATURE", help="its number, or MEMBER:NUMBER")
     parser.add_argument("--text", help="show the features of this text's tokens")
     parser.add_argument("--member", metavar="NAME", help="which member, if not the one that was chosen")
@@ -40,8 +43,9 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from rich.console import Console
 
     from unmix.explore.terminal import asked_feature, open_site, show_feature, show_text
+    from unmix.interop.hub import kept_of
 
-    out = args.out or args.folder / "explore"
+    out = args.out or kept_of(args.folder) / "explore"
     console = Console(highlight=False, emoji=False, markup=False)
     if args.feature is not None:
         member, feature = asked_feature(args.feature, args.member)
@@ -51,7 +55,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.explore.prompt import read_prompt
     from unmix.explore.server_open import open_served
 
-    served = open_served(args.folder, out, model=None, corpus=None, hook=None, say=Progress.say)
+    served = open_served(place_of(args.folder).folder, out, model=None, corpus=None, hook=None, say=Progress.say)
     asked = served.member(view.member["name"])
     read = read_prompt(served.lm, asked.hook, asked.sae, args.text, mask=asked.mask)
     show_text(console, view._replace(piece=lambda i: _piece(served.bytes_of(i))), read, args.most)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted, force_argument, read_recipe, recipe_arguments, recipes_text
 from unmix.cli.choose import decide
 from unmix.cli.extend import run_extension
 from unmix.cli.progress import Progress
 from unmix.cli.report import show_report
+
+if TYPE_CHECKING:
+    from unmix.activations.rows import Rows
+    from unmix.config import RunConfig
 
 SWEEP = """\
 Train a dictionary for every number of active features asked for, or every coefficient of the sparsity penalty (and
@@ -35,7 +39,7 @@ any key of a recipe can be given as --section.key value, for instance:
   --sae.prefixes 64 512         these reconstruct alone too    --sae.auxk 0.1                 train dead features
   --training.mask none          train on outliers too          --sae.centre none              the mean stays in x
   --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      train the choice on
-  --activations.store DIR       read what `unmix harvest` wrote
+  --activations.store DIR       read what `unmix harvest` wrote  --activations.rows X.npy      activations of your own
 """
 
 
@@ -67,21 +71,44 @@ def add_sweep(commands: Any) -> None:
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     recipe = read_recipe(args, dotted)
     folder = args.runs / recipe.name
+    with Progress() as progress:
+        code = run_sweep(
+            progress, recipe, folder, force=args.force, train_only=args.train_only, evaluate=not args.no_evaluate
+        )
+    return code if code or args.train_only else show_report(folder)
+
+
+def run_sweep(
+    progress: Progress,
+    recipe: RunConfig,
+    folder: Path,
+    *,
+    force: bool = False,
+    train_only: bool = False,
+    evaluate: bool = True,
+    given: Rows | None = None,
+) -> int:
+    """Train, choose, train the choice on, evaluate; the status that `Progress.guard` answers.
+
+    `given`: the activations, where the recipe has `activations.rows: given`.
+    """
     from unmix.training.run import sweep
 
-    with Progress() as progress:
-        code = progress.guard(lambda: sweep(recipe, folder, progress.watch(), force=args.force))
-        if code or args.train_only:
+    code = progress.guard(lambda: sweep(recipe, folder, progress.watch(), force=force, given=given))
+    if code or train_only:
+        return code
+    choices = decide(folder, recipe.choice.max_active, None)
+    for choice in choices:
+        progress.result(choice["reason"])
+    steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
+    for member in [choice["member"] for choice in choices if choice["member"]]:
+        if steps is None:
+            break
+        code = run_extension(progress, folder, member, steps, decay, force=force, given=given)
+        if code:
             return code
-        choices = decide(folder, recipe.choice.max_active, None)
-        print("\n".join(choice["reason"] for choice in choices))
-        steps, decay = recipe.choice.extend_to, recipe.choice.extend_decay_fraction
-        for member in [choice["member"] for choice in choices if steps and choice["member"]]:
-            code = run_extension(progress, folder, member, steps, decay, force=args.force)
-            if code:
-                return code
-    if not args.no_evaluate:
+    if evaluate:
         from unmix.evaluation.command import evaluate_run
 
-        evaluate_run(folder, Progress.say)
-    return show_report(folder)
+        evaluate_run(folder, progress.watch().say, given)
+    return 0

@@ -1,4 +1,4 @@
-"""`unmix verify`: check every file of a folder."""
+"""`unmix verify`: check every file of a folder, and with a model, that its dictionaries belong there."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from unmix.cli.arguments import Dotted
+from unmix.cli.place import place_of
+from unmix.cli.progress import Progress
 
 
 def add_verify(commands: Any) -> None:
@@ -16,24 +18,43 @@ def add_verify(commands: Any) -> None:
         "verify",
         help="check every file of a run, a store or an SAE folder",
         description="Read everything: the description, each line of metrics, the checksums of checkpoints and shards,\n"
-        "the shapes of the dictionaries. A line for each problem; exit status 1 if there is any.",
+        "the shapes of the dictionaries, and what they answer to the sample activations beside them. With --model and\n"
+        "--corpus, also how much a dictionary of any library explains of that model's activations; where that is less\n"
+        "than their mean does, the place or the scale is wrong, and what would mend it is tried: other hooks, b_dec\n"
+        "subtracted from x or not, scales. A line for each problem; exit status 1 if there is any.\n\n"
+        "  unmix verify FOLDER --model gpt2 --corpus texts/   [--hook resid_pre.8, if the folder names none]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", type=Path, metavar="FOLDER", help="a run, a store, or a folder with cfg.json")
+    parser.add_argument(
+        "folder", type=Path, metavar="FOLDER", help="a run, a store, an SAE folder, or OWNER/REPO/… on the hub"
+    )
+    parser.add_argument("--model", help="the language model; also asks how well the dictionaries fit it")
+    parser.add_argument("--corpus", help="the corpus for that; of what unmix trained, the held-out part of its own")
+    parser.add_argument("--hook", help="where x is read, if not at the hook that the folder names")
+    parser.add_argument("--tokens", type=int, metavar="N", help="tokens for that (8,192)")
     parser.add_argument("--json", action="store_true", help="print what was checked and found as JSON")
     parser.set_defaults(run=_run)
 
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
-    from unmix.verify import verify
+    from unmix.verify import PROOF_TOKENS, prove_folder, verify
 
-    found = verify(args.folder)
+    folder = place_of(args.folder).folder
+    found = verify(folder)
+    asked = {"model": args.model, "corpus": args.corpus, "hook": args.hook}
+    fit = None
+    if not found.problems and (args.tokens is not None or any(asked.values())):
+        fit = prove_folder(
+            folder, **asked, tokens=PROOF_TOKENS if args.tokens is None else args.tokens, say=Progress.say
+        )
+    problems = found.problems + (fit.problems if fit else [])
     if args.json:
-        print(json.dumps({"folder": str(args.folder), **found._asdict()}, indent=1))
-    else:
-        for problem in found.problems:
-            print(problem)
-        if not found.problems:
-            print(f"{args.folder} is whole: {found.checked}")
-    return 1 if found.problems else 0
+        facts = {"folder": str(args.folder), **found._asdict(), "problems": problems}
+        print(json.dumps(facts | ({"fit": fit.checked} if fit else {}), indent=1))
+        return 1 if problems else 0
+    if not found.problems:
+        print(f"{args.folder} is whole: {found.checked}")
+    for line in problems or ([fit.checked] if fit else []):
+        print(line)
+    return 1 if problems else 0

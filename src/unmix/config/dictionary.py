@@ -40,6 +40,7 @@ class SAEConfig(Section):
     """The shape of the dictionary."""
 
     features: int = Field(default=8192, ge=1)
+    """F, of every dictionary."""
     architecture: Architecture = "relu"
     """`relu`; `tanh_relu`: features below 1, the normalized SAE (LessWrong post 3ZCKSArYwgg9P4hqQ); `topk` and
     `batchtopk`: so many features of each token, or on average; `matryoshka`: a batchtopk whose first features

@@ -51,6 +51,7 @@ class ActivationsConfig(Section):
     """Activations of your own to read instead: a `.npy` or safetensors file of [tokens, D]; `given` in a run that was
     started from Python with tensors. `model` and `corpus` are then not read, but for `corpus.held_out_fraction`."""
     seed: int = 0
+    """Of the order of sequences, and of the shuffle of their tokens."""
 
     @model_validator(mode="after")
     def _one_place(self) -> ActivationsConfig:

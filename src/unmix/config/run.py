@@ -59,15 +59,13 @@ class RunConfig(Section):
     @classmethod
     def _rows_have_no_text(cls, data: Any) -> Any:
         """Rows of the user's own come from a model, a text and a place that are unknown, unless they are given."""
-        sections = (
-            {key: data.get(key) or {} for key in ("activations", "model", "corpus")} if isinstance(data, dict) else {}
-        )
-        if not all(isinstance(keys, dict) for keys in sections.values()) or not sections.get("activations", {}).get(
-            "rows"
-        ):
+        if not isinstance(data, dict) or not isinstance(act := data.get("activations"), dict) or not act.get("rows"):
             return data
-        unknown = {"activations": {"hooks": [HOOK]}, "model": {"name": UNKNOWN}, "corpus": {"source": UNKNOWN}}
-        return data | {key: unknown[key] | keys for key, keys in sections.items()}
+        unknown: dict[str, dict[str, Any]] = {
+            "activations": {"hooks": [HOOK]}, "model": {"name": UNKNOWN}, "corpus": {"source": UNKNOWN},
+        }  # fmt: skip
+        given = {key: data.get(key) or {} for key in unknown}
+        return data | {key: {**unknown[key], **keys} for key, keys in given.items() if isinstance(keys, dict)}
 
     @model_validator(mode="before")
     @classmethod

@@ -46,6 +46,7 @@ class TrainingConfig(Section):
     betas: tuple[float, float] = (0.9, 0.999)
     """April 2024."""
     lr_warmup_steps: int = Field(default=100, ge=0)
+    """Steps over which the learning rate rises linearly from 0, at the start."""
     decay_fraction: float = Field(default=0.5, ge=0, lt=1)
     """Share of the steps over which the learning rate falls linearly to 0, at the end (April 2024: 20 %, of far more).
     The state before the decay is kept, for `extend`."""
@@ -88,12 +89,15 @@ class TrainingConfig(Section):
     """A batch whose squared error is over ten times the mean of the 16 batches before it: `say` names it and trains on
     it; `act` treats it as `on_nonfinite` says."""
     log_every: int = Field(default=50, ge=1)
+    """A line of metrics is written after so many steps, over all tokens since the last one."""
     checkpoint_every: int = Field(default=1000, ge=1)
+    """A checkpoint is written after so many steps, at the end, and before the learning rate decays."""
     keep_last: int = Field(default=2, ge=1)
     """Checkpoints of each member that stay: should the newest be damaged, training resumes from the one before it."""
     keep_every: int | None = Field(default=None, ge=1)
     """Checkpoints at multiples of this many steps stay too."""
     seed: int = 0
+    """Of the start of the dictionaries, and of noise."""
 
     @field_validator("mask", mode="before")
     @classmethod
@@ -175,6 +179,7 @@ class ChoiceConfig(Section):
     """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
 
     max_active: float = Field(default=100, gt=0)
+    """N of the rule: fewer than so many active features per token, but not far fewer."""
     per_variant: bool = Field(default=False)
     """One choice for each variant of each hook; if false, one for each hook, over all of its variants."""
     extend_to: int | None = Field(default=None, ge=1)

@@ -11,7 +11,8 @@
 What is added is the module's output in most families. Where a norm stands behind the branch (Gemma 2 and 3, OLMo 2 and
 3, EXAONE 4, GLM-4), it is the norm's output; where the block multiplies it (Granite), the product; where the module
 adds the residual stream itself (BLOOM, MPT), its output without that. TransformerLens' names (`blocks.3.hook_mlp_out`)
-mean the same places.
+mean the same places; in a model of TransformerLens they are its own hook points. A module that is no language model has
+its paths alone.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from typing import Any
 from torch import nn
 
 from unmix.errors import UserError
-from unmix.hooknames import KINDS, canonical, of_layers, ranges
+from unmix.hooknames import KINDS, canonical, of_layers, ranges, transformer_lens
 from unmix.lm.places import Place, takes
 
 _ATTENTION = ("self_attn", "attn", "attention", "self_attention", "linear_attn")
@@ -41,7 +42,10 @@ _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech")
 def find_place(model: nn.Module, hook: str) -> Place:
     """The place that `hook` names. Raises `UserError` if there is none, with what the model has."""
     kind, _, layer = canonical(hook).partition(".")
-    if kind in KINDS:
+    modules = dict(model.named_modules())
+    if hook and (theirs := transformer_lens(canonical(hook))) in modules:
+        return Place(modules[theirs], "output")
+    if kind in KINDS and _is_language_model(model):
         blocks = find_blocks(model)
         if not (layer.isascii() and layer.isdigit() and int(layer) < len(blocks)):
             raise UserError(f"hook {hook}: the model has {kind}.0 to {kind}.{len(blocks) - 1}")
@@ -51,14 +55,22 @@ def find_place(model: nn.Module, hook: str) -> Place:
         if kind == "resid_post":
             return Place(block, "output")
         return _contribution(block, kind, hook)
-    modules = dict(model.named_modules())
     if hook and hook in modules:
         return Place(modules[hook], "output")
+    if not _is_language_model(model):
+        close = [path for path in modules if hook and path.endswith(f".{hook}")]
+        some = close[:1] or difflib.get_close_matches(hook, list(modules), 1, 0.0) or list(modules)[-1:]
+        raise UserError(f"{type(model).__name__} has no module {hook!r}; give the path of one, such as {some[0]}")
     layers = len(find_blocks(model))
     raise UserError(
         f"unknown hook {hook!r}; {_meant(hook, list(modules), layers)}the model has {ranges(layers)}, "
         f"or a module path such as {list(modules)[-1]}"
     )
+
+
+def _is_language_model(model: nn.Module) -> bool:
+    """Whether it has a configuration as those of `transformers` do."""
+    return hasattr(getattr(model, "config", None), "get_text_config")
 
 
 def _contribution(block: nn.Module, kind: str, hook: str) -> Place:

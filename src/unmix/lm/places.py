@@ -58,7 +58,7 @@ def attach(place: Place, hook: str, shape: Callable[[], tuple[int, int] | None],
 def _seen(given: Any, added: Tensor | None, place: Place, hook: str, shape: tuple[int, int] | None, see: See) -> Any:
     """What stands in the place of `given` afterwards; none if `see` leaves it."""
     there = _tensor(given, hook, shape)
-    N, T = shape or there.shape[:2]
+    N, T = _rows(there, shape)
     x_NTD = there.reshape(N, T, -1)
     if added is not None:
         x_NTD = x_NTD - added.reshape(N, T, -1)
@@ -83,13 +83,18 @@ def _tensor(given: Any, hook: str, shape: tuple[int, int] | None) -> Tensor:
     else:
         found = given[0] if isinstance(given, (tuple, list)) and given else given
     if isinstance(found, Tensor) and found.is_floating_point():
-        N, T = shape or found.shape[:2]
+        N, T = _rows(found, shape)
         flat = found.ndim == 2 and found.shape[0] == N * T  # OPT's MLP, in some versions
         if flat or (found.ndim >= 3 and found.shape[:2] == (N, T)):
             return found
     what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
     tokens = f"{shape[0]} × {shape[1]} tokens" if shape else "the tokens"
     raise UserError(f"hook {hook} gives {what}, not one vector for each of {tokens}; choose another module")
+
+
+def _rows(there: Tensor, shape: tuple[int, int] | None) -> tuple[int, int]:
+    """(N, T): those of the running pass; of a model without tokens what stands before D, a batch (B, D) being B × 1."""
+    return shape or (there.shape[0], there.shape[1] if there.ndim >= 3 else 1)
 
 
 def _put(given: Any, new: Tensor) -> Any:
@@ -118,7 +123,7 @@ def takes(module: nn.Module, argument: str) -> bool:
 
 
 class Running:
-    """(N, T) of the forward pass that a model is in; none outside of one."""
+    """(N, T) of the forward pass that a model is in; none outside of one, and of a model that reads no tokens."""
 
     def __init__(self, model: nn.Module) -> None:
         self.shape: tuple[int, int] | None = None
@@ -127,7 +132,8 @@ class Running:
     def _begins(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         ids = kwargs.get("input_ids", args[0] if args else None)
         given = kwargs.get("inputs_embeds") if ids is None else ids
-        self.shape = None if given is None else (given.shape[0], given.shape[1])
+        tokens = isinstance(given, Tensor) and given.ndim >= 2 and (ids is None or not given.is_floating_point())
+        self.shape = (int(given.shape[0]), int(given.shape[1])) if tokens else None  # type: ignore[union-attr]
 
     def __call__(self) -> tuple[int, int] | None:
         return self.shape

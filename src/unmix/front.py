@@ -1,0 +1,252 @@
+"""unmix in Python: a sweep as one call, and a run folder as one object.
+
+run = unmix.sweep(l0=[20, 50], model="gpt2", hook="resid_pre.8", corpus="texts/", steps=20_000, name="gpt2-texts")
+run = unmix.sweep(activations=x_RD, l0=[20, 50], features=4096)       # no language model, no text
+run = unmix.open_run("runs/demo")
+
+run.choice; run.members; run.sae(); run.metrics(); run.evaluation(); run.report()
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from unmix.errors import UserError
+
+if TYPE_CHECKING:
+    from unmix.activations.rows import Rows
+    from unmix.config import RunConfig
+    from unmix.dictionary.model import Dictionary
+    from unmix.lm.model import LanguageModel
+
+FEW = ("l0", "l1", "hook", "architecture")
+"""Keywords that take one value or several."""
+
+
+def sweep(
+    recipe: str | Path | None = None,
+    *,
+    activations: Any = None,
+    runs: str | Path = "runs",
+    evaluate: bool = True,
+    quiet: bool = False,
+    force: bool = False,
+    **keys: Any,
+) -> Run:
+    """Train a dictionary for every L0 (or λ, hook, architecture) on the same batches, choose one, evaluate it.
+
+    `recipe`: a YAML file, or the name of one that ships. `keys` change it, as the options of the command do: `name`,
+    `model`, `hook`, `corpus`, `features`, `architecture`, `l0`, `l1`, `steps`, `device`; a section by a dictionary,
+    `training={"lr": 1e-3}`. Nothing given at all is the demo.
+
+    `activations` takes the place of model and corpus: x_RD of any tensors or numpy arrays (memory maps too), or hook ->
+    x_RD; the path of a `.npy` or safetensors file; an iterable of batches x_BD. A tenth of the rows is held out.
+
+    The run is in `runs/NAME`, as that of `unmix sweep`; called again with the same arguments, a run that was stopped is
+    resumed, to the same bits. `evaluate`: judge the dictionaries on what was held out. `quiet` shows nothing. `force`:
+    begin although disk or memory seem too small.
+
+    Raises `UserError` in one line for what does not fit, and `KeyboardInterrupt`, after saving, at Ctrl-C.
+    """
+    from unmix.activations.rows import rows_of
+    from unmix.cli.progress import Progress
+    from unmix.cli.sweep import run_sweep
+    from unmix.devices import resolve
+
+    rows, keys = _activations(activations, keys)
+    found = _recipe(recipe, keys)
+    given: Rows | None = None if rows is None else rows_of(found, rows, resolve(found.device))
+    folder = Path(runs) / found.name
+    with Progress(quiet=quiet) as progress:
+        run_sweep(progress, found, folder, force=force, evaluate=evaluate, given=given)
+        if progress.stopped is not None:
+            raise KeyboardInterrupt(f"stopped at step {progress.stopped:,}, saved; the same call resumes it")
+    return Run(folder)
+
+
+def open_run(folder: str | Path) -> Run:
+    """A run folder. Raises `UserError` if there is none."""
+    folder = Path(folder)
+    if not (folder / "run.yaml").exists():
+        raise UserError(f"{folder} is no run: it has no run.yaml; give the folder that `unmix sweep` made, runs/NAME")
+    return Run(folder)
+
+
+def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> LanguageModel:
+    """A language model: `embedded`, `smollm2`, a folder, a `.gguf` file, a name on the hub.
+
+    `.model` is the model of `transformers`, `.tokenizer` its tokenizer; `.activations(ids, hooks)` reads hooks. Raises
+    `UserError` if it cannot be had.
+    """
+    from pydantic import ValidationError
+
+    from unmix.config import ModelConfig
+    from unmix.config.messages import problems_line
+    from unmix.devices import resolve
+    from unmix.lm.model import load_language_model
+
+    try:
+        config = ModelConfig.model_validate({"name": name, "dtype": dtype})
+    except ValidationError as error:
+        raise UserError(problems_line(error, ModelConfig)) from None
+    found = load_language_model(config)
+    found.model.to(resolve(device))
+    return found
+
+
+def top_features(
+    lm: LanguageModel, sae: Dictionary, text: str, hook: str | None = None, *, most: int = 10
+) -> list[tuple[str, list[tuple[int, float]]]]:
+    """(token, its strongest features as (feature, f)) for the BOS and every token of a text, the largest |f| first.
+
+    `hook`: where the dictionary reads, if its files do not say. Raises `UserError` if nobody says it.
+    """
+    from unmix.explore.prompt import read_prompt
+
+    hook = hook or (sae.cfg.hook if sae.cfg else None)
+    if hook is None:
+        raise UserError("the dictionary does not say where it reads; give the hook, such as resid_post.3")
+    read = read_prompt(lm, hook, sae, text)
+    tokens = [str(lm.tokenizer.decode([token])) for token in read.ids_T.tolist()]
+    return [(token, active[:most]) for token, active in zip(tokens, read.features, strict=True)]
+
+
+class Run:
+    """A run folder: what was trained in it, and how it came out. Reads its files anew at every call."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    @property
+    def recipe(self) -> RunConfig:
+        """The recipe, with nothing left to defaults."""
+        from unmix.evaluation.subject import recipe_of
+
+        return recipe_of(self.folder)
+
+    @property
+    def members(self) -> dict[str, Path]:
+        """name -> the folder of its newest checkpoint. What was trained on beyond the sweep is a member of its own."""
+        from unmix.runlog import newest_checkpoints
+
+        return newest_checkpoints(self.folder)
+
+    @property
+    def choices(self) -> dict[str, str]:
+        """hook -> the member that the rule has chosen; a member that was trained on stands for what it was."""
+        from unmix.runlog import read_choices
+
+        there, found = self.members, {}
+        for choice in read_choices(self.folder):
+            if name := choice.get("member"):
+                chosen = next(c for c in choice["candidates"] if c["member"] == name)
+                found[str(chosen.get("hook", ""))] = f"{name}-extended" if f"{name}-extended" in there else str(name)
+        return found
+
+    @property
+    def choice(self) -> str | None:
+        """The member that the rule has chosen; none where it chose none. Raises `UserError` if there are several."""
+        found = self.choices
+        if len(found) > 1:
+            raise UserError(f"{self.folder} has a choice for each of {', '.join(found)}; take run.choices")
+        return next(iter(found.values()), None)
+
+    def sae(self, member: str | None = None) -> Dictionary:
+        """The newest dictionary of a member, by default of the chosen one, for raw activations."""
+        from unmix.interop.load import load_sae
+
+        there, name = self.members, member or self.choice
+        if name is None:
+            raise UserError(f"{self.folder} has no choice; name a member, one of {', '.join(there)}")
+        if name not in there:
+            raise UserError(f"{self.folder} has no member {name!r}; it has {', '.join(there)}")
+        return load_sae(there[name])
+
+    def metrics(self) -> dict[str, list[Any]]:
+        """Every line of metrics.jsonl in columns: `pandas.DataFrame(run.metrics())`. None where a row has no value.
+
+        They are of the training stream, and of the dictionaries as they were saved (docs/formats.md).
+        """
+        from unmix.runlog import read_metrics
+
+        return columns(read_metrics(self.folder / "metrics.jsonl"))
+
+    def evaluation(self) -> dict[str, list[Any]]:
+        """A row for each dictionary, of what was held out, in columns; empty if the run was not evaluated."""
+        from unmix.runlog import read_json
+
+        found = read_json(self.folder / "evaluation.json") or {"hooks": []}
+        rows = []
+        for result in found["hooks"]:
+            for name, row in result["saes"].items():
+                plain = {key: value for key, value in row.items() if isinstance(value, int | float | str | None)}
+                rows.append({"member": name, "hook": result["hook"], **plain})
+        return columns(rows)
+
+    def report(self) -> Path:
+        """Write report.html and its pictures; its path."""
+        from unmix.report.html import write_report
+
+        return write_report(self.folder)
+
+    def __repr__(self) -> str:
+        """One line: where, what, and which was chosen."""
+        there = self.members
+        chosen = ", ".join(self.choices.values()) or "none"
+        return f"Run({shlex.quote(str(self.folder))}: {len(there)} dictionaries ({', '.join(there)}); chosen: {chosen})"
+
+
+def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
+    """Rows as columns, in the order in which keys first appear; None where a row lacks one."""
+    names = dict.fromkeys(key for row in rows for key in row)
+    return {name: [row.get(name) for row in rows] for name in names}
+
+
+def _activations(given: Any, keys: dict[str, Any]) -> tuple[Mapping[str, Any] | Iterable[Any] | None, dict[str, Any]]:
+    """(the rows, if they are to be handed over; the keywords with what follows from them)."""
+    from unmix.activations.arrays import is_array
+    from unmix.activations.rows import GIVEN
+    from unmix.config import HOOK
+
+    if given is None:
+        return None, keys
+    if isinstance(given, str | Path):
+        return None, {**keys, "activations.rows": str(given)}
+    if not isinstance(given, Iterable):
+        raise UserError(f"activations: {type(given).__name__} is no tensor, array, path, mapping or iterable of them")
+    hooks = [keys["hook"]] if isinstance(keys.get("hook"), str) else list(keys.get("hook") or [HOOK])
+    if isinstance(given, Mapping):
+        if "hook" in keys:
+            raise UserError("activations names its hooks itself, hook -> rows; leave hook out")
+        hooks = list(given)
+    elif is_array(given):
+        if len(hooks) != 1:
+            raise UserError(f"one array of activations is of one hook, and {len(hooks)} are named; give hook -> rows")
+        given = {hooks[0]: given}
+    return given, {**keys, "hook": hooks, "activations.rows": GIVEN}
+
+
+def _recipe(recipe: str | Path | None, keys: dict[str, Any]) -> RunConfig:
+    """The recipe that the keywords make."""
+    from unmix.cli.arguments import SHORT, recipe_with
+    from unmix.config import RunConfig, flat
+
+    lists = {key: value if isinstance(value, list | tuple) else [value] for key, value in keys.items() if key in FEW}
+    short = {
+        key: lists.get(key, value)
+        for key, value in keys.items()
+        if key in ("name", *SHORT) and not isinstance(value, dict)
+    }
+    architectures = list(lists.get("architecture", []))
+    dotted: dict[str, Any] = {}
+    for key, value in keys.items():
+        if key in ("architecture", *short):
+            continue
+        if key.partition(".")[0] not in RunConfig.model_fields:
+            known = ", ".join(dict.fromkeys(["architecture", *SHORT, *RunConfig.model_fields]))
+            raise UserError(f"unknown keyword {key}; known here: {known}")
+        dotted |= flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
+    return recipe_with(None if recipe is None else str(recipe), short, dotted, architectures)
