@@ -304,7 +304,7 @@ def test_every_kind_that_unmix_writes_is_read_to_the_same_bits(tmp_path, nonline
         (["params.safetensors", "config.json"], "an SAE of Gemma Scope 2"),
         (["ae.pt", "config.json"], "an SAE of dictionary_learning (ae.pt)"),
         (["config.yaml", "layer_0.safetensors"], "transcoders for circuit-tracer"),
-        (["run.yaml"], "it is an unmix run: give one of its checkpoints"),
+        (["run.yaml"], "has no choice; give a member, such as "),
         (["b/cfg.json", "b/sae_weights.safetensors", "a/cfg.json"], "/b"),
     ],
 )

@@ -53,7 +53,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("limit", "file"), [(20_000, "sae_weights"), (60_000, "training_state"), (0, "")])
+@pytest.mark.parametrize(("limit", "file"), [(20_000, "sae_weights"), (60_000, "samples"), (76_000, "training_state"), (0, "")])
 def test_a_limit_on_the_size_of_files_is_one_line_and_the_run_goes_on_after_it(recipe, tmp_path, limit, file):
     words = ["sweep", str(recipe), "--train-only", "--runs"]
     script = LIMITED.replace("BYTES", str(limit))
@@ -161,7 +161,7 @@ def test_what_cannot_fit_is_refused_before_it_begins(overrides, tmp_path, monkey
     assert there == pytest.approx(3 * one, rel=0.25)  # three checkpoints stay: what is asked for is what it takes
 
     monkeypatch.setattr(disk.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**9, 10**9, 10**5))
-    with pytest.raises(UserError, match=r"the checkpoints of 4 members need 2\.\d MB in .*where 100\.0 kB are free"):
+    with pytest.raises(UserError, match=r"the checkpoints of 4 members need 3\.\d MB in .*where 100\.0 kB are free"):
         run.sweep(recipe, tmp_path / "other")
     assert not (tmp_path / "other").exists()
     run.sweep(recipe, tmp_path / "other", force=True)

@@ -178,7 +178,7 @@ def test_whatever_the_bytes_a_reader_gives_text_or_one_line(tmp_path_factory, li
     path.write_bytes(b"\n".join(lines))
     try:
         for document in documents(CorpusConfig(source=str(path))):
-            document.text.encode("utf-8")
+            document.content.encode("utf-8")
     except UserError as error:
         assert "\n" not in str(error)  # noqa: PT017
 

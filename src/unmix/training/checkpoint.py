@@ -21,6 +21,7 @@ import safetensors
 import torch
 
 from unmix.dictionary.files import CONFIG, WEIGHTS, save_sae
+from unmix.dictionary.samples import KEPT
 from unmix.disk import flush, sha256, writing
 from unmix.errors import UserError
 from unmix.kernels.task import Weights, on_host, wide
@@ -97,8 +98,10 @@ def retain(folder: Path, step: int, *, last: int, every: int | None, always: int
 
 
 def room(width: int, features: int) -> int:
-    """Bytes of one checkpoint: four numbers a weight (the SAE, the weights, two moments), and the counts."""
-    return 16 * (2 * width * features + 3 * features + width) + 8 * (features + width) + 20_000
+    """Bytes of one checkpoint: four numbers a weight (the SAE, the weights, two moments), the counts, and the samples,
+    with half of the features active, as when a training begins."""
+    samples = KEPT * (4 * features + 8 * width)
+    return 16 * (2 * width * features + 3 * features + width) + 8 * (features + width) + samples + 20_000
 
 
 def damage(folder: Path) -> str:
