@@ -53,7 +53,9 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@pytest.mark.parametrize(("limit", "file"), [(20_000, "sae_weights"), (60_000, "samples"), (76_000, "training_state"), (0, "")])
+@pytest.mark.parametrize(
+    ("limit", "file"), [(20_000, "sae_weights"), (60_000, "samples"), (76_000, "training_state"), (0, "")]
+)
 def test_a_limit_on_the_size_of_files_is_one_line_and_the_run_goes_on_after_it(recipe, tmp_path, limit, file):
     words = ["sweep", str(recipe), "--train-only", "--runs"]
     script = LIMITED.replace("BYTES", str(limit))
