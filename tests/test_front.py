@@ -176,6 +176,7 @@ def test_a_model_and_a_corpus(overrides: dict[str, Any], tmp_path: Path):
         ({"lo": 5}, "unknown keyword lo; known here: architecture, model"),
         ({"training": {"steeps": 5}}, "unknown key training.steeps; did you mean steps"),
         ({"activations": 3.0}, "float is no tensor"),
+        ({"activations": {"a": [[1.0]]}}, "a: list is no tensor and no numpy array"),
         ({"activations": np.zeros((9, 2), np.float32), "hook": ["a", "b"]}, "is of one hook, and 2 are named"),
         ({"activations": {"a": np.zeros((9, 2), np.float32)}, "hook": "b"}, "leave hook out"),
         ({"recipe": "no such recipe"}, "no recipe at no such recipe"),

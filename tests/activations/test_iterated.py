@@ -81,6 +81,7 @@ def test_several_hooks_come_side_by_side():
         ([torch.zeros(3, 2, dtype=torch.int64)], "torch.int64 of shape"),
         ([torch.zeros(3)], r"of shape \(3,\)"),
         ([{"g": X_RD}], "has no h; it has g"),
+        (["text"], "a batch of h is a str; give tensors or arrays"),
     ],
 )
 def test_what_is_no_rows_is_refused(given: Any, said: str):

@@ -48,8 +48,7 @@ def test_the_checkpoints_take_no_more_than_was_planned(overrides, folder):
     found = plan(recipe, folder, QUIET.append)
     sweep(recipe, folder)
     written = sum(path.stat().st_size for path in folder.glob("members/*/*/*"))
-    # in so small a run, headers and samples with half of the features active are most of what is planned
-    assert 0.35 * found.disk_bytes < written <= found.disk_bytes
+    assert 0.5 * found.disk_bytes < written <= found.disk_bytes
     assert found.sparse_flops is None  # an L1 coefficient asks for no L0
 
 

@@ -130,7 +130,11 @@ class Iterated:
         for hook in self.hooks:
             if hook not in by_hook:
                 raise UserError(f"a batch of the activations has no {hook}; it has {', '.join(map(str, by_hook))}")
-            x_BD = torch.as_tensor(by_hook[hook]).detach()
+            try:
+                x_BD = torch.as_tensor(by_hook[hook]).detach()
+            except (TypeError, ValueError, RuntimeError):
+                found = type(by_hook[hook]).__name__
+                raise UserError(f"a batch of {hook} is a {found}; give tensors or arrays [tokens, D]") from None
             if x_BD.ndim != 2 or not x_BD.is_floating_point():
                 raise UserError(
                     f"a batch of {hook} is {x_BD.dtype} of shape {tuple(x_BD.shape)}; give floats [tokens, D]"

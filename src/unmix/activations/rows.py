@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from unmix.activations.arrays import Arrays, is_array, open_files
+from unmix.activations.arrays import Arrays, open_files
 from unmix.activations.iterated import Iterated
 from unmix.config import UNKNOWN, RunConfig
 from unmix.errors import UserError
@@ -19,7 +19,7 @@ Rows = Arrays | Iterated
 
 def rows_of(recipe: RunConfig, given: Mapping[str, Any] | Iterable[Any], device: torch.device) -> Rows:
     """The source of a run on hook -> x_RD (tensors, numpy arrays), or on an iterable of x_BD or hook -> x_BD."""
-    if isinstance(given, Mapping) and all(map(is_array, given.values())):
+    if isinstance(given, Mapping):
         return Arrays(given, held_out=recipe.corpus.held_out_fraction, **_common(recipe, device))
     return Iterated(given, recipe.activations.hooks, **_common(recipe, device))
 

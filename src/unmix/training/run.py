@@ -292,7 +292,8 @@ def room(recipe: RunConfig, inputs: Inputs, schedule: Schedule, folders: dict[st
     """Bytes that the checkpoints of these members come to at most, without those that are there."""
     t = recipe.training
     kept = t.keep_last + 2 + (schedule.steps // t.keep_every if t.keep_every else 0)  # one before the decay, one new
-    made = schedule.steps // t.checkpoint_every + 2
+    ends = {schedule.stable_until, schedule.steps}
+    made = len(ends | {*range(t.checkpoint_every, schedule.steps, t.checkpoint_every)} - {0})
     needed = 0
     for entry in entries(recipe):
         if entry.name in folders:
