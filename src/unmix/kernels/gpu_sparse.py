@@ -223,11 +223,13 @@ def _decode_kernel(
     for p in range(P):
         stop = tl.load(end_P + p)
         taken_k = tl.full((BLOCK_N,), 0, tl.int32)
-        for n in tl.range(start, end, BLOCK_N, num_stages=1):  # more stages would go through shared memory
-            here = n + k < end
-            i = tl.load(feature_N + n + k, mask=here, other=0)
+        # more stages would go through shared memory. From 0, as Triton 3.6 loses a carried number that is a bound alone
+        for done in tl.range(0, end - start, BLOCK_N, num_stages=1):
+            n = start + done + k
+            here = n < end
+            i = tl.load(feature_N + n, mask=here, other=0)
             here = here & (i < stop)
-            f = tl.load(value_N + n + k, mask=here, other=0)
+            f = tl.load(value_N + n, mask=here, other=0)
             if JUMPS:
                 f = tl.where(f <= tl.load(theta_F + i, mask=here, other=0), 0.0, f)
             row = i.to(tl.int64)[:, None] * E + d[None, :]
