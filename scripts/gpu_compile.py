@@ -58,6 +58,7 @@ def compile_for(capability: int) -> int:
             x_BD, workspace = torch.zeros(4, D), Workspace(F, weights["b_enc"])
             gpu.launch(x_BD, x_BD, own, spare[0], asked, workspace, stop_1)
         for unit_norm in (False, True):
+            gpu_adam.square(own, spare[0], unit_norm)
             how = Adam(1e-3, 1, (0.9, 0.99), 1.0, unit_norm)
             gpu_adam.adam(own, *spare, how)
             gpu_adam.adam(own, *spare, how, stop_1, torch.ones(1))

@@ -23,6 +23,7 @@ from torch import Tensor
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.dictionary.terms import L1, SquaredError
 from unmix.kernels import cpu, dense, dense_bf16, find, portable, reference, rows, tiles
+from unmix.kernels.aligned import tangent
 from unmix.kernels.select import Precision
 from unmix.kernels.task import Adam, Sums, Task, Weights
 
@@ -82,6 +83,8 @@ class Step:
     ) -> None:
         self.select, self.dense, self.scratch, self.border = select, dense, scratch or Scratch(), border
         self.portable, self.sparse = portable, False
+        self.replays: Any = None
+        """The steps that a GPU has recorded (`gpu_graph.Replays`)."""
 
     def __call__(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         words = x_BD, y_BE, weights, gradients, task
@@ -108,19 +111,45 @@ class Step:
         return self._kernels(where) != "cpu"
 
     def launch(
-        self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, stop_1: Tensor
-    ) -> Sums:
-        """The same without waiting for the device: the sums stay there until they are read. Then call `saw`.
+        self,
+        x_BD: Tensor,
+        y_BE: Tensor,
+        weights: Weights,
+        gradients: Weights,
+        task: Task,
+        stop_1: Tensor,
+        aligned: bool = False,
+    ) -> tuple[Sums, Tensor]:
+        """(the same without waiting for the device, the square of the gradient, ()): both stay there until they are
+        read. Then call `saw`. `aligned`: the gradient is that of aligned training.
 
         Where `stop` is set, or becomes set because there is not enough room on a GPU, nothing comes of it: `make_room`.
         """
-        words = x_BD, y_BE, weights, gradients, task
         sparse = self.sparse or always_sparse(task)
         if self._kernels(x_BD) == "portable" or not _on_gpu_by_kernels(task, sparse):
-            return tiles.launch(*words)
-        from unmix.kernels import gpu, gpu_dense
+            sums = tiles.launch(x_BD, y_BE, weights, gradients, task)
+            if aligned:
+                tangent(weights, gradients)
+            return sums, self.square(weights, gradients, task.unit_norm)
+        from unmix.kernels import gpu, gpu_adam, gpu_dense, gpu_graph
 
-        return gpu.launch(*words, self._workspace(weights), stop_1, None if sparse else gpu_dense.dense).sums
+        workspace, by = self._workspace(weights), None if sparse else gpu_dense.dense
+
+        def work(x_BD: Tensor, y_BE: Tensor, task: Task, stop_1: Tensor) -> tuple[gpu.Pending, Tensor]:
+            pending = gpu.launch(x_BD, y_BE, weights, gradients, task, workspace, stop_1, by)
+            if aligned:
+                tangent(weights, gradients)
+            return pending, gpu_adam.square(weights, gradients, task.unit_norm)
+
+        words = x_BD, y_BE, task, stop_1
+        if self.replays is None and x_BD.is_cuda:
+            self.replays = gpu_graph.Replays()
+        if self.replays is None or not gpu_graph.same_each_time(task):
+            pending, square_1 = work(*words)
+        else:
+            what: dict[str, Any] = {"kind": (sparse, aligned), "weights": weights, "workspace": workspace}
+            pending, square_1 = self.replays.take(work, *words, **what)
+        return pending.sums, square_1[0]
 
     def make_room(self, sums: Sums, weights: Weights) -> None:
         """After sums that were read and had not enough of it; or take that step densely, where this does less."""

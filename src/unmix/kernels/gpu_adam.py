@@ -25,6 +25,7 @@ from unmix.kernels.task import Adam, Weights
 
 NOT_FINITE = 2
 """What `stop` is then; 1 where there was not enough room, 3 is both."""
+SQUARED = 4096  # numbers of a gradient that one program squares
 
 
 def adam(
@@ -85,10 +86,30 @@ def finish(weights: Weights, gradients: Weights, unit_norm: bool) -> float:
 
 def square(weights: Weights, gradients: Weights, unit_norm: bool) -> Tensor:
     """The same left on the device, (1,), float64."""
-    if unit_norm:
-        g_FE, W_FE = gradients["W_dec"], weights["W_dec"]
-        g_FE.addcmul_(W_FE, (g_FE * W_FE).sum(1, keepdim=True), value=-1)
-    return torch.stack([_square(gradient) for gradient in gradients.values()]).sum().view(1)
+    rows = {name: gradient.T if name == "W_enc" else gradient for name, gradient in gradients.items()}
+    along = {name: weights[name] if unit_norm and name == "W_dec" else None for name in rows}
+    numbers = {name: g.shape[-1] if along[name] is not None else SQUARED for name, g in rows.items()}
+    programs = [triton.cdiv(g.numel(), numbers[name]) for name, g in rows.items()]
+    like = rows["W_dec"]
+    part_p = torch.empty(sum(programs), dtype=torch.float64, device=like.device)
+    with device_of(like):
+        for (name, g), part_n in zip(rows.items(), torch.split(part_p, programs), strict=True):
+            kept, W, D = g.contiguous(), along[name], numbers[name]
+            block_d = triton.next_power_of_2(D)
+            _square_kernel[part_n.shape](
+                kept,
+                kept if W is None else W.contiguous(),
+                part_n,
+                g.numel(),
+                D,
+                UNIT_NORM=W is not None,
+                BLOCK_D=block_d,
+                num_warps=warps(block_d),
+                **FUSED,
+            )
+            if W is not None and kept.data_ptr() != g.data_ptr():
+                g.copy_(kept)
+    return part_p.sum().view(1)
 
 
 def shrink(square_1: Tensor, most: float | None) -> Tensor | None:
@@ -102,10 +123,17 @@ def stop_unless_finite(stop_1: Tensor, *numbers: Tensor) -> None:
     stop_1.bitwise_or_(torch.where((stop_1 == 0) & ~finite, NOT_FINITE, 0).to(torch.int32))
 
 
-def _square(gradient: Tensor) -> Tensor:
-    """Σ g² in float64, a stretch at a time: no copy of the whole in float64."""
-    flat = (gradient if gradient.is_contiguous() else gradient.T).view(-1)
-    return torch.stack([part.double().square().sum() for part in torch.split(flat, 2**24)]).sum()
+@triton.jit
+def _square_kernel(g_FD, W_FD, part_p, numbers, D, UNIT_NORM: tl.constexpr, BLOCK_D: tl.constexpr):
+    p, d = tl.program_id(0).to(tl.int64), tl.arange(0, BLOCK_D)
+    here = (d < D) & (p * D + d < numbers)
+    g = tl.load(g_FD + p * D + d, mask=here, other=0)
+    if UNIT_NORM:
+        W = tl.load(W_FD + p * D + d, mask=here, other=0)
+        g -= W * tl.sum(g * W, 0)
+        tl.store(g_FD + p * D + d, g, mask=here)
+    g_in_double = g.to(tl.float64)
+    tl.store(part_p + p, tl.sum(g_in_double * g_in_double, 0))
 
 
 @triton.jit

@@ -7,6 +7,8 @@ taken the step again.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -27,6 +29,10 @@ class Workspace:
     def __init__(self, features: int, like: Tensor) -> None:
         self.features, self.like = features, like
         self.tile = max(1, TILE_BYTES // (like.element_size() * features))
+        self.version = 0
+        """Another one once an array or a room has changed: what was recorded before reads and writes the old ones."""
+        self.recording: Any = None
+        """(the memory of recorded steps, the stream that they are recorded on)."""
         self._room: dict[str, int] = {}
         self._kept: dict[str, Tensor] = {}
         self._ends: dict[tuple[int, ...], Tensor] = {}
@@ -35,7 +41,9 @@ class Workspace:
         """The first numbers of an array; what is in it is left from before."""
         kept, dtype = self._kept.get(name), dtype or self.like.dtype
         if kept is None or len(kept) < length or kept.dtype != dtype:
-            self._kept[name] = kept = self.like.new_empty(length, dtype=dtype)
+            # a batch has some more tokens than the last: not every one is to need a new array
+            self._kept[name] = kept = self.like.new_empty(length + length // 16, dtype=dtype)
+            self.version += 1
         return kept[:length]
 
     def encode(self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
@@ -53,6 +61,7 @@ class Workspace:
     def make_room(self, kind: str, needed: int) -> None:
         """For some more than were needed."""
         self._room[kind] = int(SPARE * needed) + 1
+        self.version += 1
 
     def ends(self, prefixes: tuple[int, ...]) -> Tensor:
         """Where prefixes of the features end, (P,); made on the device, as a copy would wait for it."""
@@ -60,6 +69,7 @@ class Workspace:
         if prefixes not in self._ends:
             parts = [torch.full((1,), end, dtype=torch.int32, device=self.like.device) for end in prefixes]
             self._ends = {prefixes: torch.cat(parts)}  # of those that are drawn anew for each step, no more than one
+            self.version += 1
         return self._ends[prefixes]
 
 

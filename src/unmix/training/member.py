@@ -135,12 +135,14 @@ class Member:
     def look(self, x_BD: Tensor, task: Task, stop_1: Tensor | None = None) -> Found:
         """Loss and gradients. With `stop_1` the numbers are left on the device (`Step.launch`)."""
         words = x_BD, x_BD, self.weights, self.gradients, task
-        sums = self.step(*words) if stop_1 is None else self.step.launch(*words, stop_1)
-        if self.config.aligned:
-            aligned.tangent(self.weights, self.gradients)
-        square = (self.step.finish if stop_1 is None else self.step.square)(
-            self.weights, self.gradients, task.unit_norm
-        )
+        square: Number
+        if stop_1 is not None:
+            sums, square = self.step.launch(*words, stop_1, self.config.aligned)
+        else:
+            sums = self.step(*words)
+            if self.config.aligned:
+                aligned.tangent(self.weights, self.gradients)
+            square = self.step.finish(self.weights, self.gradients, task.unit_norm)
         return Found(len(x_BD), sums, square, times(sums.squared_error / len(x_BD), self.recent))
 
     def learn(
