@@ -155,6 +155,12 @@ def check_rows(checks: Checks, device: str, tiny: bool) -> None:
             same = all(torch.equal(gradient, again[field]) for field, gradient in mine.items())
             same = same and got.terms == twice.terms and torch.equal(got.square_B, twice.square_B)
             checks.add(f"{name} twice the same bits", 0.0 if same else math.inf)
+            if gpu_covers.dense_covers(asked):
+                got, _ = gpu.dense_step(x_BD, y_BE, own, mine, asked, workspace)
+                for field, gradient in exactly.items():
+                    checks.add(f"{name} dense {field}", away(mine[field], gradient))
+                checks.add(f"{name} dense terms", away(got.terms, want.terms))
+                checks.add(f"{name} dense active_F", away(got.active_F, want.active_F), 0)
 
 
 def check_stop(checks: Checks, device: str, tiny: bool) -> None:

@@ -1,8 +1,12 @@
-"""Members trained on a GPU by its kernels, read late, beside the same by the definition; how often the host waits."""
+"""Members trained on a GPU by its kernels, read late, beside the same by the definition; how often the host waits.
+
+And replayed (`gpu_graph`) beside launched one by one: the same bits, and the time of both.
+"""
 
 from __future__ import annotations
 
 import math
+import time
 import warnings
 from typing import Any
 
@@ -17,7 +21,14 @@ from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member
 from unmix.training.schedule import Schedule
 
-ROWS = {"relu": None, "relu, L0 asked for": 20.0, "jumprelu": None, "topk": 20.0, "batchtopk": 20.0}
+ROWS = {
+    "relu": None,
+    "relu, L0 asked for": 20.0,
+    "jumprelu": None,
+    "topk": 20.0,
+    "batchtopk": 20.0,
+    "matryoshka": 20.0,
+}
 """What is trained -> the L0 that it is asked for."""
 NEAR = 1e-3  # after some steps in float32, each with other roundings
 
@@ -35,7 +46,53 @@ def check_late(checks: Any, device: str, *, D: int = 256, F: int = 2000, B: int 
         for field, want in theirs.weights.items():
             checks.add(f"late {name} {field}", away(mine.weights[field], want), NEAR)
         if device == "cuda":
+            launched = _member(name.partition(",")[0], l0, D, F, "auto", device)
+            launched.step.replays = False
+            _train(launched, batches)
+            same = all(torch.equal(mine.weights[field], w) for field, w in launched.weights.items())
+            checks.add(f"late {name}: a replayed step has the bits of a launched one", 0.0 if same else math.inf)
+            checks.add(f"late {name}: steps are replayed", 0.0 if _recorded(mine) else math.inf)
             checks.add(f"late {name}: times that the host waits", _waits(mine, batches[EVERY:]), 0)
+
+
+def _recorded(member: Member) -> int:
+    """Steps that were recorded."""
+    return sum(recorded is not None for _, recorded in member.step.replays._of.values())
+
+
+TIMED = (256, 1024, 4096)
+"""Tokens of a batch."""
+
+
+def time_members(D: int = 768, F: int = 10_000, l0: float = 60.0, steps: int = 80) -> list[dict[str, Any]]:
+    """ms of a whole step, by the host's clock, of a member that has settled: replayed, and launched one by one."""
+    print(f"\na member's step, D={D}, F={F:,}, L0 {l0:g}: ms replayed (launched one by one)", flush=True)
+    found = []
+    for name in ("relu", "jumprelu", "topk", "batchtopk", "matryoshka"):
+        row: dict[str, Any] = {"member": name, "D": D, "F": F, "l0": l0}
+        for B in TIMED:
+            batches = [_batch(number, D, B, "cuda") for number in range(EVERY)]
+            member = _member(name, l0, D, F, "auto", "cuda")
+            taking = Late(member, Schedule(10**6, 10, 10, 0))
+            first = 320 if name in ("relu", "jumprelu") else 40
+            _steps(taking, batches, 0, first)
+            for how in ("replayed", "launched"):
+                member.step.replays = member.step.replays if how == "replayed" else False
+                began = time.perf_counter()
+                _steps(taking, batches, first, steps)
+                row[f"{how}_{B}"], first = 1e3 * (time.perf_counter() - began) / steps, first + steps
+            torch.cuda.empty_cache()
+        cells = [f"{B} tokens {row[f'replayed_{B}']:.2f} ({row[f'launched_{B}']:.2f})" for B in TIMED]
+        print(f"{name:<10} " + ", ".join(cells), flush=True)
+        found.append(row)
+    return found
+
+
+def _steps(taking: Late, batches: list[Batch], first: int, steps: int) -> None:
+    for step in range(first, first + steps):
+        taking.take(step, batches[step % len(batches)])
+    taking.settle()
+    torch.cuda.synchronize()
 
 
 def _batch(number: int, D: int, B: int, device: str) -> Batch:

@@ -212,7 +212,8 @@ def test_on_a_gpu_the_border_is_where_its_steps_meet_and_the_figures_are_kept(gp
         found, figures = precision.decide(recipe(sae__features=300, sae__architecture="relu"), {"a": 8, "b": 24})
         assert found.training.border == 0.0234
     batch = recipe().training.batch_tokens
-    assert gpu == [{"width": 24, "features": 300, "tokens": batch, "device": torch.device("cuda:0")}]
+    shape = {"width": 24, "features": 300, "tokens": batch, "jumps": False}
+    assert gpu == [shape | {"device": torch.device("cuda:0")}]
     assert json.loads(json.dumps(figures))["milliseconds"]["sparse_busy"] == 4.0
     said = precision.said(found, figures)
     for figure in ("NVIDIA Test", "dense 3;", "1 at 0.5% active", "4 at 4.0%", "sparse below 2.3% active"):
@@ -223,12 +224,20 @@ def test_on_a_gpu_the_border_is_where_its_steps_meet_and_the_figures_are_kept(gp
 @pytest.mark.parametrize(
     "given",
     [{"sae__architecture": "batchtopk", "training__l0": [8.0], "training__l1": []}, {"training__border": 0.3},
-     {"training__kernels": "portable"}, {"sae__architecture": "jumprelu"}],
+     {"training__kernels": "portable"}, {"sae__architecture": "gated"}],
 )  # fmt: skip
 def test_nothing_is_timed_on_a_gpu_where_nothing_is_to_be_decided(gpu, given):
     given = {"sae__architecture": "relu"} | given
     assert precision.decide(recipe(**given), WIDTHS)[1] == {}
     assert not gpu
+
+
+def test_on_a_gpu_a_jumprelu_alone_is_timed_by_its_own_steps(gpu):
+    found, figures = precision.decide(recipe(sae__architecture="jumprelu"), WIDTHS)
+    assert (found.training.border, figures["jumps"]) == (0.0234, True)
+    assert [words["jumps"] for words in gpu] == [True]
+    both = {"a": {"sae": {"architecture": "jumprelu"}}, "b": {"sae": {"architecture": "relu"}}}
+    assert precision.decide(recipe(variants=both), WIDTHS)[1]["jumps"] is False
 
 
 def test_without_its_kernels_a_gpu_has_nothing_to_decide(gpu, monkeypatch):

@@ -23,7 +23,7 @@ import torch
 from unmix.cache import remembered
 from unmix.config import CorpusConfig, RunConfig, SAEConfig, flat
 from unmix.devices import resolve
-from unmix.dictionary.nonlinearities import Relu, TanhRelu
+from unmix.dictionary.nonlinearities import JumpRelu, Relu, TanhRelu
 from unmix.dictionary.table import nonlinearity
 from unmix.kernels.dispatch import BORDER, dense_numbers
 from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
@@ -106,17 +106,19 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
 def _decide_on_gpu(recipe: RunConfig, widths: dict[str, int], device: torch.device) -> tuple[RunConfig, dict[str, Any]]:
     """The same for the kernels of a GPU, whose steps are in float32: where they meet, of the largest shape.
 
-    Nothing is measured if the recipe says where, or if no member has both: a topk kind is always sparse, and of the
-    other architectures the definition takes what is not.
+    Nothing is measured if the recipe says where, or if no member has both. It is timed for a relu or a tanh_relu if
+    there is one, else for a jumprelu, whose steps do a little more.
     """
     from unmix.kernels import gpu_trial
 
     training = recipe.training
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
-    if training.border != "auto" or not any(isinstance(nonlinearity(sae), Relu | TanhRelu) for sae in saes):
+    kinds = [nonlinearity(sae) for sae in saes]
+    plain, jumps = (any(isinstance(phi, kind) for phi in kinds) for kind in (Relu | TanhRelu, JumpRelu))
+    if training.border != "auto" or not (plain or jumps):
         return recipe, {}
-    shape = {"width": max(widths.values()), "features": max(sae.features for sae in saes)}
-    shape["tokens"] = training.batch_tokens
+    shape: dict[str, Any] = {"width": max(widths.values()), "features": max(sae.features for sae in saes)}
+    shape |= {"tokens": training.batch_tokens, "jumps": not plain}
     gpu = torch.cuda.get_device_name(device)
     what = {"step on a GPU": shape, "gpu": gpu, "triton": version("triton"), **_machine()}
     times = gpu_trial.Times(**remembered(what, lambda: gpu_trial.measure(**shape, device=device)._asdict()))

@@ -22,7 +22,9 @@ def test_rows_of_the_table(row):
     for keys in ({}, *({key: value} for key, value in options.items()), options):
         asked = task_of(config_of(row, 8, **keys), 2, 0.1, auxk=AuxK(1, DEAD_N), dead_N=DEAD_N)
         assert covers(asked) == (row in SPARSE), keys
-        plain = row in ("relu", "tanh_relu") and not any(keys.get(key) for key in ("prefixes", "preactivation"))
+        plain = (row in ("relu", "tanh_relu") or row.startswith("jumprelu")) and not any(
+            keys.get(key) for key in ("prefixes", "preactivation")
+        )
         assert dense_covers(asked) == (plain and not asked.term(AuxK)), keys
 
 

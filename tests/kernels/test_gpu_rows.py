@@ -21,7 +21,7 @@ from gpu_cases import (
 )
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from kernel_cases import nan_like
+from kernel_cases import mapped, nan_like
 
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, TopK
 from unmix.dictionary.terms import SquaredError
@@ -29,7 +29,7 @@ from unmix.kernels.dispatch import Step
 from unmix.kernels.task import Task
 
 pytest.importorskip("triton", reason="the GPU kernels need triton: pip install -e '.[gpu]'")
-from unmix.kernels import gpu, tiles
+from unmix.kernels import gpu, gpu_dense, tiles
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
 
@@ -51,6 +51,20 @@ def test_the_step_is_the_definition(row, options):
     """In double precision; tiles of three tokens."""
     this = case(row, **options)
     assert_agree(on_gpu(this, tile=3), by_definition(this), 1e-9)
+
+
+@pytest.mark.parametrize("keys", [{}, {"norm_power": 1, "decoder": "unit_norm", "penalty": "decoder_norm"}])
+@pytest.mark.parametrize("row", [row for row in COVERED if row.startswith(("relu", "tanh_relu", "jumprelu"))])
+def test_the_dense_step_is_the_definition(row, keys, monkeypatch):
+    """In double precision, in tiles; some z lie within the window of a jump."""
+    monkeypatch.setattr(gpu_dense, "JUMPS", 2)
+    this = case(row, B=5, shift=0.5, **keys)
+    weights, workspace = there(this.weights), workspace_for(this, tile=4)
+    gradients = nan_like(weights)
+    x_BD, y_BE = (t.to(DEVICE) for t in this[:2])
+    sums, _ = gpu.dense_step(x_BD, y_BE, weights, gradients, this.asked, workspace)
+    assert_agree((sums, mapped(torch.Tensor.cpu, gradients)), wanted := by_definition(this), 1e-9)
+    assert "threshold" not in this.weights or wanted[1]["threshold"].any()
 
 
 @settings(max_examples=12)
@@ -213,7 +227,7 @@ def test_no_row_falls_through(row, monkeypatch):
         if row == "gated":
             assert called == ["tiles.step"]
         elif shift == 9.0 and not row.endswith("topk") and row != "matryoshka":
-            assert called == ["gpu.step", "gpu.dense_step" if row in ("relu", "tanh_relu") else "tiles.step"]
+            assert called == ["gpu.step", "gpu.dense_step"]
             assert not step.sparse
         else:
             assert called == ["gpu.step"]

@@ -22,7 +22,8 @@ def test_the_border_is_where_a_line_through_two_sparse_steps_reaches_the_dense_o
     assert gpu_trial.Times(dense=3.0, sparse=2.0, sparse_busy=2.0).border == gpu_trial.MOST
 
 
-def test_what_is_timed_is_as_active_as_it_is_said_to_be(monkeypatch):
+@pytest.mark.parametrize("jumps", [False, True])
+def test_what_is_timed_is_as_active_as_it_is_said_to_be(jumps, monkeypatch):
     densities = []
 
     def clock(call):
@@ -32,5 +33,5 @@ def test_what_is_timed_is_as_active_as_it_is_said_to_be(monkeypatch):
     monkeypatch.setattr(gpu_trial, "milliseconds", clock)
     monkeypatch.setattr(gpu_trial, "SETTLED", 0.1)
     monkeypatch.setattr(gpu_trial, "BUSY", 0.5)
-    assert gpu_trial.measure(9, 20, 8, torch.device(DEVICE)) == gpu_trial.Times(1.0, 2.0, 3.0)
+    assert gpu_trial.measure(9, 20, 8, torch.device(DEVICE), jumps) == gpu_trial.Times(1.0, 2.0, 3.0)
     assert densities == pytest.approx([0.5, 0.1, 0.5], abs=0.15)

@@ -84,7 +84,7 @@ class Step:
         self.select, self.dense, self.scratch, self.border = select, dense, scratch or Scratch(), border
         self.portable, self.sparse = portable, False
         self.replays: Any = None
-        """The steps that a GPU has recorded (`gpu_graph.Replays`)."""
+        """The steps that a GPU has recorded (`gpu_graph.Replays`); False where they are to be launched one by one."""
 
     def __call__(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         words = x_BD, y_BE, weights, gradients, task
@@ -144,7 +144,7 @@ class Step:
         words = x_BD, y_BE, task, stop_1
         if self.replays is None and x_BD.is_cuda:
             self.replays = gpu_graph.Replays()
-        if self.replays is None or not gpu_graph.same_each_time(task):
+        if not self.replays or not gpu_graph.same_each_time(task):
             pending, square_1 = work(*words)
         else:
             what: dict[str, Any] = {"kind": (sparse, aligned), "weights": weights, "workspace": workspace}

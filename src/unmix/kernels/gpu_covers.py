@@ -2,7 +2,7 @@
 
     nonlinearity                     with beside the squared error (prefixes and norm power too)
     relu, tanh_relu                  L1                              sparse, or dense where much is active
-    jumprelu                         L1, L0, L0Target, Tanh          sparse
+    jumprelu                         L1, L0, L0Target, Tanh          as relu
     topk, batchtopk                  L1, MoreActive                  sparse
     abstopk                          MoreActive                      sparse
 
@@ -19,6 +19,7 @@ from unmix.dictionary.terms import L0, L1, AuxK, L0Target, MoreActive, PreActiva
 from unmix.kernels.task import Task
 
 _OF_DEAD = (AuxK, PreActivation)
+_DENSE: dict[type, tuple[Any, ...]] = {Relu: (L1,), TanhRelu: (L1,), JumpRelu: (L1, L0, L0Target, Tanh)}
 _TERMS: dict[type, tuple[Any, ...]] = {
     Relu: (L1,),
     TanhRelu: (L1,),
@@ -46,5 +47,6 @@ def covers(task: Task) -> bool:
 
 def dense_covers(task: Task) -> bool:
     """Whether the dense step does."""
-    known = isinstance(task.phi, Relu | TanhRelu) and task.only(SquaredError, L1)
-    return known and not task.error.prefixes and bool(task.coefficient(SquaredError) == 1)
+    known: tuple[type, ...] = _DENSE.get(type(task.phi), ())
+    one_error = not task.error.prefixes and bool(task.coefficient(SquaredError) == 1)
+    return bool(known) and task.only(SquaredError, *known) and one_error

@@ -142,7 +142,7 @@ def by_feature(
         weights.get("threshold", w_F),
         w_F.new_full((1,), phi.bandwidth if isinstance(phi, JumpRelu) else 1.0),
         prefix_F,
-        _one_more(task, rows.active_B).to(w_F.dtype),
+        one_more(task, rows.active_B, B).to(w_F.dtype),
         order_F,
         start_F1,
         at_N,
@@ -171,13 +171,13 @@ def by_feature(
     return found
 
 
-def _one_more(task: Task, active_B: Tensor) -> Tensor:
-    """What one more active feature of a token adds to the loss, by the penalties that count, (B,)."""
-    each, term = task.coefficient(L0) / len(active_B), task.term(L0Target)
-    cost_B: Tensor = torch.zeros_like(active_B) + each
+def one_more(task: Task, active_T: Tensor, batch: int) -> Tensor:
+    """What one more active feature adds to the loss of so many tokens, by the penalties that count, (T,)."""
+    each, term = task.coefficient(L0) / batch, task.term(L0Target)
+    cost_T: Tensor = torch.zeros_like(active_T) + each
     if isinstance(term, L0Target):
-        cost_B += (task.coefficient(L0Target) / len(active_B) * 4 / term.target) * (active_B - term.target)
-    return cost_B
+        cost_T += (task.coefficient(L0Target) / batch * 4 / term.target) * (active_T - term.target)
+    return cost_T
 
 
 def _entries(numbers: int, block: int) -> int:

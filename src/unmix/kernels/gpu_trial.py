@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import Relu
-from unmix.dictionary.terms import L1, SquaredError
+from unmix.dictionary.nonlinearities import JumpRelu, Relu
+from unmix.dictionary.terms import L0, L1, SquaredError
 from unmix.kernels import gpu
 from unmix.kernels.gpu_workspace import Workspace
 from unmix.kernels.task import Task
@@ -58,14 +58,17 @@ def milliseconds(call: Callable[[], Any]) -> float:
     return float(min(taken))
 
 
-def measure(width: int, features: int, tokens: int, device: torch.device) -> Times:
-    """Time the steps; a fraction of a second, and the memory of one."""
+def measure(width: int, features: int, tokens: int, device: torch.device, jumps: bool = False) -> Times:
+    """Time the steps of a relu, or of a jumprelu; a fraction of a second, and the memory of one."""
     generator = torch.Generator().manual_seed(0)
     x_BD = torch.randn(tokens, width, generator=generator).to(device)
     W_enc_FD = torch.randn(features, width, generator=generator).to(device) / width**0.5
     W_dec_FD = torch.randn(features, width, generator=generator).to(device) / width**0.5
     weights = {"W_enc": W_enc_FD.T, "W_dec": W_dec_FD, "b_dec": x_BD.new_zeros(width)}
     task, workspace = Task(Relu(), ((1.0, SquaredError()), (1.0, L1()))), Workspace(features, W_dec_FD)
+    if jumps:
+        task = Task(JumpRelu(), ((1.0, SquaredError()), (1.0, L0())))
+        weights["threshold"] = W_dec_FD.new_zeros(features)
 
     def timed(step: Callable[..., object], share: float) -> float:
         now = weights | {"b_enc": _bias(share, features, x_BD)}  # z ~ N(b, 1)
