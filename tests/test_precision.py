@@ -182,9 +182,11 @@ def test_a_model_in_bf16_has_no_products_to_narrow():
 class OnGpu(NamedTuple):
     """As `gpu_trial.Times`, in milliseconds."""
 
-    dense: float
-    sparse: float
-    sparse_busy: float
+    fp32: float
+    tf32: float
+    busy: float | None
+    dense: float | None
+    selection: str = "tf32"
     border: float = 0.0234
 
 
@@ -195,7 +197,7 @@ def gpu(monkeypatch):
 
     def measure(**words):
         calls.append(words)
-        return OnGpu(3.0, 1.0, 4.0)
+        return OnGpu(2.0, 1.0, *((None, None) if words["of"] == "topk" else (4.0, 3.0)))
 
     trial = SimpleNamespace(measure=measure, Times=OnGpu, SETTLED=0.005, BUSY=0.04)
     monkeypatch.setitem(sys.modules, "unmix.kernels.gpu_trial", trial)
@@ -210,20 +212,25 @@ def gpu(monkeypatch):
 def test_on_a_gpu_the_border_is_where_its_steps_meet_and_the_figures_are_kept(gpu):
     for _ in range(2):
         found, figures = precision.decide(recipe(sae__features=300, sae__architecture="relu"), {"a": 8, "b": 24})
-        assert found.training.border == 0.0234
+        assert (found.training.border, found.training.selection) == (0.0234, "tf32")
     batch = recipe().training.batch_tokens
-    shape = {"width": 24, "features": 300, "tokens": batch, "jumps": False}
+    shape = {"width": 24, "features": 300, "tokens": batch, "of": "relu"}
     assert gpu == [shape | {"device": torch.device("cuda:0")}]
-    assert json.loads(json.dumps(figures))["milliseconds"]["sparse_busy"] == 4.0
+    assert json.loads(json.dumps(figures))["milliseconds"]["busy"] == 4.0
     said = precision.said(found, figures)
-    for figure in ("NVIDIA Test", "dense 3;", "1 at 0.5% active", "4 at 4.0%", "sparse below 2.3% active"):
+    for figure in (
+        "NVIDIA Test",
+        "at 0.5% active 2 selecting in fp32, 1 in tf32; at 4.0%, 4; dense 3.",
+        "is in tf32",
+        "below 2.3%",
+    ):
         assert figure in said
     assert precision.keep(recipe(), config.dump(found)).training.border == 0.0234
 
 
 @pytest.mark.parametrize(
     "given",
-    [{"sae__architecture": "batchtopk", "training__l0": [8.0], "training__l1": []}, {"training__border": 0.3},
+    [{"training__border": 0.3, "training__selection": "fp32"},
      {"training__kernels": "portable"}, {"sae__architecture": "gated"}],
 )  # fmt: skip
 def test_nothing_is_timed_on_a_gpu_where_nothing_is_to_be_decided(gpu, given):
@@ -232,12 +239,17 @@ def test_nothing_is_timed_on_a_gpu_where_nothing_is_to_be_decided(gpu, given):
     assert not gpu
 
 
-def test_on_a_gpu_a_jumprelu_alone_is_timed_by_its_own_steps(gpu):
+def test_on_a_gpu_what_the_members_have_is_timed(gpu):
     found, figures = precision.decide(recipe(sae__architecture="jumprelu"), WIDTHS)
-    assert (found.training.border, figures["jumps"]) == (0.0234, True)
-    assert [words["jumps"] for words in gpu] == [True]
+    assert (found.training.border, figures["of"]) == (0.0234, "jumprelu")
     both = {"a": {"sae": {"architecture": "jumprelu"}}, "b": {"sae": {"architecture": "relu"}}}
-    assert precision.decide(recipe(variants=both), WIDTHS)[1]["jumps"] is False
+    assert precision.decide(recipe(variants=both), WIDTHS)[1]["of"] == "relu"
+    found, figures = precision.decide(
+        recipe(sae__architecture="batchtopk", training__l0=[8.0], training__l1=[]), WIDTHS
+    )
+    assert (found.training.border, found.training.selection, figures["of"]) == ("auto", "tf32", "topk")
+    assert precision.said(found, figures).endswith("2 selecting in fp32, 1 in tf32. So selection is in tf32")
+    assert [words["of"] for words in gpu] == ["jumprelu", "relu", "topk"]
 
 
 def test_without_its_kernels_a_gpu_has_nothing_to_decide(gpu, monkeypatch):

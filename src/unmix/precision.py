@@ -3,7 +3,7 @@
     model.matmul          forward passes of the model, in float32 and with products in bf16
     training.dense        dense steps        }
     training.selection    sparse steps       }  of the member that costs most, see `kernels.trial`
-    training.border       where they meet    }  and on a GPU this alone, see `kernels.gpu_trial`
+    training.border       where they meet    }  on a GPU the last two, see `kernels.gpu_trial`
 
 What was decided stands in run.yaml with its figures, and a resumed run keeps it. What was measured is kept in the cache
 for each machine and shape, so that the same run decides the same twice.
@@ -23,7 +23,7 @@ import torch
 from unmix.cache import remembered
 from unmix.config import CorpusConfig, RunConfig, SAEConfig, flat
 from unmix.devices import resolve
-from unmix.dictionary.nonlinearities import JumpRelu, Relu, TanhRelu
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, Relu, TanhRelu, TopK
 from unmix.dictionary.table import nonlinearity
 from unmix.kernels.dispatch import BORDER, dense_numbers
 from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
@@ -104,28 +104,32 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
 
 
 def _decide_on_gpu(recipe: RunConfig, widths: dict[str, int], device: torch.device) -> tuple[RunConfig, dict[str, Any]]:
-    """The same for the kernels of a GPU, whose steps are in float32: where they meet, of the largest shape.
+    """The same for the kernels of a GPU, whose dense steps are in float32, at the largest shape.
 
-    Nothing is measured if the recipe says where, or if no member has both. It is timed for a relu or a tanh_relu if
-    there is one, else for a jumprelu, whose steps do a little more.
+    They are timed for a relu or a tanh_relu if there is one, else for a jumprelu, whose steps do a little more, else
+    for a topk, which is always sparse. Gated dictionaries have no kernels.
     """
     from unmix.kernels import gpu_trial
 
     training = recipe.training
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
     kinds = [nonlinearity(sae) for sae in saes]
-    plain, jumps = (any(isinstance(phi, kind) for phi in kinds) for kind in (Relu | TanhRelu, JumpRelu))
-    if training.border != "auto" or not (plain or jumps):
+    of = next((name for name, kind in _TIMED.items() if any(isinstance(phi, kind) for phi in kinds)), None)
+    if of is None or "auto" not in (training.border, training.selection):
         return recipe, {}
     shape: dict[str, Any] = {"width": max(widths.values()), "features": max(sae.features for sae in saes)}
-    shape |= {"tokens": training.batch_tokens, "jumps": not plain}
+    shape |= {"tokens": training.batch_tokens, "of": of}
     gpu = torch.cuda.get_device_name(device)
     what = {"step on a GPU": shape, "gpu": gpu, "triton": version("triton"), **_machine()}
     times = gpu_trial.Times(**remembered(what, lambda: gpu_trial.measure(**shape, device=device)._asdict()))
-    update = {"border": round(times.border, 4)}
+    found = {"selection": times.selection} | ({} if of == "topk" else {"border": round(times.border, 4)})
+    update = {key: value for key, value in found.items() if getattr(training, key) == "auto"}
     figures = {**shape, "gpu": gpu, "milliseconds": times._asdict()}
     figures |= {"settled": gpu_trial.SETTLED, "busy": gpu_trial.BUSY}
     return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
+
+
+_TIMED: dict[str, Any] = {"relu": Relu | TanhRelu, "jumprelu": JumpRelu, "topk": TopK | AbsTopK | BatchTopK}
 
 
 def _dense_formats(saes: Iterable[SAEConfig]) -> tuple[str, ...]:
@@ -138,10 +142,14 @@ def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
     t = recipe.training
     if "gpu" in figures:
         ms = figures["milliseconds"]
+        sparse = f"{ms['fp32']:,.3g} selecting in fp32, {ms['tf32']:,.3g} in tf32"
+        text = f"measured on {figures['gpu']}, ms a step of {figures['tokens']:,} tokens: sparse at "
+        text += f"{figures['settled']:.1%} active {sparse}"
+        if ms["dense"] is None:
+            return f"{text}. So selection is in {t.selection}"
         return (
-            f"measured on {figures['gpu']}, ms a step of {figures['tokens']:,} tokens: dense {ms['dense']:,.3g}; "
-            f"sparse {ms['sparse']:,.3g} at {figures['settled']:.1%} active, {ms['sparse_busy']:,.3g} at "
-            f"{figures['busy']:.1%}. So steps are sparse below {t.border:.1%} active"
+            f"{text}; at {figures['busy']:.1%}, {ms['busy']:,.3g}; dense {ms['dense']:,.3g}. So selection is in "
+            f"{t.selection}, steps sparse below {t.border:.1%} active"
         )
 
     def each(times: dict[str, float]) -> str:

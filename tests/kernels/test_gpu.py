@@ -20,6 +20,7 @@ from unmix.kernels.task import Adam, Noise, Sums, Weights
 
 pytest.importorskip("triton", reason="the GPU kernels need triton: pip install -e '.[gpu]'")
 from unmix.kernels import gpu, gpu_adam, gpu_noise
+from unmix.kernels.gpu_launch import products
 from unmix.kernels.gpu_workspace import TILE_BYTES, Workspace
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
@@ -264,7 +265,7 @@ def test_a_workspace_serves_batches_of_several_sizes():
 def test_tf32_is_off_during_a_step_and_on_after_it_if_it_was():
     torch.set_float32_matmul_precision("high")
     try:
-        with gpu._without_tf32():
+        with products(tf32=False):
             inside = getattr(torch.backends.cuda.matmul, "fp32_precision", "ieee")
         assert inside == "ieee"
         assert torch.backends.cuda.matmul.allow_tf32

@@ -54,10 +54,11 @@ class TrainingConfig(Section):
     """April 2024: the coefficient rises linearly from 0 over the first 5 % of the steps."""
     clip_norm: float | None = Field(default=1.0, gt=0)
     """Gradient norm of a member at most this (April 2024: 1)."""
-    selection: Literal["fp32", "bf16", "int8", "auto"] = "auto"
+    selection: Literal["fp32", "bf16", "int8", "tf32", "auto"] = "auto"
     """How the encoder finds which features are active, once few are: a product in bf16 costs half of one in float32,
     one in int8 a quarter, on machines made for them; the values of the features found are computed in float32
-    (docs/speed.md). `auto`: the fastest, which is measured when a run begins."""
+    (docs/speed.md). On a GPU there is TF32 in the place of bf16 and int8, and it misses nothing (docs/devices.md).
+    `auto`: the fastest, which is measured when a run begins."""
     dense: Literal["fp32", "bf16", "auto"] = "auto"
     """The five products of a step while many features are active: in bf16 the step may take half the time, and what
     goes into and comes out of them is rounded (docs/speed.md); with noise and with tanh they stay in float32.

@@ -28,6 +28,7 @@ from unmix.kernels.select import Precision
 from unmix.kernels.task import Adam, Sums, Task, Weights
 
 Dense = Literal["fp32", "bf16"]
+Selection = Precision | Literal["tf32"]
 
 
 BORDER = 0.12
@@ -68,14 +69,15 @@ class Scratch:
 class Step:
     """A training step; the same call as `reference.step`.
 
-    `select`: how the sparse one finds what is active. `dense`: what the dense one multiplies, see `dense_numbers`.
+    `select`: how the sparse one finds what is active; on a GPU by a product in TF32, if not in fp32, and on the
+    processor in fp32 if it is to be TF32. `dense`: what the dense one multiplies, see `dense_numbers`.
     `border`: the active share below which it is sparse; None: what is usual on the device. `portable`: the definition,
     and no kernel made for a device.
     """
 
     def __init__(
         self,
-        select: Precision = "fp32",
+        select: Selection = "fp32",
         dense: Dense = "fp32",
         scratch: Scratch | None = None,
         border: float | None = None,
@@ -95,7 +97,8 @@ class Step:
                 return self._on_gpu(*words)
         F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
         if (self.sparse or always_sparse(task)) and cpu.covers(task):
-            sums = cpu.step(*words, self.scratch.get(self.select, lambda: find.Workspace(self.select)))
+            select: Precision = "fp32" if self.select == "tf32" else self.select
+            sums = cpu.step(*words, self.scratch.get(select, lambda: find.Workspace(select)))
         elif not is_plain(task):
             sums = tiles.step(*words)
         elif dense_numbers(self.dense, task.phi, task.noise is not None) == "bf16" and x_BD.dtype == torch.float32:
@@ -236,7 +239,8 @@ class Step:
         from unmix.kernels import gpu_workspace
 
         F, b_enc_F = len(weights["b_enc"]), weights["b_enc"]
-        return self.scratch.get(("gpu", F, b_enc_F.dtype), lambda: gpu_workspace.Workspace(F, b_enc_F))
+        near = self.select != "fp32" and b_enc_F.dtype == torch.float32
+        return self.scratch.get(("gpu", F, b_enc_F.dtype, near), lambda: gpu_workspace.Workspace(F, b_enc_F, near))
 
     def _gpu_border(self) -> float:
         from unmix.kernels import gpu_workspace

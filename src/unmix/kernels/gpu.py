@@ -11,13 +11,13 @@ host likes, many steps later. There is one thing that the device alone finds out
 for. Then it sets `stop`, and no kernel writes anything any more, not even an update (`gpu_adam`), until the host, which
 reads that, has made room and launched the step anew. `step` does so at once, and waits for the device once.
 
-Needs torch and triton alone. All sums are in the precision of the weights (squares in float64), never in TF32.
+Needs torch and triton alone. All sums are in the precision of the weights (squares in float64). Candidates may be found
+by a product in TF32 (`gpu_near`); what is active, and its values, never are.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -25,11 +25,11 @@ from torch import Tensor
 
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, TanhRelu, TopK
 from unmix.dictionary.terms import L0, L1, AuxK, L0Target, MoreActive, PreActivation, SquaredError, Tanh
-from unmix.kernels import gpu_find, gpu_largest, gpu_sparse
+from unmix.kernels import gpu_find, gpu_largest, gpu_near, gpu_sparse
 from unmix.kernels.dead import add_auxk, add_preactivation
 from unmix.kernels.gpu_dense import dense
 from unmix.kernels.gpu_find import Entries
-from unmix.kernels.gpu_launch import device_of
+from unmix.kernels.gpu_launch import device_of, products
 from unmix.kernels.gpu_sparse import Features, Found
 from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.task import Number, Sums, Task, Weights
@@ -121,7 +121,7 @@ def launch(
     rows = {name: w.T.contiguous().T if name == "W_enc" else w.contiguous() for name, w in weights.items()}
     out = {name: _rows_like(g.T).T if name == "W_enc" else _rows_like(g) for name, g in gradients.items()}
     w_F = rows["W_dec"].norm(dim=1)
-    with device_of(x_BD), _without_tf32():
+    with device_of(x_BD), products(tf32=False):
         found = (by or _sparse)(x_BD, y_BE, rows, out, task, workspace, w_F, stop_1)
     for name, theirs in gradients.items():
         if out[name].data_ptr() != theirs.data_ptr():
@@ -196,13 +196,17 @@ def _find(
     B = len(x_BD)
     room = workspace.room("entries", B)
     entries = gpu_largest.entries(workspace, B, room)
+    near = workspace.margin(x_BD, weights, task.noise)
     for first in range(0, B, workspace.tile):
-        z_TF = workspace.encode(x_BD[first : first + workspace.tile], weights, task.noise, first)
-        base_1 = entries.start_B1[first : first + 1]
-        end_TC = gpu_find.ends(z_TF, weights["b_enc"], floor_F, base_1)
+        part = slice(first, first + workspace.tile)
+        base_1, margin = entries.start_B1[first : first + 1], near and near.of(part)
+        z_TF = workspace.encode(x_BD[part], weights, task.noise, first, margin)
+        end_TC = gpu_find.ends(z_TF, weights["b_enc"], floor_F, margin, base_1)
         entries.start_B1[first + 1 : first + len(z_TF) + 1] = end_TC[:, -1]
         gpu_find.stop_beyond(stop_1, end_TC, room)
-        gpu_find.compact(z_TF, weights["b_enc"], floor_F, base_1, end_TC, first, entries[1:], stop_1)
+        gpu_find.compact(z_TF, weights["b_enc"], floor_F, margin, base_1, end_TC, first, entries[1:], stop_1)
+    if near:
+        gpu_near.refine(x_BD, weights, entries, None, not isinstance(task.phi, JumpRelu), stop_1)
     return entries, entries.start_B1[-1:], None
 
 
@@ -215,16 +219,3 @@ def _penalty(task: Task, features: Features, w_F: Tensor) -> Tensor:
 def _rows_like(gradient: Tensor) -> Tensor:
     """The tensor itself if its rows lie one after the other, else a new one to be copied from."""
     return gradient if gradient.is_contiguous() else torch.empty_like(gradient, memory_format=torch.contiguous_format)
-
-
-@contextmanager
-def _without_tf32() -> Iterator[None]:
-    matmul: Any = torch.backends.cuda.matmul
-    new = hasattr(matmul, "fp32_precision")  # torch 2.9 and later
-    name, full = ("fp32_precision", "ieee") if new else ("allow_tf32", False)
-    before = getattr(matmul, name)
-    setattr(matmul, name, full)
-    try:
-        yield
-    finally:
-        setattr(matmul, name, before)

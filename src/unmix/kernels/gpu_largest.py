@@ -7,6 +7,9 @@ Of equal contributions those with the lowest index are kept, token first, then f
     2  what lies above the floor becomes sparse rows (`gpu_find`): the candidates
     3  the k-th largest score of the candidates, and how many equal to it are still wanted; these are the first ones
 
+Where z is known up to a margin alone (`gpu_near`), the floor is taken of what scores are at least, candidates are what
+may be above it, and their z is taken anew before the third step.
+
 Scores are compared as whole numbers (`gpu_find.score_key`), whose bits are found from the top, 8 at a time, by
 histograms. Nothing is sorted or estimated, and the host need not know anything.
 """
@@ -22,8 +25,8 @@ import triton.language as tl
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, TopK
-from unmix.kernels import gpu_find
-from unmix.kernels.gpu_find import Entries, Scores, score_key
+from unmix.kernels import gpu_find, gpu_near
+from unmix.kernels.gpu_find import Entries, Margin, Scores, score_key
 from unmix.kernels.gpu_launch import FUSED
 from unmix.kernels.gpu_workspace import Workspace
 from unmix.kernels.task import Noise, Weights
@@ -46,13 +49,17 @@ def topk(
     B, F, both_signs = len(x_BD), len(w_F), isinstance(phi, AbsTopK)
     k, w_F = min(phi.k, F), w_F if phi.weigh_by_norm else torch.ones_like(w_F)
     found, needed = entries(workspace, B, B * k), torch.zeros(1, dtype=torch.int64, device=x_BD.device)
+    near = workspace.margin(x_BD, weights, noise)
     for first in range(0, B, workspace.tile):
-        z_TF = workspace.encode(x_BD[first : first + workspace.tile], weights, noise, first)
+        part = slice(first, first + workspace.tile)
+        margin = near and near.of(part)
+        z_TF = workspace.encode(x_BD[part], weights, noise, first, margin)
         T = len(z_TF)
-        key_TG, group = _of_groups(z_TF, weights["b_enc"], w_F, k, both_signs)
-        start_T1 = torch.arange(T + 1, device=x_BD.device) * key_TG.shape[1]
-        scores = Scores(w_F, key_TG, _kth(key_TG, start_T1, k, stop_1)[0].clamp_(min=1), group, both_signs)
-        start_T1, candidates, end_1 = _candidates(z_TF, weights, scores, workspace, int(1.5 * k * T), T, stop_1)
+        least_TG, most_TG, group = _of_groups(z_TF, weights["b_enc"], w_F, margin, k, both_signs)
+        start_T1 = torch.arange(T + 1, device=x_BD.device) * least_TG.shape[1]
+        scores = Scores(w_F, most_TG, _kth(least_TG, start_T1, k, stop_1)[0].clamp_(min=1), group, both_signs)
+        words = x_BD[part], z_TF, weights, scores, margin, workspace
+        start_T1, candidates, end_1 = _candidates(*words, int(1.5 * k * T), T, stop_1)
         torch.maximum(needed, end_1, out=needed)
         least_T, ties_T = _kth(candidates[2], start_T1, k, stop_1)
         _keep(candidates, start_T1, least_T, ties_T, start_T1.diff().clamp_(max=k), first, found, stop_1)
@@ -75,12 +82,14 @@ def batchtopk(
     found = entries(workspace, B, wanted)
     if not wanted:
         return found, found.start_B1[-1:], w_F.new_zeros(1)
-    z_BF = workspace.encode(x_BD, weights, noise, 0)
-    key_BG, group = _of_groups(z_BF, weights["b_enc"], w_F, wanted // B + 1, False)
-    few = wanted < key_BG.numel()
-    floor_1 = _kth_of_all(key_BG.view(-1), wanted)[0].clamp_(min=1) if few else key_BG.new_ones(1)
-    scores = Scores(w_F, key_BG, floor_1.repeat(B), group, False)
-    start_B1, candidates, end_1 = _candidates(z_BF, weights, scores, workspace, int(1.25 * wanted), wanted, stop_1)
+    near = workspace.margin(x_BD, weights, noise)
+    z_BF = workspace.encode(x_BD, weights, noise, 0, near)
+    least_BG, most_BG, group = _of_groups(z_BF, weights["b_enc"], w_F, near, wanted // B + 1, False)
+    few = wanted < least_BG.numel()
+    floor_1 = _kth_of_all(least_BG.view(-1), wanted)[0].clamp_(min=1) if few else least_BG.new_ones(1)
+    scores = Scores(w_F, most_BG, floor_1.repeat(B), group, False)
+    words = x_BD, z_BF, weights, scores, near, workspace
+    start_B1, candidates, end_1 = _candidates(*words, int(1.25 * wanted), wanted, stop_1)
     least_1, ties_1 = _kth_of_all(candidates[2], wanted)
     above_B, equal_B = _tally(candidates[2], start_B1, least_1.repeat(B), stop_1)
     ties_B = (ties_1 - (equal_B.cumsum(0) - equal_B)).clamp_(min=0).minimum(equal_B)
@@ -97,26 +106,33 @@ def entries(workspace: Workspace, B: int, room: int) -> Entries:
     return Entries(start_B1, feature_N, workspace.array("value", room), workspace.array("token", room, torch.int32))
 
 
-def _of_groups(z_TF: Tensor, b_F: Tensor, w_F: Tensor, k: int, both_signs: bool) -> tuple[Tensor, int]:
-    """(the largest key of each group of features, (T, G); features in a group), enough groups for k of a token."""
+def _of_groups(
+    z_TF: Tensor, b_F: Tensor, w_F: Tensor, margin: Margin | None, k: int, both_signs: bool
+) -> tuple[Tensor, Tensor, int]:
+    """(what the largest key of each group of features is at least, at most, (T, G); features in a group), enough groups
+    for k of a token. Without a margin the two are one."""
     T, F = z_TF.shape
     most = max(1, F // (GROUPS_PER_KEPT * k))
     group = min(LARGEST_GROUP, gpu_find.CHUNK, 1 << (most.bit_length() - 1))
-    key_TG = torch.empty(T, triton.cdiv(F, group), dtype=_keys(w_F.dtype), device=z_TF.device)
+    least_TG = torch.empty(T, triton.cdiv(F, group), dtype=_keys(w_F.dtype), device=z_TF.device)
+    most_TG = least_TG if margin is None else torch.empty_like(least_TG)
     _groups_kernel[(T, triton.cdiv(F, gpu_find.CHUNK))](
         z_TF,
         b_F,
         w_F,
-        key_TG,
+        *(margin or Margin(w_F, w_F)),
+        least_TG,
+        most_TG,
         F,
-        key_TG.shape[1],
+        least_TG.shape[1],
         CHUNK=gpu_find.CHUNK,
         GROUP=group,
         BOTH=both_signs,
         WIDE=w_F.dtype == torch.float64,
+        NEAR=margin is not None,
         **FUSED,
     )
-    return key_TG, group
+    return least_TG, most_TG, group
 
 
 def _keys(numbers: torch.dtype) -> torch.dtype:
@@ -124,9 +140,11 @@ def _keys(numbers: torch.dtype) -> torch.dtype:
 
 
 def _candidates(
+    x_TD: Tensor,
     z_TF: Tensor,
     weights: Weights,
     scores: Scores,
+    margin: Margin | None,
     workspace: Workspace,
     expected: int,
     at_least: int,
@@ -135,13 +153,18 @@ def _candidates(
     """(where each token's begin, (features, values, keys) of what is above, how many). Behind them, keys are 0."""
     room = workspace.room("candidates", 0, max(expected, at_least))
     zero_1 = torch.zeros(1, dtype=torch.int64, device=z_TF.device)
-    end_TC = gpu_find.ends(z_TF, weights["b_enc"], scores, zero_1)
+    end_TC = gpu_find.ends(z_TF, weights["b_enc"], scores, margin, zero_1)
     gpu_find.stop_beyond(stop_1, end_TC, room)
     names = ("candidate", torch.int32), ("z of candidate", None), ("key of candidate", scores.key_TG.dtype)
     feature_n, value_n, key_n = (workspace.array(name, room, dtype) for name, dtype in names)
     key_n.zero_()
-    gpu_find.compact(z_TF, weights["b_enc"], scores, zero_1, end_TC, 0, (feature_n, value_n, key_n), stop_1)
-    return torch.cat([zero_1, end_TC[:, -1]]), (feature_n, value_n, key_n), end_TC[-1, -1:]
+    found = feature_n, value_n, key_n
+    gpu_find.compact(z_TF, weights["b_enc"], scores, margin, zero_1, end_TC, 0, found, stop_1)
+    start_T1 = torch.cat([zero_1, end_TC[:, -1]])
+    if margin is not None:
+        scored = gpu_near.Scored(scores.w_F, key_n, scores.both_signs)
+        gpu_near.refine(x_TD, weights, Entries(start_T1, feature_n, value_n, feature_n), scored, False, stop_1)
+    return start_T1, found, end_TC[-1, -1:]
 
 
 def _kth(key: Tensor, start_T1: Tensor, k: int, stop_1: Tensor) -> tuple[Tensor, Tensor]:
@@ -192,20 +215,27 @@ def _groups_kernel(
     z_TF,
     b_F,
     w_F,
-    key_TG,
+    off_T,
+    off_F,
+    least_TG,
+    most_TG,
     F,
     G,
     CHUNK: tl.constexpr,
     GROUP: tl.constexpr,
     BOTH: tl.constexpr,
     WIDE: tl.constexpr,
+    NEAR: tl.constexpr,
 ):
     t, c = tl.program_id(0).to(tl.int64), tl.program_id(1)
     g = c * (CHUNK // GROUP) + tl.arange(0, CHUNK // GROUP)
     i = g[:, None] * GROUP + tl.arange(0, GROUP)[None, :]
     z = tl.load(z_TF + t * F + i, mask=i < F, other=0) + tl.load(b_F + i, mask=i < F, other=0)
-    key = score_key(z, tl.load(w_F + i, mask=i < F, other=0), BOTH, WIDE)
-    tl.store(key_TG + t * G + g, tl.max(key, 1), mask=g < G)
+    w, off = tl.load(w_F + i, mask=i < F, other=0), tl.full((), 0.0, z.dtype)
+    if NEAR:
+        off = tl.load(off_T + t) * tl.load(off_F + i, mask=i < F, other=0)
+        tl.store(most_TG + t * G + g, tl.max(score_key(z, w, off, BOTH, WIDE), 1), mask=g < G)
+    tl.store(least_TG + t * G + g, tl.max(score_key(z, w, -off, BOTH, WIDE), 1), mask=g < G)
 
 
 @triton.jit

@@ -12,6 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from unmix.kernels import gpu_near
+from unmix.kernels.gpu_find import Margin
+from unmix.kernels.gpu_launch import products
 from unmix.kernels.gpu_noise import add_noise
 from unmix.kernels.task import Noise, Weights
 
@@ -24,10 +27,10 @@ SPARE = 1.25  # times what was needed
 
 
 class Workspace:
-    """The arrays for one number of features and one dtype."""
+    """The arrays for one number of features and one dtype. `near`: z is looked through in TF32 (`gpu_near`)."""
 
-    def __init__(self, features: int, like: Tensor) -> None:
-        self.features, self.like = features, like
+    def __init__(self, features: int, like: Tensor, near: bool = False) -> None:
+        self.features, self.like, self.near = features, like, near
         self.tile = max(1, TILE_BYTES // (like.element_size() * features))
         self.version = 0
         """Another one once an array or a room has changed: what was recorded before reads and writes the old ones."""
@@ -46,10 +49,17 @@ class Workspace:
             self.version += 1
         return kept[:length]
 
-    def encode(self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
-        """x W_enc (+ ε) of tokens from number `first` of the batch; the bias is left to its readers."""
+    def margin(self, x_BD: Tensor, weights: Weights, noise: Noise | None) -> Margin | None:
+        """How far z of `encode` may be from what it is; None if it is that."""
+        return gpu_near.margin(x_BD, weights) if self.near and noise is None else None
+
+    def encode(
+        self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int, near: Margin | None = None
+    ) -> Tensor:
+        """x W_enc (+ ε) of tokens from number `first` of the batch, or within a margin of it; without the bias."""
         z_TF = self.array("z", len(x_TD) * self.features).view(len(x_TD), self.features)
-        torch.mm(x_TD, weights["W_enc"], out=z_TF)
+        with products(tf32=near is not None):
+            torch.mm(x_TD, weights["W_enc"], out=z_TF)
         if noise:
             add_noise(z_TF, noise, first)
         return z_TF
