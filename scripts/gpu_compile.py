@@ -55,8 +55,9 @@ def compile_for(capability: int) -> int:
         for asked in (noisy, *(all_rows[name] for name in names)):
             own = weights if isinstance(asked.phi, JumpRelu) else {n: w for n, w in weights.items() if n != "threshold"}
             spare, stop_1 = [like(own, 0.0) for _ in range(3)], go(weights["b_enc"])
-            x_BD, workspace = torch.zeros(4, D), Workspace(F, weights["b_enc"])
-            gpu.launch(x_BD, x_BD, own, spare[0], asked, workspace, stop_1)
+            for near in (False, True):
+                x_BD, workspace = torch.zeros(4, D), Workspace(F, weights["b_enc"], near)
+                gpu.launch(x_BD, x_BD, own, spare[0], asked, workspace, stop_1)
         for unit_norm in (False, True):
             gpu_adam.square(own, spare[0], unit_norm)
             how = Adam(1e-3, 1, (0.9, 0.99), 1.0, unit_norm)

@@ -23,6 +23,8 @@ from unmix.training.schedule import Schedule
 
 ROWS = {
     "relu": None,
+    "relu, tf32": None,
+    "topk, tf32": 20.0,
     "relu, L0 asked for": 20.0,
     "jumprelu": None,
     "topk": 20.0,
@@ -38,7 +40,9 @@ def check_late(checks: Any, device: str, *, D: int = 256, F: int = 2000, B: int 
     batches = [_batch(number, D, B, device) for number in range(2 * EVERY)]
     batches[5].activations["h"][0, 0] = math.nan
     for name, l0 in ROWS.items():
-        mine, theirs = (_member(name.partition(",")[0], l0, D, F, kernels, device) for kernels in ("auto", "portable"))
+        selection = "tf32" if name.endswith("tf32") else "fp32"
+        architecture = name.partition(",")[0]
+        mine, theirs = (_member(architecture, l0, D, F, kernels, device, selection) for kernels in ("auto", "portable"))
         said = [_train(member, batches) for member in (mine, theirs)]
         checks.add(
             f"late {name}: what is said of a batch", 0.0 if said[0] == said[1] and len(said[0]) == 1 else math.inf
@@ -46,7 +50,7 @@ def check_late(checks: Any, device: str, *, D: int = 256, F: int = 2000, B: int 
         for field, want in theirs.weights.items():
             checks.add(f"late {name} {field}", away(mine.weights[field], want), NEAR)
         if device == "cuda":
-            launched = _member(name.partition(",")[0], l0, D, F, "auto", device)
+            launched = _member(architecture, l0, D, F, "auto", device, selection)
             launched.step.replays = False
             _train(launched, batches)
             same = all(torch.equal(mine.weights[field], w) for field, w in launched.weights.items())
@@ -65,27 +69,32 @@ TIMED = (256, 1024, 4096)
 
 
 def time_members(D: int = 768, F: int = 10_000, l0: float = 60.0, steps: int = 80) -> list[dict[str, Any]]:
-    """ms of a whole step, by the host's clock, of a member that has settled: replayed, and launched one by one."""
-    print(f"\na member's step, D={D}, F={F:,}, L0 {l0:g}: ms replayed (launched one by one)", flush=True)
+    """ms of a whole step, by the host's clock, of a member that has settled: launched one by one and replayed."""
+    print(f"\na member's step, D={D}, F={F:,}, L0 {l0:g}: ms launched, replayed, replayed in tf32", flush=True)
     found = []
     for name in ("relu", "jumprelu", "topk", "batchtopk", "matryoshka"):
         row: dict[str, Any] = {"member": name, "D": D, "F": F, "l0": l0}
         for B in TIMED:
             batches = [_batch(number, D, B, "cuda") for number in range(EVERY)]
             member = _member(name, l0, D, F, "auto", "cuda")
-            taking = Late(member, Schedule(10**6, 10, 10, 0))
-            first = 320 if name in ("relu", "jumprelu") else 40
+            taking, first = Late(member, Schedule(10**6, 10, 10, 0)), 320 if name in ("relu", "jumprelu") else 40
             _steps(taking, batches, 0, first)
-            for how in ("replayed", "launched"):
-                member.step.replays = member.step.replays if how == "replayed" else False
+            for how, replays, selection in (
+                ("launched", False, "fp32"), ("replayed", None, "fp32"), ("tf32", None, "tf32"),
+            ):  # fmt: skip
+                member.step.replays, member.step.select = replays, selection
+                _steps(taking, batches, first, 2 * EVERY)
                 began = time.perf_counter()
-                _steps(taking, batches, first, steps)
-                row[f"{how}_{B}"], first = 1e3 * (time.perf_counter() - began) / steps, first + steps
+                _steps(taking, batches, first + 2 * EVERY, steps)
+                row[f"{how}_{B}"], first = 1e3 * (time.perf_counter() - began) / steps, first + 2 * EVERY + steps
             torch.cuda.empty_cache()
-        cells = [f"{B} tokens {row[f'replayed_{B}']:.2f} ({row[f'launched_{B}']:.2f})" for B in TIMED]
-        print(f"{name:<10} " + ", ".join(cells), flush=True)
+        cells = [f"{B} tokens " + ", ".join(f"{row[f'{how}_{B}']:.2f}" for how in HOW) for B in TIMED]
+        print(f"{name:<10} " + "; ".join(cells), flush=True)
         found.append(row)
     return found
+
+
+HOW = ("launched", "replayed", "tf32")
 
 
 def _steps(taking: Late, batches: list[Batch], first: int, steps: int) -> None:
@@ -101,9 +110,12 @@ def _batch(number: int, D: int, B: int, device: str) -> Batch:
     return Batch({"h": x_BD}, nowhere, nowhere).to(torch.device(device))
 
 
-def _member(architecture: str, l0: float | None, D: int, F: int, kernels: str, device: str) -> Member:
-    asked = {"l1": [0.3]} if l0 is None else {"l0": [l0]}
-    training = TrainingConfig.model_validate(asked | {"kernels": kernels, "mask": "none", "on_nonfinite": "skip"})
+def _member(
+    architecture: str, l0: float | None, D: int, F: int, kernels: str, device: str, selection: str = "fp32"
+) -> Member:
+    asked: dict[str, Any] = {"l1": [0.3]} if l0 is None else {"l0": [l0]}
+    asked |= {"kernels": kernels, "mask": "none", "on_nonfinite": "skip", "selection": selection}
+    training = TrainingConfig.model_validate(asked)
     sae = SAEConfig(features=F, architecture=architecture, auxk=0.0)
     head = _batch(-1, D, 512, device)
     facts, entry = measure(head, "h", sae, training, 0.3, []), Entry("m", "h", "", None if l0 else 0.3, l0)

@@ -7,7 +7,7 @@ import sys
 import time
 import types
 from collections.abc import Callable
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any
 
 import torch
@@ -38,25 +38,30 @@ def cell(value: float | None, width: int, digits: int) -> str:
     return "-".rjust(width) if value is None else f"{value:{width}.{digits}f}"
 
 
+def quick(call: Callable[[], Any]) -> float | None:
+    """Its median time, in a tenth of a second."""
+    return median_ms(lambda _: call(), [None], 0.1)
+
+
 def time_phases(best: dict[str, float], until: float) -> list[dict[str, Any]]:
     """Every phase of a step and an update at S, M and L, and the least that it can take; none is begun after `until`."""
     print("\nms: phase (floor)")
     found = []
     for size, (D, F, B, L0_) in SHAPES.items():
-        for name, asked in tasks(L0_).items():
-            row = {"size": size, "row": name, "D": D, "F": F, "B": B}
+        for (name, asked), near in product(tasks(L0_).items(), (False, True)):
+            row = {"size": size, "row": f"{name}, {'tf32' if near else 'fp32'}", "D": D, "F": F, "B": B}
             try:
                 if time.monotonic() > until:
                     row["not_timed"] = "no time left for it"
                     found.append(row)
                     continue
-                row |= time_row(D, F, B, L0_, asked, best, lambda call: median_ms(lambda _: call(), [None]), DEVICE)
+                row |= time_row(D, F, B, L0_, asked, best, quick, DEVICE, near)
             except torch.cuda.OutOfMemoryError:
                 row["not_timed"] = "out of memory"
             cells = [
                 f"{key} {cell(ms, 1, 3)} ({row['floor'].get(key, 0):.3f})" for key, ms in row.get("ms", {}).items()
             ]
-            print(f"{size} {name:<10} " + ", ".join(cells), flush=True)
+            print(f"{size} {row['row']:<16} " + ", ".join(cells), flush=True)
             found.append(row)
             torch.cuda.empty_cache()
     return found

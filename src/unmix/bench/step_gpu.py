@@ -1,8 +1,9 @@
 """One training step on a GPU, whole and by phase, beside the least that each can take on it.
 
 The least is what its operations, or its bytes, cost at the rates that this GPU reaches (`gpu_floor`): products in
-float32, copies, and gathers of rows of a table as large as the one that the phase reads. Everything is in float32, and
-activations are skewed: a few features are active on every token.
+float32 or TF32, copies, and gathers of rows of a table as large as the one that the phase reads. The encoder's product
+is in what `auto` would choose (`gpu_trial`), all else in float32. Activations are skewed: a few features are active on
+every token.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from unmix.bench.table import aligned
 from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu, Relu, TopK
 from unmix.dictionary.terms import L0, L1, SquaredError
 from unmix.errors import UserError
-from unmix.kernels import gpu, gpu_adam, gpu_floor, gpu_sparse
+from unmix.kernels import gpu, gpu_adam, gpu_floor, gpu_sparse, gpu_trial
+from unmix.kernels.gpu_find import Margin
 from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.task import Adam, Noise, Task, Weights
 
@@ -41,16 +43,20 @@ def run(
     with torch.cuda.device(device):
         try:
             best, rows = gpu_floor.floors(), {}
+            say("measuring which selection is the faster")
+            trial = gpu_trial.measure(width, features, tokens, device)
+            near = trial.selection == "tf32"
             for name, asked in tasks(max(1, round(l0))).items():
                 say(f"timing the phases of a {name} step; the first time, its kernels are compiled")
-                rows[name] = time_row(width, features, tokens, l0, asked, best, clock, str(device))
+                rows[name] = time_row(width, features, tokens, l0, asked, best, clock, str(device), near)
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             said = str(error).partition("\n")[0]
             raise UserError(f"{said}; give smaller --features or --tokens") from None
         name, memory = torch.cuda.get_device_name(), torch.cuda.get_device_properties(device).total_memory
     settings = {"width": width, "features": features, "tokens": tokens, "l0": l0, "repeats": repeats}
     about = {"gpu": name, "memory_gb": memory / 1e9, "torch": str(torch.__version__)}
-    return {"bench": "step", **about, "settings": settings, "best": best, "rows": rows}
+    auto = {"selection": trial.selection, "border": trial.border, "milliseconds": trial._asdict()}
+    return {"bench": "step", **about, "settings": settings, "best": best, "auto": auto, "rows": rows}
 
 
 def table(found: dict[str, Any]) -> str:
@@ -73,6 +79,9 @@ def table(found: dict[str, Any]) -> str:
             "",
             aligned(lines),
             "",
+            f"auto would select in {found['auto']['selection']}, as above, and take sparse steps of a relu below "
+            f"{found['auto']['border']:.1%} active",
+            "",
             aligned([["this GPU at best", ""], *rates]),
             "",
             f"medians of {s['repeats']} by the device's clock; {found['memory_gb']:,.0f} GB, torch {found['torch']}",
@@ -83,7 +92,9 @@ def table(found: dict[str, Any]) -> str:
 class Encoded(Workspace):
     """Has z already: what is timed with it is without the encoder's product."""
 
-    def encode(self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int) -> Tensor:
+    def encode(
+        self, x_TD: Tensor, weights: Weights, noise: Noise | None, first: int, near: Margin | None = None
+    ) -> Tensor:
         return self.array("z", len(x_TD) * self.features).view(len(x_TD), self.features)
 
 
@@ -106,16 +117,18 @@ def time_row(
     best: dict[str, float],
     clock: Callable[[Callable[[], Any]], float | None],
     device: str,
+    near: bool = False,
 ) -> dict[str, Any]:
     """ms of the encoder's product, selection, per token, per feature, square of the gradient, update; and of them all.
 
-    `best`: what `gpu_floor.floors` found. `clock` times a call. Raises RuntimeError where a step did nothing.
+    `best`: what `gpu_floor.floors` found. `clock` times a call. `near`: the product is in TF32. Raises RuntimeError
+    where a step did nothing.
     """
     x_BD, weights = problem(B, D, F, active, device, skewed=True)
     if isinstance(asked.phi, JumpRelu):
         weights["threshold"] = torch.zeros_like(weights["b_enc"])
-    gradients, workspace, stop_1 = like(weights, 0.0), Encoded(F, weights["b_enc"]), go(x_BD)
-    plain = Workspace(F, weights["b_enc"])
+    gradients, workspace, stop_1 = like(weights, 0.0), Encoded(F, weights["b_enc"], near), go(x_BD)
+    plain = Workspace(F, weights["b_enc"], near)
     found = gpu.step(x_BD, x_BD, weights, gradients, asked, plain)
     assert found is not None
     active = found[1] * F
@@ -139,8 +152,9 @@ def time_row(
         update()
 
     def encode() -> None:
+        margin = plain.margin(x_BD, weights, None)
         for start in range(0, B, plain.tile):
-            plain.encode(x_BD[start : start + plain.tile], weights, None, start)
+            plain.encode(x_BD[start : start + plain.tile], weights, None, start, margin)
 
     calls: dict[str, Callable[[], Any]] = {
         "encode": encode,
@@ -157,23 +171,25 @@ def time_row(
     return {
         "L0": active,
         "ms": ms,
-        "floor": least(D, F, B, active, best),
+        "near": near,
+        "floor": least(D, F, B, active, best, near),
         "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
     }
 
 
-def least(D: int, F: int, B: int, active: float, best: dict[str, float]) -> dict[str, float]:
-    """ms of each phase if nothing but its operations or its bytes took time; all numbers are in float32."""
+def least(D: int, F: int, B: int, active: float, best: dict[str, float], near: bool = False) -> dict[str, float]:
+    """ms of each phase if nothing but its operations or its bytes took time; with `near` candidates are read anew."""
     copy, row, numbers = best["copy_tb_per_s"], 4 * D, 2 * D * F
     gathers = {int(key.split("_")[1]): rate for key, rate in best.items() if key.startswith("gather")}
 
     def gather(table_bytes: float) -> float:
         return gathers[min(gathers, key=lambda size: abs(size * 2**20 - table_bytes))] or copy
 
+    gathered = B * active * row / gather(F * row) / 1e9
     found = {
-        "encode": 2 * B * D * F / best["float32_tflops"] / 1e9,
-        "select": 4 * B * F / copy / 1e9,
-        "per token": B * active * row / gather(F * row) / 1e9,
+        "encode": 2 * B * D * F / best["tf32_tflops" if near else "float32_tflops"] / 1e9,
+        "select": 4 * B * F / copy / 1e9 + (gathered if near else 0),
+        "per token": gathered,
         "per feature": 2 * B * active * row / gather(B * row) / 1e9,
         "square": 4 * numbers / copy / 1e9,
         "update": 28 * numbers / copy / 1e9,

@@ -1,4 +1,4 @@
-"""What a GPU does at best: products in float32, bytes copied, and rows of a table gathered (Triton)."""
+"""What a GPU does at best: products in float32 and in TF32, bytes copied, rows of a table gathered (Triton)."""
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 # (triton reads the annotations of a kernel and takes none but its own)
@@ -14,6 +14,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+
+from unmix.kernels.gpu_launch import products
 
 
 def median_ms(
@@ -41,17 +43,21 @@ def median_ms(
 
 
 def floors() -> dict[str, float]:
-    """TFLOP/s of float32 products without TF32, TB/s of a copy (read and written), TB/s of gathers by table size."""
+    """TFLOP/s of products in float32 and in TF32, TB/s of a copy (read and written), TB/s of gathers by table size."""
     torch.cuda.empty_cache()
-    product = copy = None
+    product = narrow = copy = None
     with suppress(torch.cuda.OutOfMemoryError):
         a, b = torch.randn(8192, 8192, device="cuda"), torch.randn(8192, 8192, device="cuda")
-        product = median_ms(lambda b: torch.mm(a, b), [b, b + 1])
+        with products(tf32=False):
+            product = median_ms(lambda b: torch.mm(a, b), [b, b + 1])
+        with products(tf32=True):
+            narrow = median_ms(lambda b: torch.mm(a, b), [b, b + 1])
         big = torch.randn(2**29, device="cuda")
         copy = median_ms(lambda other: other.copy_(big), [torch.empty_like(big), torch.empty_like(big)])
-    if not product or not copy:
+    if not product or not narrow or not copy:
         raise MemoryError("about 7 GiB of free GPU memory are needed")
-    found = {"float32_tflops": 2 * 8192**3 / product / 1e9, "copy_tb_per_s": 2 * 4 * 2**29 / copy / 1e9}
+    rates = {"float32_tflops": 2 * 8192**3 / product / 1e9, "tf32_tflops": 2 * 8192**3 / narrow / 1e9}
+    found = rates | {"copy_tb_per_s": 2 * 4 * 2**29 / copy / 1e9}
     for megabytes in (16, 32, 200, 2000):
         found[f"gather_{megabytes}_mb_tb_per_s"] = gathered(megabytes * 2**20 // (4 * 1024))
     return found
