@@ -20,6 +20,7 @@ from torch import Tensor
 
 _ORDER, _ROWS = 1, 2  # which permutation a generator is for
 _FORWARD_TOKENS = 2048  # tokens a forward pass: long enough for the matrix products, short enough for the cache
+_FORWARD_TOKENS_ELSEWHERE = 16_384  # on a device that takes longer to be told what to do than to do it
 
 
 class Batch(NamedTuple):
@@ -127,7 +128,7 @@ class Stream:
         destination[order] = torch.arange(len(order))  # row r of the chunk is written where the shuffle wants it
         destination = destination.to(self.device)
         arrays = {hook: torch.empty(len(order), width, device=self.device) for hook, width in self.widths.items()}
-        per_pass = max(1, _FORWARD_TOKENS // t)
+        per_pass = max(1, (_FORWARD_TOKENS if self.device.type == "cpu" else _FORWARD_TOKENS_ELSEWHERE) // t)
         for start in range(0, c, per_pass):
             found = self.model.activations(ids_CT[start : start + per_pass], self.hooks)
             at = slice(start * t, (start + per_pass) * t)
