@@ -124,8 +124,8 @@ def record(call: Callable[[], Any], workspace: Workspace) -> tuple[Any, Any]:
     """(a graph of what the call launches, what it answers); nothing is run."""
     cuda: Any = torch.cuda
     if workspace.recording is None:
-        workspace.recording = cuda.graph_pool_handle(), cuda.Stream(workspace.like.device)
-    pool, stream = workspace.recording
+        workspace.recording = cuda.graph_pool_handle(), cuda.Stream(workspace.like.device), None
+    pool, stream, _ = workspace.recording
     graph, here, collects = cuda.CUDAGraph(), cuda.current_stream(workspace.like.device), gc.isenabled()
     stream.wait_stream(here)
     gc.disable()  # what is freed meanwhile must not be a graph
@@ -140,6 +140,7 @@ def record(call: Callable[[], Any], workspace: Workspace) -> tuple[Any, Any]:
         if collects:
             gc.enable()
     here.wait_stream(stream)
+    workspace.recording = pool, stream, graph  # memory that no graph has is given back, and its name is good no more
     return graph, found
 
 

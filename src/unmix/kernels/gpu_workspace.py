@@ -35,7 +35,7 @@ class Workspace:
         self.version = 0
         """Another one once an array or a room has changed: what was recorded before reads and writes the old ones."""
         self.recording: Any = None
-        """(the memory of recorded steps, the stream that they are recorded on)."""
+        """(the memory of recorded steps, the stream that they are recorded on, the newest of them)."""
         self._room: dict[str, int] = {}
         self._kept: dict[str, Tensor] = {}
         self._ends: dict[tuple[int, ...], Tensor] = {}
