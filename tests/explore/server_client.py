@@ -52,7 +52,7 @@ class Running:
     def __init__(self, served):
         from unmix.explore import server_app  # only where Starlette is installed
 
-        self.workers = server_app.Workers(Worker(), Worker())
+        self.served, self.workers = served, server_app.Workers(Worker(), Worker())
         self.socket = listen(0)
         self.port = self.socket.getsockname()[1]
         app = server_app.application(served, next(iter(served.members.values())).site, TOKEN, self.workers)

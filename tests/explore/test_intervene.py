@@ -14,7 +14,7 @@ from unmix.dictionary.per_token import ByLength, LayerNorm
 from unmix.errors import UserError
 from unmix.evaluation.splice import splice, with_feature
 from unmix.explore import intervene as module
-from unmix.explore.intervene import Cancelled, Change, change_features, intervene
+from unmix.explore.intervene import Cancelled, Change, Outcome, change_features, intervene
 from unmix.explore.prompt import prompt_ids, separator_id
 from unmix.lm.model import load_language_model
 
@@ -145,6 +145,21 @@ def test_one_position_changes_nothing_before_it(lm):
 
     wanted = logp_of_next(spliced_logits(lm, ids_T, there), ids_T)
     assert torch.allclose(found.changed.logp_T[:-1], wanted, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("generate", [0, 1, 5])
+def test_what_is_heard_grows_to_what_is_found(lm, generate):
+    sae, heard = dictionary(), list[Outcome]()
+    ids_T = prompt_ids(lm, TEXT).ids_T
+    found = intervene(lm, HOOK, sae, ids_T, [Change(3, "add", 5.0)], generate=generate, seed=2, heard=heard.append)
+    longest = max(len(found.plain.generated), len(found.changed.generated))
+    assert longest == generate
+    for n, outcome in enumerate(heard):
+        for row, whole in ((outcome.plain, found.plain), (outcome.changed, found.changed)):
+            assert row.generated == whole.generated[:n]
+            assert row.next == whole.next
+            assert torch.equal(row.logp_T[:-1], whole.logp_T[:-1])
+    assert len(heard) == longest + 1
 
 
 @pytest.mark.parametrize("family", ["gpt2", "llama", "gemma3_text", "mamba2", "openai-gpt"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
+from threading import Event, Thread
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -26,6 +26,8 @@ class Scripted(SimpleHTTPRequestHandler):
 
     asked: list[tuple[str, dict[str, Any]]]
     windows: list[dict[str, Any]]
+    let_go: Event
+    last: dict[str, Any] | None = None
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
@@ -35,12 +37,27 @@ class Scripted(SimpleHTTPRequestHandler):
             status, answer = 403, {"error": "X-Unmix-Token is missing; open the address that unmix printed last"}
         elif body.get("text") == "busy":
             status, answer = 429, {"error": "four requests are waiting already; ask again in a moment"}
+        if status == 200 and body.get("stream"):
+            return self.tell(answer)
         said = json.dumps(answer).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(said)))
         self.end_headers()
         self.wfile.write(said)
+
+    def tell(self, answer: dict[str, Any]) -> None:
+        """What is predicted; once it is let go, what is written, in two pieces that end in the midst of a line."""
+        self.send_response(200)
+        self.send_header("Content-Type", "application/x-ndjson")
+        self.end_headers()
+        written = {"generated": answer["generated"]}
+        lines = [answer | {"generated": {"plain": [], "changed": []}}, written, self.last or answer]
+        said = b"".join(json.dumps(line, ensure_ascii=False).encode() + b"\n" for line in lines)
+        cut = said.index(b"\n") + 20
+        self.wfile.write(said[:cut])
+        self.let_go.wait(20)
+        self.wfile.write(said[cut:])
 
     def prompt(self, body: dict[str, Any]) -> dict[str, Any]:
         words = [(SPECIAL, "<|endoftext|>"), (23, " the"), (500, "<img src=x onerror=window.hacked=1>")]
@@ -91,7 +108,9 @@ def served(browser: Browser, tmp_path: Path) -> Iterator[Served]:
     windows = [window(truth, f_ST, s, p) for s, p in places[:15]]
     for w in windows:  # a server sends the ids too
         w["ids"] = truth.ids_ST[w["s"], w["p"] : w["p"] + w["n"]].tolist()
-    handler = type("Handler", (Scripted,), {"asked": [], "windows": windows})
+    let_go = Event()
+    let_go.set()
+    handler = type("Handler", (Scripted,), {"asked": [], "windows": windows, "let_go": let_go})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(tmp_path)))
     thread = Thread(target=server.serve_forever)
     thread.start()
@@ -146,6 +165,36 @@ def test_features_are_changed_and_both_texts_stand_side_by_side(served: Served) 
     shift = page.locator(".steer figure .text-box span[title][class]").all()
     assert [span.get_attribute("class") for span in shift] == ["h3", "b9"]
     assert page.evaluate("window.hacked") is None
+
+
+def test_what_is_written_comes_as_it_is_written(served: Served) -> None:
+    page = served.go("#/m/l0-2/prompt?steer=11")
+    page.locator("#prompt").fill("the cat")
+    served.handler.let_go.clear()
+    run = page.locator("button.main", has_text="Run")
+    run.click()
+    changed = page.locator("section[aria-label=changed]")
+    changed.locator("tbody tr").first.wait_for()
+    assert changed.locator("tbody tr").first.inner_text().split() == ["<script>", "25", "%"]
+    assert changed.locator(".text-box").count() == 0
+    assert run.is_disabled()
+    assert page.locator("[aria-live][aria-busy=true]").count() == 1
+    served.handler.let_go.set()
+    changed.locator(".text-box").wait_for()
+    assert changed.locator(".text-box").inner_text() == VOCABULARY[25].decode()
+    page.locator("button.main:enabled", has_text="Run").wait_for()
+    assert page.locator("[aria-live][aria-busy=false]").count() == 1
+    assert page.locator(".failure").count() == 0
+
+
+def test_what_goes_wrong_while_it_writes_is_said(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(served.handler, "last", {"error": "the server is stopping"})
+    page = served.go("#/m/l0-2/prompt?steer=11")
+    page.locator("#prompt").fill("the cat")
+    page.locator("button.main", has_text="Run").click()
+    page.locator(".failure", has_text="the server is stopping").wait_for()
+    assert page.locator("section[aria-label=plain] .text-box").inner_text() == VOCABULARY[24].decode()
+    page.locator("button.main:enabled", has_text="Run").wait_for()
 
 
 def test_more_examples_come_from_the_store(served: Served) -> None:

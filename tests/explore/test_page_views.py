@@ -148,7 +148,7 @@ def test_numbers_are_those_of_the_data(opened: Open, site: tuple[Path, Truth]) -
     walk = opened()
     page = walk.go("#/")
     assert "564 held-out tokens of made up, 12 sequences of 48" in page.locator(".over").inner_text()
-    assert "the first token of every sequence (12 tokens)" in page.locator(".over").inner_text()
+    assert "Left out (12 tokens): the first token of every sequence." in page.locator(".over").inner_text()
     row = page.locator(".members tbody tr").nth(1).inner_text()
     assert all(number in row for number in ("l0-4", "0.930", "0.1200 ± 0.0100", "chosen"))
     record = feature(truth, "l0-2", "l0-4", 11, np.random.default_rng(0))

@@ -12,7 +12,7 @@ from explore.tiny_explored import HOOKS, TOKENS, files_of
 
 from unmix.evaluation.opened import open_subject
 from unmix.evaluation.subject import find_subject
-from unmix.explore import derive, geometry, publish, store
+from unmix.explore import derive, geometry, publish, store, token_budget
 from unmix.explore.build import Wanted, build
 from unmix.explore.duck import read_parquet
 from unmix.explore.examples import BANDS
@@ -240,6 +240,21 @@ def test_blocks_and_the_collector_change_nothing(folder, whole, out, monkeypatch
     build(folder, out, Wanted(), [].append)
     assert gc.isenabled()
     assert files_of(out) == files_of(whole)
+
+
+def test_all_members_token_files_keep_to_the_bytes_of_a_site(folder, whole, out, monkeypatch):
+    def size(built):
+        return sum(path.stat().st_size for name in MEMBERS for path in (built / "site" / name / "t").iterdir())
+
+    monkeypatch.setattr(token_budget, "BYTES", int(0.8 * size(whole)))
+    build(folder, out, Wanted(), [].append)
+    assert 0.6 * size(whole) < size(out) <= 0.8 * size(whole)
+    for row in read_script((out / "site" / "manifest.js").read_bytes())["members"]:
+        assert row["sequences"] == 23  # every example opens, with fewer features a token
+        assert token_budget.LEAST <= row["strongest"] <= token_budget.MOST
+        pages = sorted((out / "site" / row["name"] / "t").iterdir())
+        rows = [found for page in pages for found in read_tokens(read_bytes(page.read_bytes()), 16)]
+        assert max(len(token) for found in rows for token in found["f"]) <= row["strongest"]
 
 
 def test_costs_and_the_choice_of_the_run_are_shown(own, out):

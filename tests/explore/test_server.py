@@ -67,6 +67,43 @@ def test_strength_0_changes_no_logit(running):
     assert 1 <= len(found["generated"]["plain"]) <= 8
 
 
+def test_a_streamed_answer_tells_what_is_predicted_and_then_each_token(running):
+    asked = prompt(changes=[{"feature": 3, "kind": "add", "strength": 2}], generate=6, seed=4)
+    _, whole = running.ask("/api/intervene", asked)
+    status, headers, content = running.send("/api/intervene", asked | {"stream": True})
+    assert (status, headers["Content-Type"]) == (200, "application/x-ndjson")
+    assert "frame-ancestors 'none'" in headers["Content-Security-Policy"]
+    first, *parts, last = map(json.loads, content.splitlines())
+    assert first == whole | {"generated": {"plain": [], "changed": []}}
+    assert last == whole
+    written = whole["generated"]
+    assert len(parts) == max(map(len, written.values())) > 1
+    for n, part in enumerate(parts, 1):
+        assert part == {"generated": {side: tokens[:n] for side, tokens in written.items()}}
+
+
+def test_a_streamed_request_that_does_not_fit_is_refused_as_others_are(running):
+    changes = [{"feature": 99, "kind": "ablate"}]
+    status, found = running.ask("/api/intervene", prompt(changes=changes, generate=6, stream=True))
+    assert (status, "feature 99 is not there" in found["error"]) == (400, True)
+
+
+def test_what_goes_wrong_behind_the_first_part_is_the_last_line(running, monkeypatch, caplog):
+    def answer(served, request, asked, tell):
+        tell({"kl": []})
+        raise RuntimeError("first\nsecond")
+
+    monkeypatch.setattr(api, "answer_intervene", answer)
+    fresh = Running(running.served)
+    try:
+        status, _, content = fresh.send("/api/intervene", prompt(changes=[], stream=True))
+    finally:
+        fresh.close()
+    assert status == 200
+    assert [json.loads(line) for line in content.splitlines()] == [{"kl": []}, {"error": "RuntimeError: first second"}]
+    assert "a request failed" in caplog.text
+
+
 def test_strengths_are_in_units_of_the_maximum(running, served):
     member = served.members["l0-5"]
     ids_T = prompt_ids(served.lm, TEXT).ids_T
@@ -211,9 +248,9 @@ def test_a_damaged_site_is_said_as_json(served, tmp_path, caplog):
 
 
 def test_a_token_with_very_many_features_says_how_many_are_left_out(served, monkeypatch):
-    whole = api.answer_prompt(served, api.PromptRequest(**prompt()), lambda: False)["tokens"]
+    whole = api.answer_prompt(served, api.PromptRequest(**prompt()), lambda: False, print)["tokens"]
     monkeypatch.setattr(api, "KEPT", 3)
-    cut = api.answer_prompt(served, api.PromptRequest(**prompt()), lambda: False)["tokens"]
+    cut = api.answer_prompt(served, api.PromptRequest(**prompt()), lambda: False, print)["tokens"]
     assert max(token["more"] for token in cut) > 0
     for all_of, some in zip(whole, cut, strict=True):
         assert all_of["more"] == 0

@@ -29,10 +29,12 @@ pytest.importorskip("uvicorn")
 class Held:
     """The model's thread, kept busy until it is let go; what is asked of it is seen."""
 
-    def __init__(self, monkeypatch):
+    def __init__(self, monkeypatch, said=None):
         self.started, self.go, self.cancelled = threading.Semaphore(0), threading.Event(), threading.Event()
 
-        def answer(served, request, asked):
+        def answer(served, request, asked, tell):
+            if said is not None:
+                tell(said)
             self.started.release()
             while not self.go.wait(0.005):
                 if asked():
@@ -71,8 +73,9 @@ def test_more_than_the_queue_holds_is_sent_away(served, monkeypatch):
         running.close()
 
 
-def test_a_client_that_goes_away_cancels(served, monkeypatch):
-    held = Held(monkeypatch)
+@pytest.mark.parametrize("said", [None, {"part": 1}])
+def test_a_client_that_goes_away_cancels(served, monkeypatch, said):
+    held = Held(monkeypatch, said)
     running = Running(served)
     try:
         body = json.dumps(prompt()).encode()
@@ -81,6 +84,8 @@ def test_a_client_that_goes_away_cancels(served, monkeypatch):
             head += f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
             client.sendall(head.encode() + body)
             assert held.started.acquire(timeout=WAIT)
+            if said is not None:
+                assert b"application/x-ndjson" in client.recv(4096)
         assert held.cancelled.wait(WAIT)
         until(lambda: running.workers.model.held == 0)
     finally:
@@ -108,6 +113,19 @@ def test_stopping_does_not_wait_for_the_model(served, monkeypatch):
     thread.join(WAIT)
     assert held.cancelled.is_set()
     assert found == [(503, {"error": "the server is stopping"})]
+
+
+def test_stopping_ends_what_is_streamed(served, monkeypatch):
+    held = Held(monkeypatch, {"part": 1})
+    running = Running(served)
+    thread, found = later(lambda: running.send("/api/prompt", prompt()))
+    assert held.started.acquire(timeout=WAIT)
+    running.close()
+    thread.join(WAIT)
+    assert held.cancelled.is_set()
+    [(status, _, content)] = found
+    assert status == 200
+    assert [json.loads(line) for line in content.splitlines()] == [{"part": 1}, {"error": "the server is stopping"}]
 
 
 def until(true):

@@ -56,7 +56,7 @@ def opened(folder, out=None, **more):
 
 
 def ask(served, **request):
-    return api.answer_feature(served, api.FeatureRequest(**request), lambda: False)
+    return api.answer_feature(served, api.FeatureRequest(**request), lambda: False, print)
 
 
 def test_values_are_those_of_the_site(folder):
@@ -69,7 +69,7 @@ def test_values_are_those_of_the_site(folder):
         page["ids"] = SiteText(site, 16).id_R[:16].tolist()
         assert member.hook in name
         text = b"".join(map(served.bytes_of, page["ids"][1:])).decode()
-        answer = api.answer_prompt(served, api.PromptRequest(member=name, text=text), lambda: False)
+        answer = api.answer_prompt(served, api.PromptRequest(member=name, text=text), lambda: False, print)
         assert [token["id"] for token in answer["tokens"]] == page["ids"]
         assert [token["norm"] for token in answer["tokens"]] == pytest.approx(page["norm"], rel=1e-3)
         assert [token["err"] for token in answer["tokens"]] == pytest.approx(page["err"], rel=2e-3)

@@ -7,7 +7,7 @@ from explore.stores import ALWAYS, MEMBER, make_world, write_store
 from unmix.explore import token_pages
 from unmix.explore.pack import of_planes, planes
 from unmix.explore.texts import SiteText, text_pages
-from unmix.explore.token_pages import Kept, kept, read_tokens, real, unreal
+from unmix.explore.token_pages import read_tokens, real, unreal
 
 
 def strongest(world, t, most):
@@ -22,7 +22,7 @@ def test_the_strongest_of_each_token_are_the_twins(tmp_path, monkeypatch, most, 
     world = make_world(0)
     store = write_store(world, tmp_path, shard_sequences, parts)
     wanted = list(range(40)) if most == 64 else [0, 3, 9, 10, 21, *range(25, 40)]
-    pages = dict(token_pages.token_pages(store, MEMBER, world.text, Kept(wanted, most)))
+    pages = dict(token_pages.token_pages(store, MEMBER, world.text, wanted, most))
     assert list(pages) == [f"{MEMBER}/t/{n:05d}" for n in range(-(-len(wanted) // 16))]
     found = [row for page in pages.values() for row in read_tokens(page, world.T)]
     assert len(found) == len(wanted)
@@ -33,18 +33,6 @@ def test_the_strongest_of_each_token_are_the_twins(tmp_path, monkeypatch, most, 
             assert row["more"][t] == left
             assert (t in row["m"]) == world.masked_R[s * world.T + t]
     assert any(ALWAYS in dict(pairs) for row in found for pairs in row["f"])
-
-
-def test_every_sequence_is_kept_while_a_few_features_of_each_token_fit(monkeypatch):
-    monkeypatch.setattr(token_pages, "ENTRIES", 40)
-    windows_S, few = np.array([0, 3, 1, 3]), np.full(8, 5)
-    assert kept(windows_S, few, 2) == Kept([0, 1, 2, 3], 64)  # 40 entries
-    assert kept(windows_S, few + 1, 2) == Kept([0, 1, 2, 3], 5)  # 48, were all kept
-    monkeypatch.setattr(token_pages, "ENTRIES", 16)
-    monkeypatch.setattr(token_pages, "LEAST_SEQUENCES", 1)
-    assert kept(windows_S, few, 2) == Kept([1, 3], 4)  # those with the most examples
-    monkeypatch.setattr(token_pages, "ENTRIES", 0)
-    assert kept(windows_S, few, 2) == Kept([1], 4)
 
 
 def test_a_real_number_keeps_four_digits():

@@ -13,19 +13,31 @@ export function takeToken(): void {
   dispatchEvent(new HashChangeEvent("hashchange"));
 }
 
-async function post<T>(path: string, body: unknown): Promise<T> {
-  let answer: Response;
+/** The answer: lines of JSON, mostly one. The keys of each are new or replace those before; `heard` is told each time. */
+async function post<T extends object>(path: string, body: object, heard?: (said: T) => void): Promise<T> {
+  let said = {} as T & { error?: string }, refused = 0;
   try {
-    answer = await fetch(path, {
+    const answer = await fetch(path, {
       method: "POST",
       headers: { "Content-Type": "application/json", "X-Unmix-Token": sessionStorage.getItem(KEPT) ?? "" },
       body: JSON.stringify(body),
     });
+    if (!answer.ok) refused = answer.status;
+    const reader = answer.body!.pipeThrough(new TextDecoderStream()).getReader();
+    for (let left = "", done = false; !done; ) {
+      const part = await reader.read();
+      done = part.done;
+      const lines = (left + (part.value ?? "\n")).split("\n");
+      left = lines.pop()!;
+      for (const line of lines.filter(Boolean)) {
+        said = { ...said, ...JSON.parse(line) };
+        if (!refused && !said.error) heard?.(said);
+      }
+    }
   } catch {
     throw new Error("The server does not answer. Is `unmix explore` still running?");
   }
-  const said = (await answer.json().catch(() => ({}))) as T & { error?: string };
-  if (!answer.ok) throw new Error(said.error ?? `The server answered ${answer.status}.`);
+  if (refused || said.error) throw new Error(said.error ?? `The server answered ${refused}.`);
   return said;
 }
 
@@ -72,13 +84,15 @@ export interface Ask {
   temperature: number;
 }
 
-export async function intervene(ask: Ask): Promise<Intervened> {
-  const said = await post<Intervened>("/api/intervene", ask);
-  for (const side of ["plain", "changed"] as const) {
-    learn(said.generated?.[side] ?? []);
-    learn((said.next?.[side] ?? []).map(([id, bytes]) => ({ id, bytes })));
-  }
-  return said;
+/** `heard` is told at once what is predicted, then with every token that is written. */
+export async function intervene(ask: Ask, heard: (said: Intervened) => void): Promise<void> {
+  await post<Intervened>("/api/intervene", { ...ask, stream: true }, (said) => {
+    for (const side of ["plain", "changed"] as const) {
+      learn(said.generated[side]);
+      learn(said.next[side].map(([id, bytes]) => ({ id, bytes })));
+    }
+    heard(said);
+  });
 }
 
 export async function moreExamples(member: string, feature: number, offset: number, order: string): Promise<Window[]> {

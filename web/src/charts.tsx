@@ -1,6 +1,6 @@
 // Charts as small SVG functions. Each has words for those who do not see it.
 import type { ComponentChildren } from "preact";
-import { short } from "./format";
+import { short, within } from "./format";
 
 const LEFT = 48, RIGHT = 14, TOP = 12, BOTTOM = 38;
 
@@ -38,6 +38,10 @@ function place(axis: Axis, from: number, to: number): (x: number) => number {
   return (x) => from + ((f(x) - f(axis.low)) / span) * (to - from);
 }
 
+function Tick({ x, y, anchor = "middle", children }: { x: number; y: number; anchor?: Label["anchor"]; children: ComponentChildren }) {
+  return <text class="tick" x={x} y={y} text-anchor={anchor}>{children}</text>;
+}
+
 export function Frame({ x, y, words, width = 420, height = 270, children }: {
   x: Axis;
   y: Axis;
@@ -54,14 +58,14 @@ export function Frame({ x, y, words, width = 420, height = 270, children }: {
       {ticks(y).map((at) => (
         <g>
           <line class="grid" x1={LEFT} x2={width - RIGHT} y1={py(at)} y2={py(at)} />
-          <text class="tick" x={LEFT - 7} y={py(at) + 4} text-anchor="end">{(y.text ?? short)(at)}</text>
+          <Tick x={LEFT - 7} y={py(at) + 4} anchor="end">{(y.text ?? short)(at)}</Tick>
         </g>
       ))}
       <line class="axis" x1={LEFT} x2={width - RIGHT} y1={base} y2={base} />
       {ticks(x).map((at) => (
         <g>
           <line class="axis" x1={px(at)} x2={px(at)} y1={base} y2={base + 4} />
-          <text class="tick" x={px(at)} y={base + 16} text-anchor="middle">{(x.text ?? short)(at)}</text>
+          <Tick x={px(at)} y={base + 16}>{(x.text ?? short)(at)}</Tick>
         </g>
       ))}
       <text class="axis-name" x={width - RIGHT} y={height - 4} text-anchor="end">{x.name}</text>
@@ -120,14 +124,11 @@ interface Box {
 function beside(dots: Dot[], px: (x: number) => number, py: (y: number) => number): (Label | null)[] {
   const taken: Box[] = dots.map((dot) => ({ x: px(dot.x) - 5, y: py(dot.y) - 5, w: 10, h: 10 }));
   return dots.map((dot) => {
-    const w = dot.name.length * 6.6, h = 12, cx = px(dot.x), cy = py(dot.y);
-    const tries: [Label, Box][] = [
-      [{ x: cx + 9, y: cy + 4, anchor: "start" }, { x: cx + 9, y: cy - 6, w, h }],
-      [{ x: cx - 9, y: cy + 4, anchor: "end" }, { x: cx - 9 - w, y: cy - 6, w, h }],
-      [{ x: cx, y: cy - 10, anchor: "middle" }, { x: cx - w / 2, y: cy - 20, w, h }],
-      [{ x: cx, y: cy + 19, anchor: "middle" }, { x: cx - w / 2, y: cy + 9, w, h }],
-    ];
-    for (const [label, box] of tries) {
+    const w = dot.name.length * 6.6;
+    const tries: [number, number, Label["anchor"], number][] = [[9, 4, "start", 0], [-9, 4, "end", w], [0, -10, "middle", w / 2], [0, 19, "middle", w / 2]];
+    for (const [right, down, anchor, before] of tries) {
+      const label = { x: px(dot.x) + right, y: py(dot.y) + down, anchor };
+      const box = { x: label.x - before, y: label.y - 10, w, h: 12 };
       const inside = box.x >= LEFT && box.x + box.w <= 420 && box.y >= 0 && box.y + box.h <= 270 - BOTTOM;
       if (inside && !taken.some((other) => meet(box, other))) {
         taken.push(box);
@@ -185,7 +186,7 @@ export function Histogram({ edges: own, counts, more, bands, mark, words }: {
         <g>
           <rect class={n % 2 ? "band odd" : "band"} x={px(band.low)} width={Math.max(0, px(band.high) - px(band.low))} y={top - 16} height={base - top + 16} />
           {px(band.high) - px(band.low) > 34 && (
-            <text class="tick" x={(px(band.low) + px(band.high)) / 2} y={top - 4} text-anchor="middle">{band.share}</text>
+            <Tick x={(px(band.low) + px(band.high)) / 2} y={top - 4}>{band.share}</Tick>
           )}
         </g>
       ))}
@@ -194,7 +195,7 @@ export function Histogram({ edges: own, counts, more, bands, mark, words }: {
         return <rect class={layer < length - 1 ? "column in" : "column"} x={px(edges[n]) + 0.75} width={Math.max(0.5, px(edges[n + 1]) - px(edges[n]) - 1.5)} y={base - h} height={h}><title>{`${n < own.length - 1 ? `${short(edges[n])} to ${short(edges[n + 1])}` : `above ${short(last)}`}: ${count}`}</title></rect>;
       }))}
       <line class="axis" x1={left} x2={width - right} y1={base} y2={base} />
-      {ticks({ low, high, name: "" }).map((at) => <text class="tick" x={Math.min(width - 14, Math.max(6, px(at)))} y={base + 15} text-anchor="middle">{short(at)}</text>)}
+      {ticks({ low, high, name: "" }).map((at) => <Tick x={within(px(at), 6, width - 14)} y={base + 15}>{short(at)}</Tick>)}
       {mark !== null && <line class="mark" x1={px(Math.min(mark, high))} x2={px(Math.min(mark, high))} y1={top - 16} y2={base + 4} />}
     </svg>
   );
@@ -211,8 +212,8 @@ export function Columns({ shares, ends, words }: { shares: number[]; ends: [stri
         return <rect class="column" x={n * step + 1} width={step - 2} y={base - h} height={h}><title>{`${Math.round(share * 1000) / 10} %`}</title></rect>;
       })}
       <line class="axis" x1={0} x2={width} y1={base} y2={base} />
-      <text class="tick" x={0} y={height - 3}>{ends[0]}</text>
-      <text class="tick" x={width} y={height - 3} text-anchor="end">{ends[1]}</text>
+      <Tick x={0} y={height - 3} anchor="start">{ends[0]}</Tick>
+      <Tick x={width} y={height - 3} anchor="end">{ends[1]}</Tick>
     </svg>
   );
 }

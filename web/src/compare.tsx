@@ -4,7 +4,7 @@ import { loadFeature, loadSequence, member as memberOf, useIndex } from "./data"
 import { Inspector, Rows } from "./examples";
 import { fixed, percent, whole } from "./format";
 import { useKeys } from "./keys";
-import { Bars, Failure, Kicker, None, Options, Over, Remark, Small, Switch, Tokens, Waiting, Wide, Words } from "./parts";
+import { Bars, Failure, Filled, Head, None, Open, Options, Over, Remark, Small, Switch, Waiting, Wide } from "./parts";
 import { link, replace, toFeature, toMember } from "./route";
 import { Members } from "./sweep";
 import type { Feature, Index, Member, Window } from "./types";
@@ -31,13 +31,9 @@ export function Compare({ a, b, i }: { a: Member; b: Member; i: number | null })
   const mine = left?.match?.[b.name], theirs = right?.match?.[a.name];
   return (
     <main class="wide">
-      <header class="page">
-        <div>
-          <Kicker>Two dictionaries side by side</Kicker>
-          <h1><a href={toMember(a.name)}>{a.name}</a> <span class="with">and</span> <a href={toMember(b.name)}>{b.name}</a></h1>
-        </div>
+      <Head kicker="Two dictionaries side by side" title={<><a href={toMember(a.name)}>{a.name}</a> <span class="with">and</span> <a href={toMember(b.name)}>{b.name}</a></>}>
         <nav class="walk"><a class="button" href={link("compare", b.name, a.name)}>swap</a></nav>
-      </header>
+      </Head>
       <Over />
       <Members of={[a, b]} />
       <Failure error={error} />
@@ -54,10 +50,11 @@ function Matches({ a, b, read: [left, right], i }: { a: Member; b: Member; read:
   const [shown, setShown] = useState(50);
   const alive = (one: Read) => Array.from(one.index.density, (density, n) => (density ? n : -1)).filter((n) => n >= 0);
   const mine = alive(left), theirs = alive(right);
-  const sorted = (kind: Kind) => mine.filter((n) => kindOf(n, left.match, right.match, bar) === kind).sort((x, y) => (left.match.cos[y] ?? 0) - (left.match.cos[x] ?? 0) || x - y);
+  const sorted = (kind: Kind, all: number[], { match: { cos, j } }: Read, other: Read) =>
+    all.filter((n) => kindOf(n, { cos, j }, other.match, bar) === kind).sort((x, y) => (cos[y] ?? 0) - (cos[x] ?? 0) || x - y);
+  const ours = (kind: Kind) => sorted(kind, mine, left, right);
   const groups: Record<Kind | "onlyB", number[]> = {
-    shared: sorted("shared"), split: sorted("split"), only: sorted("only"),
-    onlyB: theirs.filter((n) => kindOf(n, right.match, left.match, bar) === "only").sort((x, y) => (right.match.cos[y] ?? 0) - (right.match.cos[x] ?? 0) || x - y),
+    shared: ours("shared"), split: ours("split"), only: ours("only"), onlyB: sorted("only", theirs, right, left),
   };
   const names: [Kind | "onlyB", string, number][] = [
     ["shared", "shared", mine.length], ["split", "split", mine.length], ["only", `only in ${a.name}`, mine.length], ["onlyB", `only in ${b.name}`, theirs.length],
@@ -74,11 +71,11 @@ function Matches({ a, b, read: [left, right], i }: { a: Member; b: Member; read:
     const j = match.j[n];
     return (
       <tr class={n === open ? "chosen" : ""}>
-        <Words><a href={toFeature(from.name, n)}>{n}</a></Words>
-        <td class="text fill"><Tokens ids={one.index.tokens[n]} /></td>
+        <Open member={from} i={n} />
+        <Filled ids={one.index.tokens[n]} />
         <td>{j >= 0 ? fixed(match.cos[n]) : "–"}</td>
-        <Words>{j >= 0 && <a href={toFeature(to.name, j)}>{j}</a>}</Words>
-        <td class="text fill">{j >= 0 && <Tokens ids={other.index.tokens[j]} />}</td>
+        <Open member={to} i={j} />
+        <Filled ids={other.index.tokens[j]} />
         <td>{j >= 0 && kind !== "onlyB" && <a href={link("compare", a.name, b.name, n)} aria-label={`see both: ${n} and ${j}`}>see both</a>}</td>
       </tr>
     );

@@ -1,7 +1,8 @@
 // Examples as concordance lines: one line a row, the peaks in a column, so that the eye compares what is around them.
 import { useMemo, useRef, useState } from "preact/hooks";
 import { kept } from "./data";
-import { percent, short } from "./format";
+import { percent, short, within } from "./format";
+import { modified } from "./keys";
 import { Parts, Token, Unseen } from "./parts";
 import { go, toToken } from "./route";
 import { type Store, store } from "./store";
@@ -93,8 +94,8 @@ function Line({ w, context, scale, chosen }: LineProps) {
       </span>
     );
   };
-  const before = all.map((piece, at) => (at < peak && shown(piece) ? draw(piece, at) : null));
-  const after = all.map((piece, at) => (at >= peak && shown(piece) ? draw(piece, at) : null));
+  const drawn = all.map((piece, at) => (shown(piece) ? draw(piece, at) : null));
+  const before = drawn.slice(0, peak), after = drawn.slice(peak);
   return wrap ? <span class="whole">{before}{after}</span> : (
     <>
       <span class="before"><span>{before}</span></span>
@@ -130,8 +131,8 @@ export function Rows({ member, windows, max, context, perRow, label, again }: Ro
     if (kept(member, s)) go(toToken(member, s, position));
   };
   const move = (to: number, at: number) => {
-    const next = Math.max(0, Math.min(windows.length - 1, to));
-    const place = { row: next, at: Math.max(0, Math.min(prepare(windows[next]).pieces.length - 1, at)) };
+    const next = within(to, 0, windows.length - 1);
+    const place = { row: next, at: within(at, 0, prepare(windows[next]).pieces.length - 1) };
     setOn(place);
     show(place);
     (list.current?.children[next] as HTMLElement | undefined)?.focus();
@@ -146,7 +147,7 @@ export function Rows({ member, windows, max, context, perRow, label, again }: Ro
       ArrowUp: () => move(row - 1, prepare(windows[Math.max(row - 1, 0)]).peak),
       Enter: () => open({ row, at }),
     };
-    if (!acts[event.key] || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!acts[event.key] || modified(event)) return;
     event.preventDefault();
     acts[event.key]();
   };

@@ -9,9 +9,10 @@ import { focusOn, useKeys } from "./keys";
 import { notes, trouble, write } from "./notes";
 import { beside, choices, orderOf, places } from "./order";
 import { Aside, Below } from "./panels";
-import { Failure, Kicker, None, Options, Over, Remark, Said, Small, Switch, Waiting } from "./parts";
+import { Failure, Head, None, Options, Over, Remark, Said, Small, Switch, Waiting } from "./parts";
 import { go, link, route, setQuery, toFeature, toMember } from "./route";
 import { store } from "./store";
+import { useTask } from "./task";
 import type { Band, Description, Descriptions, Feature, Index, Member, Window } from "./types";
 
 export type Tab = "top" | "uniform" | "value" | "mass" | "near" | "silent";
@@ -56,18 +57,14 @@ export function FeaturePage({ member, i }: { member: Member; i: number }) {
     return <main><h1>No feature {i}</h1><p>{member.name} has features 0 to {member.features - 1}.</p><p><a href={toMember(member.name)}>All features</a></p></main>;
   return (
     <main class="wide">
-      <header class="page">
-        <div>
-          <Kicker><a href={toMember(member.name)}>{member.name}</a> · {member.hook}{where >= 0 && <> · {whole(where + 1)} of {whole(order!.length)} listed</>}</Kicker>
-          <h1>Feature {i}</h1>
-        </div>
+      <Head kicker={<><a href={toMember(member.name)}>{member.name}</a> · {member.hook}{where >= 0 && ` · ${whole(where + 1)} of ${whole(order!.length)} listed`}</>} title={`Feature ${i}`}>
         <nav class="walk" aria-label="Features">
           <button onClick={() => to(before)} disabled={before === null} aria-label="Previous feature in the list">‹ previous</button>
           <button onClick={() => to(after)} disabled={after === null} aria-label="Next feature in the list">next ›</button>
           <button onClick={star} aria-pressed={!!note?.star}>{note?.star ? "★ starred" : "☆ star"}</button>
           {manifest().server && <a class="button" href={`${link("m", member.name, "prompt")}?steer=${i}`}>steer</a>}
         </nav>
-      </header>
+      </Head>
       {feature && said?.[i] && <Described {...said[i]} />}
       {feature?.label && <p class={said?.[i] ? "note" : "lead"}><Said text={feature.label} /></p>}
       <Failure error={error} />
@@ -167,17 +164,12 @@ function Examples({ member, feature, tab, setTab, more }: { member: Member; feat
 /** Further examples out of the store, when there is a server. */
 function More({ member, feature, tab, from, rows }: { member: Member; feature: Feature; tab: "top" | "uniform"; from: number; rows: (windows: Window[], label: string) => preact.JSX.Element }) {
   const [got, setGot] = useState<{ tab: string; windows: Window[]; done: boolean }>({ tab, windows: [], done: false });
-  const [error, setError] = useState<Error>();
+  const { error, run } = useTask();
   const mine = got.tab === tab ? got : { tab, windows: [], done: false };
-  const ask = async () => {
-    try {
-      const windows = await moreExamples(member.name, feature.i, from + mine.windows.length, tab);
-      setGot({ tab, windows: [...mine.windows, ...windows], done: windows.length === 0 });
-      setError(undefined);
-    } catch (problem) {
-      setError(problem as Error);
-    }
-  };
+  const ask = () => run(async () => {
+    const windows = await moreExamples(member.name, feature.i, from + mine.windows.length, tab);
+    setGot({ tab, windows: [...mine.windows, ...windows], done: windows.length === 0 });
+  });
   return (
     <>
       {mine.windows.length > 0 && rows(mine.windows, "More examples")}

@@ -35,5 +35,7 @@ export function many(n: number, one: string, more = `${one}s`): string {
   return `${whole(n)} ${n === 1 ? one : more}`;
 }
 
+export const within = (x: number, low: number, high: number) => Math.max(low, Math.min(high, x));
+
 const trim = (text: string) => (text.includes(".") ? text.replace(/\.?0+$/, "") : text);
 const minus = (text: string) => text.replace(/^-/, "−");

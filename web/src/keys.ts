@@ -25,6 +25,9 @@ export function setLetters(on: boolean): void {
   }
 }
 
+/** The browser's own keys are left to it. */
+export const modified = (event: KeyboardEvent) => event.ctrlKey || event.metaKey || event.altKey;
+
 export function useKeys(keys: Keys): void {
   const entry = useRef({ keys }).current;
   entry.keys = keys;
@@ -38,7 +41,7 @@ const writing = (target: EventTarget | null) =>
   target instanceof HTMLElement && target.matches("input:not([type=checkbox]):not([type=radio]), textarea, select");
 
 addEventListener("keydown", (event) => {
-  if (event.ctrlKey || event.metaKey || event.altKey || event.isComposing) return;
+  if (modified(event) || event.isComposing) return;
   if (event.key === "Escape" && writing(event.target)) {
     event.preventDefault(); // a search would be emptied
     return (event.target as HTMLElement).blur();

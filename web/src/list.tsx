@@ -1,13 +1,14 @@
 // All features of one member: a table of which only the rows in sight are drawn.
+import type { ComponentChildren } from "preact";
 import { useEffect, useLayoutEffect, useMemo, useRef, useState } from "preact/hooks";
 import { Spark } from "./charts";
 import { saidKey, useData, useIndex } from "./data";
 import { type Choice, type Column, DENSITIES, ENTROPIES, FIRST, haysOf, KINDS, type Where } from "./filter";
-import { fixed, percent, short, whole } from "./format";
-import { claim, focusOn, useKeys } from "./keys";
+import { fixed, percent, short, whole, within } from "./format";
+import { claim, focusOn, modified, useKeys } from "./keys";
 import { type Note, notes } from "./notes";
 import { choiceOf, choices, choose, orderOf, places } from "./order";
-import { Failure, Kicker, None, Over, Pick, Said, Small, Tokens, Unseen, Waiting } from "./parts";
+import { Failure, Head, None, Over, Pick, Said, Small, Tokens, Unseen, Waiting } from "./parts";
 import { go, route, setQuery, toFeature } from "./route";
 import type { Description, Descriptions, Index, Member } from "./types";
 
@@ -51,13 +52,9 @@ export function List({ member }: { member: Member }) {
   const ranges = (all: Record<string, [string, number, number]>, any: string) => [["", any], ...Object.entries(all).map(([key, range]) => [key, range[0]])] as [string, string][];
   return (
     <main class="full">
-      <header class="page">
-        <div>
-          <Kicker>{member.architecture} · {member.hook}</Kicker>
-          <h1>Features of {member.name}</h1>
-        </div>
+      <Head kicker={`${member.architecture} · ${member.hook}`} title={`Features of ${member.name}`}>
         <p class="count" role="status">{order && `${whole(order.length)} of ${whole(member.features)}`}</p>
-      </header>
+      </Head>
       <Over member={member} />
       <form class="filters" role="search" onSubmit={(event) => (event.preventDefault(), focusOn(".virtual"))}>
         <label class="search">
@@ -96,15 +93,16 @@ function Table({ member, index, said, order, choice, set }: {
   const [view, setView] = useState({ top: 0, height: 800, row: 36 });
   const current = Math.min(at, order.length - 1);
   useLayoutEffect(() => {
+    const element = box.current!;
     const measure = () => {
-      const row = parseFloat(getComputedStyle(box.current!).getPropertyValue("--row")) || 36;
-      setView({ top: box.current!.scrollTop, height: box.current!.clientHeight, row });
+      const row = parseFloat(getComputedStyle(element).getPropertyValue("--row")) || 36;
+      setView({ top: element.scrollTop, height: element.clientHeight, row });
     };
     measure();
-    box.current!.scrollTop = current * view.row - box.current!.clientHeight / 3;
+    element.scrollTop = current * view.row - element.clientHeight / 3;
     const observer = new ResizeObserver(measure);
-    observer.observe(box.current!);
-    claim(box.current);
+    observer.observe(element);
+    claim(element);
     return () => observer.disconnect();
   }, []);
   const first = useRef(true);
@@ -115,19 +113,17 @@ function Table({ member, index, said, order, choice, set }: {
   }, [choice]);
   useEffect(() => void places.set(member.name, current), [current]);
   const move = (to: number) => {
-    const next = Math.max(0, Math.min(order.length - 1, to));
+    const next = within(to, 0, order.length - 1);
     setAt(next);
-    const { scrollTop, clientHeight } = box.current!;
-    const top = next * view.row, head = 36;
-    if (top < scrollTop) box.current!.scrollTop = top;
-    else if (top + view.row + head > scrollTop + clientHeight) box.current!.scrollTop = top + view.row + head - clientHeight;
+    const element = box.current!, top = next * view.row, bottom = top + view.row + 36; // the head covers so much
+    element.scrollTop = within(element.scrollTop, bottom - element.clientHeight, top);
   };
   const open = () => current >= 0 && go(toFeature(member.name, order[current]));
   useKeys({ j: () => move(current + 1), k: () => move(current - 1), Enter: open });
   const page = Math.max(1, Math.floor(view.height / view.row) - 2);
   const key = (event: KeyboardEvent) => {
     const to = { ArrowDown: current + 1, ArrowUp: current - 1, PageDown: current + page, PageUp: current - page, Home: 0, End: order.length - 1 }[event.key];
-    if (to === undefined || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (to === undefined || modified(event)) return;
     event.preventDefault();
     move(to);
   };
@@ -136,7 +132,7 @@ function Table({ member, index, said, order, choice, set }: {
   const sortBy = (key: Column) => set(choice.sort === key ? { down: !choice.down } : { sort: key, down: key !== "index" });
   return (
     <div class="virtual" ref={box} tabIndex={0} role="region" aria-label={`Features of ${member.name}: j and k or the arrows move, Enter opens`}
-      onScroll={() => setView({ ...view, top: box.current!.scrollTop })} onKeyDown={key}>
+      onScroll={(event) => setView({ ...view, top: event.currentTarget.scrollTop })} onKeyDown={key}>
       <div role="table" aria-rowcount={order.length + 1} aria-label="Features">
         <div class="head" role="row" aria-rowindex={1}>
           {COLUMNS.map(([column, name, kind, title]) => (
@@ -167,21 +163,23 @@ function ListRow({ member, index, said, i, n, top, current }: { member: Member; 
   );
 }
 
+const Cell = ({ of, children }: { of: string; children: ComponentChildren }) => <span role="cell" class={`c-${of}`}>{children}</span>;
+
 function Cells({ member, index, said, i, note, href }: { member: Member; index: Index; said: Description | undefined; i: number; note: Note | undefined; href: string }) {
   const near = index.nearest[i];
   return (
     <>
-      <span role="cell" class="c-index"><a href={href}>{i}</a></span>
-      <span role="cell" class="c-density">{percent(index.density[i])}</span>
-      <span role="cell" class="c-max">{short(index.max[i])}</span>
-      <span role="cell" class="c-mean">{short(index.mean[i])}</span>
-      <span role="cell" class="c-entropy">{fixed(index.entropy[i], 1)}</span>
-      <span role="cell" class="c-top">{percent(index.top_share[i])}</span>
-      <span role="cell" class="c-spark"><Spark heights={index.spark[i]} /></span>
-      <span role="cell" class="c-tokens"><Tokens ids={index.tokens[i]} /></span>
-      <span role="cell" class="c-promotes"><Tokens ids={index.promotes[i]} /></span>
-      <span role="cell" class="c-nearest">{near >= 0 ? <><a href={toFeature(member.name, near)}>{near}</a> <Small>{fixed(index.nearest_cos[i])}</Small></> : "–"}</span>
-      <span role="cell" class="c-note">{note?.star && <span aria-label="starred">★ </span>}{note?.text ? <bdi>{note.text}</bdi> : <Said note text={said?.text ?? index.label[i]} />}</span>
+      <Cell of="index"><a href={href}>{i}</a></Cell>
+      <Cell of="density">{percent(index.density[i])}</Cell>
+      <Cell of="max">{short(index.max[i])}</Cell>
+      <Cell of="mean">{short(index.mean[i])}</Cell>
+      <Cell of="entropy">{fixed(index.entropy[i], 1)}</Cell>
+      <Cell of="top">{percent(index.top_share[i])}</Cell>
+      <Cell of="spark"><Spark heights={index.spark[i]} /></Cell>
+      <Cell of="tokens"><Tokens ids={index.tokens[i]} /></Cell>
+      <Cell of="promotes"><Tokens ids={index.promotes[i]} /></Cell>
+      <Cell of="nearest">{near >= 0 ? <><a href={toFeature(member.name, near)}>{near}</a> <Small>{fixed(index.nearest_cos[i])}</Small></> : "–"}</Cell>
+      <Cell of="note">{note?.star && <span aria-label="starred">★ </span>}{note?.text ? <bdi>{note.text}</bdi> : <Said note text={said?.text ?? index.label[i]} />}</Cell>
     </>
   );
 }

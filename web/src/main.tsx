@@ -3,6 +3,7 @@ import { takeToken } from "./api";
 import { App } from "./app";
 import { begin } from "./data";
 import { beginNotes } from "./notes";
+import { Failure } from "./parts";
 
 takeToken();
 const root = document.getElementById("app")!;
@@ -12,5 +13,5 @@ begin().then(
     beginNotes();
     render(<App />, root);
   },
-  (error: Error) => render(<main><h1>This page has no data</h1><p class="failure" role="alert">{error.message}</p></main>, root),
+  (error: Error) => render(<main><h1>This page has no data</h1><Failure error={error} /></main>, root),
 );

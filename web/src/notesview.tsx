@@ -5,6 +5,7 @@ import { many } from "./format";
 import { type Import, type Note, exported, merge, notes, parse, trouble } from "./notes";
 import { Failure, Kicker, None, Remark } from "./parts";
 import { toFeature } from "./route";
+import { useTask } from "./task";
 
 /** "MEMBER/12" apart; a member's name may hold a slash. */
 const parts = (at: string): [string, number] => [at.slice(0, at.lastIndexOf("/")), Number(at.slice(at.lastIndexOf("/") + 1))];
@@ -18,7 +19,7 @@ export function NotesPage() {
   const all = Object.entries(notes.use()).sort(byPlace);
   const problem = trouble.use();
   const [said, setSaid] = useState("");
-  const [error, setError] = useState<Error>();
+  const { error, run } = useTask();
   const [foreign, setForeign] = useState<Import>();
   const take = (read: Import) => {
     setForeign(undefined);
@@ -28,14 +29,11 @@ export function NotesPage() {
     const file = input.files?.[0];
     input.value = "";
     if (!file) return;
-    setError(undefined);
     setSaid("");
-    try {
+    await run(async () => {
       const found = parse(await file.text());
       found.same ? take(found) : setForeign(found);
-    } catch (problem) {
-      setError(problem as Error);
-    }
+    });
   };
   const save = () => {
     const link = document.createElement("a");

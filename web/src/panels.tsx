@@ -4,7 +4,7 @@ import { Columns, Histogram } from "./charts";
 import { member as memberOf } from "./data";
 import { looked } from "./examples";
 import { fixed, percent, short, signed, whole } from "./format";
-import { Bar, Bars, Remark, Token, Tokens, Words } from "./parts";
+import { Bar, Bars, Filled, Open, Remark, Token, Words } from "./parts";
 import type { In } from "./leftout";
 import { link, toFeature } from "./route";
 import type { Feature, Index, Member, Pair } from "./types";
@@ -64,7 +64,7 @@ function Logits({ logits }: { logits: { plus: Pair[]; minus: Pair[] } }) {
   const side = (pairs: Pair[], name: string) => (
     <Bars caption={name}>
         {pairs.map(([id, value]) => (
-          <tr><Words><Token id={id} /></Words><td class="barcell"><Bar share={value / most} signed /></td><td>{signed(value)}</td></tr>
+          <tr><Words><Token id={id} /></Words><Bar share={value / most} signed /><td>{signed(value)}</td></tr>
         ))}
     </Bars>
   );
@@ -76,18 +76,17 @@ function Logits({ logits }: { logits: { plus: Pair[]; minus: Pair[] } }) {
 }
 
 function Neighbours({ member, feature, index }: { member: Member; feature: Feature; index: Index | undefined }) {
-  const tokens = (j: number) => <td class="text fill"><Tokens ids={index?.tokens[j]} /></td>;
-  const open = (j: number) => <Words><a href={toFeature(member.name, j)}>{j}</a></Words>;
+  const named = (j: number) => <><Open member={member} i={j} /><Filled ids={index?.tokens[j]} /></>;
   return (
     <>
       {!!feature.decoder?.length && (
         <Panel title="Nearest decoder rows" note="By cosine: what it writes, others write too.">
-          <Bars heads={["-feature", "-tokens", "cosine"]}>{feature.decoder.map(([j, cos]) => <tr>{open(j)}{tokens(j)}<td>{fixed(cos)}</td></tr>)}</Bars>
+          <Bars heads={["-feature", "-tokens", "cosine"]}>{feature.decoder.map(([j, cos]) => <tr>{named(j)}<td>{fixed(cos)}</td></tr>)}</Bars>
         </Panel>
       )}
       {!!feature.coact?.length && (
         <Panel title="Fires together with" note={member.coactivation_tokens ? `On ${whole(member.coactivation_tokens)} tokens.` : undefined}>
-          <Bars heads={["-feature", "-tokens", "P(other | this)", "Jaccard"]}>{feature.coact.map(([j, given, jaccard]) => <tr>{open(j)}{tokens(j)}<td>{percent(given)}</td><td>{fixed(jaccard)}</td></tr>)}</Bars>
+          <Bars heads={["-feature", "-tokens", "P(other | this)", "Jaccard"]}>{feature.coact.map(([j, given, jaccard]) => <tr>{named(j)}<td>{percent(given)}</td><td>{fixed(jaccard)}</td></tr>)}</Bars>
         </Panel>
       )}
     </>
@@ -102,7 +101,7 @@ function Stability({ member, feature }: { member: Member; feature: Feature }) {
             <tr>
               <Words>{match.member}</Words>
               <Words>{memberOf(match.member) ? <a href={toFeature(match.member, match.i)}>{match.i}</a> : match.i}</Words>
-              <td class="barcell"><Bar share={match.cos} /></td>
+              <Bar share={match.cos} />
               <td>{fixed(match.cos)}</td>
               <td>{memberOf(match.member) && <a href={link("compare", member.name, match.member, feature.i)} aria-label={`compare with ${match.i} of ${match.member}`}>compare</a>}</td>
             </tr>
@@ -128,7 +127,7 @@ function Places({ feature }: { feature: Feature }) {
 function TokenShares({ tokens }: { tokens: [number, number, number][] }) {
   return (
     <Panel title="On which tokens">
-      <Bars heads={["-token", "?bar", "firings", "mean"]}>{tokens.map(([id, share, mean]) => <tr><Words><Token id={id} /></Words><td class="barcell"><Bar share={share} /></td><td>{percent(share)}</td><td>{short(mean)}</td></tr>)}</Bars>
+      <Bars heads={["-token", "?bar", "firings", "mean"]}>{tokens.map(([id, share, mean]) => <tr><Words><Token id={id} /></Words><Bar share={share} /><td>{percent(share)}</td><td>{short(mean)}</td></tr>)}</Bars>
     </Panel>
   );
 }

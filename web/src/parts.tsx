@@ -3,6 +3,7 @@ import type { ComponentChildren } from "preact";
 import { manifest } from "./data";
 import { many, whole } from "./format";
 import { blank, type Part, partsOf, type Piece, pieces } from "./text";
+import { toFeature } from "./route";
 import type { Member } from "./types";
 
 /** Text as it is: never markup. White space gets its mark from the style sheet, so that a copy holds the text alone. */
@@ -42,6 +43,9 @@ export function Tokens({ ids }: { ids: number[] | undefined }) {
   return <span class="tokens">{(ids ?? []).map((id) => <Token id={id} />)}</span>;
 }
 
+/** A cell of them, as wide as there is room. */
+export const Filled = ({ ids }: { ids: number[] | undefined }) => <td class="text fill"><Tokens ids={ids} /></td>;
+
 interface Inside {
   children?: ComponentChildren;
 }
@@ -52,6 +56,12 @@ export const Words = ({ children }: Inside) => <td class="text">{children}</td>;
 export const Unseen = ({ children }: Inside) => <span class="unseen">{children}</span>;
 export const None = ({ children }: Inside) => <p class="none">{children}</p>;
 export const Kicker = ({ children }: Inside) => <p class="kicker">{children}</p>;
+/** The way to a feature, in a table; an empty cell for -1. */
+export const Open = ({ member, i }: { member: { name: string }; i: number }) => <Words>{i >= 0 && <a href={toFeature(member.name, i)}>{i}</a>}</Words>;
+/** What a page is of, and at its right what can be done. */
+export const Head = ({ kicker, title, children }: Inside & { kicker: ComponentChildren; title: ComponentChildren }) => (
+  <header class="page"><div><Kicker>{kicker}</Kicker><h1>{title}</h1></div>{children}</header>
+);
 export const Options = ({ children }: Inside) => <div class="options">{children}</div>;
 
 /** What every number on the page is over. */
@@ -60,8 +70,7 @@ export function Over({ member, children }: { member?: Member; children?: Compone
   const split = tokens.split.replace(/_/g, "-");
   return (
     <p class="over">
-      All numbers: {whole(tokens.counted)} {split} tokens{tokens.corpus ? ` of ${tokens.corpus}` : ""}, {many(tokens.sequences, "sequence")} of {tokens.context}. Left out: {tokens.mask || "nothing"}
-      {tokens.masked ? ` (${many(tokens.masked, "token")})` : ""}.{children}
+      All numbers: {whole(tokens.counted)} {split} tokens{tokens.corpus ? ` of ${tokens.corpus}` : ""}, {many(tokens.sequences, "sequence")} of {tokens.context}. Left out{tokens.masked ? ` (${many(tokens.masked, "token")})` : ""}: {tokens.mask || "nothing"}.{children}
     </p>
   );
 }
@@ -140,12 +149,12 @@ export function Bars({ heads, caption, kind = "", children }: { heads?: (string 
   );
 }
 
-/** A bar of a share, in a table. */
+/** A cell with a bar of a share. */
 export function Bar({ share, signed = false }: { share: number; signed?: boolean }) {
   const width = Math.min(100, Math.abs(share) * 100);
   return (
-    <span class="bar" aria-hidden="true">
+    <td class="barcell"><span class="bar" aria-hidden="true">
       <span class={signed && share < 0 ? "down" : "up"} style={{ width: `${width}%` }} />
-    </span>
+    </span></td>
   );
 }

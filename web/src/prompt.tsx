@@ -6,6 +6,7 @@ import { many } from "./format";
 import { Failure, Kicker, Over, Small } from "./parts";
 import { route } from "./route";
 import { Steer } from "./steer";
+import { useTask } from "./task";
 import { Reading, type Tokenwise } from "./texts";
 import type { Member } from "./types";
 
@@ -26,25 +27,15 @@ export function PromptPage({ member }: { member: Member }) {
   const given = query.get("steer");
   const [text, setText] = useState(lastText);
   const [found, setFound] = useState<{ of: string; member: string; text: Tokenwise; truncated: boolean }>();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error>();
+  const { busy, error, run } = useTask();
   const [at, setAt] = useState(0);
   const [changes, setChanges] = useState<Change[]>(given ? [{ feature: Number(given), kind: "add", strength: 1 }] : []);
   useEffect(() => void (lastText = text), [text]);
-  const ask = async () => {
-    if (!text || busy) return;
-    setBusy(true);
-    setError(undefined);
-    try {
-      const said = await prompt(member.name, text);
-      setFound({ of: text, member: member.name, text: asText(said), truncated: said.truncated });
-      setAt(said.tokens.length - 1);
-    } catch (problem) {
-      setError(problem as Error);
-    } finally {
-      setBusy(false);
-    }
-  };
+  const ask = () => text && run(async () => {
+    const said = await prompt(member.name, text);
+    setFound({ of: text, member: member.name, text: asText(said), truncated: said.truncated });
+    setAt(said.tokens.length - 1);
+  });
   const add = (i: number, kind: Change["kind"]) =>
     setChanges([...changes.filter((change) => change.feature !== i), { feature: i, kind, strength: 1 }]);
   const shown = found?.member === member.name ? found : undefined;

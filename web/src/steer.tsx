@@ -3,7 +3,8 @@ import { useState } from "preact/hooks";
 import { type Change, type Intervened, type Next, intervene } from "./api";
 import { farthest, heat } from "./examples";
 import { fixed, percent, short, signed } from "./format";
-import { Bar, Bars, Failure, Options, Pick, Remark, Spans, Switch, Token, Tokens, Words } from "./parts";
+import { Bar, Bars, Failure, Filled, Options, Pick, Remark, Spans, Switch, Token, Words } from "./parts";
+import { useTask } from "./task";
 import { type Piece, pieces } from "./text";
 import type { Tokenwise } from "./texts";
 import type { Index, Member } from "./types";
@@ -18,8 +19,7 @@ export function Steer({ member, index, text, changes, setChanges, at, shown }: {
   const [options, setOptions] = useState({ generate: 40, seed: 0, temperature: 0.7 });
   const [wanted, setWanted] = useState("");
   const [said, setSaid] = useState<{ of: string; answer: Intervened }>();
-  const [busy, setBusy] = useState(false);
-  const [error, setError] = useState<Error>();
+  const { busy, error, run } = useTask();
   const edit = (n: number, part: Partial<Change>) => setChanges(changes.map((change, k) => (k === n ? { ...change, ...part } : change)));
   const number = (name: keyof typeof options, label: string, step: number, most: number) => (
     <label class="field">{label}<input type="number" min={0} max={most} step={step} value={options[name]} onInput={(event) => setOptions({ ...options, [name]: event.currentTarget.valueAsNumber || 0 })} /></label>
@@ -30,18 +30,10 @@ export function Steer({ member, index, text, changes, setChanges, at, shown }: {
       setChanges([...changes, { feature: i, kind: "add", strength: 1 }]);
     setWanted("");
   };
-  const run = async () => {
-    setBusy(true);
-    setError(undefined);
-    try {
-      const where = here === "here" && at !== null ? at : "all";
-      setSaid({ of: text, answer: await intervene({ member: member.name, text, changes, where, ...options }) });
-    } catch (problem) {
-      setError(problem as Error);
-    } finally {
-      setBusy(false);
-    }
-  };
+  const ask = () => run(() => {
+    const where = here === "here" && at !== null ? at : "all";
+    return intervene({ member: member.name, text, changes, where, ...options }, (answer) => setSaid({ of: text, answer }));
+  });
   return (
     <section class="steer" aria-labelledby="steer-title">
       <h2 id="steer-title">Change features</h2>
@@ -51,7 +43,7 @@ export function Steer({ member, index, text, changes, setChanges, at, shown }: {
             {changes.map((change, n) => (
               <tr>
                 <Words>{change.feature}</Words>
-                <td class="text fill"><Tokens ids={index?.tokens[change.feature]} /></td>
+                <Filled ids={index?.tokens[change.feature]} />
                 <Words><Pick label={`What to do with feature ${change.feature}`} value={change.kind} options={KINDS} set={(kind) => edit(n, { kind })} /></Words>
                 <td>{change.kind !== "ablate" && <label class="field"><input type="number" step={0.25} value={change.strength} aria-label={`strength of feature ${change.feature}`} onInput={(event) => edit(n, { strength: event.currentTarget.valueAsNumber || 0 })} /> × {index?.max[change.feature] ? short(index.max[change.feature]) : "max"}</label>}</td>
                 <td><button onClick={() => setChanges(changes.filter((_, k) => k !== n))} aria-label={`remove feature ${change.feature}`}>remove</button></td>
@@ -68,27 +60,27 @@ export function Steer({ member, index, text, changes, setChanges, at, shown }: {
         {number("generate", "tokens to write", 1, 128)}
         {number("temperature", "temperature", 0.1, 2)}
         {number("seed", "seed", 1, 999999)}
-        <button class="main" disabled={!text || !changes.length || busy} onClick={run}>{busy ? "Running …" : "Run plain and changed"}</button>
+        <button class="main" disabled={!text || !changes.length || busy} onClick={ask}>{busy ? "Running …" : "Run plain and changed"}</button>
       </Options>
       <Failure error={error} />
-      {said && <Answer answer={said.answer} shown={said.of === text ? shown : undefined} />}
+      {said && <Answer answer={said.answer} shown={said.of === text ? shown : undefined} busy={busy} />}
     </section>
   );
 }
 
-function Answer({ answer, shown }: { answer: Intervened; shown: Tokenwise | undefined }) {
+function Answer({ answer, shown, busy }: { answer: Intervened; shown: Tokenwise | undefined; busy: boolean }) {
   const { generated, next, kl, delta_logp } = answer;
   const kls = kl.filter((x): x is number => x !== null);
   return (
-    <div aria-live="polite">
+    <div aria-live="polite" aria-busy={busy}>
       <Remark>KL from plain to changed, mean over positions: {short(kls.reduce((sum, x) => sum + x, 0) / Math.max(1, kls.length))} nats.{answer.cut && " Fewer tokens were written than asked for: the model takes no more."}</Remark>
       {shown && <Shift text={shown} delta={delta_logp} kl={kl} />}
       <div class="columns-2 even">
         {(["plain", "changed"] as const).map((side) => (
           <section aria-label={side}>
             <h3>{side}</h3>
-            {generated?.[side]?.length > 0 && <p class="text-box" dir="auto"><Spans of={pieces(generated[side].map((token) => token.id))} /></p>}
-            {next?.[side]?.length > 0 && <NextTable list={next[side]} />}
+            {generated[side].length > 0 && <p class="text-box" dir="auto"><Spans of={pieces(generated[side].map((token) => token.id))} /></p>}
+            <NextTable list={next[side]} />
           </section>
         ))}
       </div>
@@ -98,7 +90,7 @@ function Answer({ answer, shown }: { answer: Intervened; shown: Tokenwise | unde
 
 function NextTable({ list }: { list: Next[] }) {
   return (
-    <Bars caption="next token">{list.map(([id, , p]) => <tr><Words><Token id={id} /></Words><td class="barcell"><Bar share={p} /></td><td>{percent(p)}</td></tr>)}</Bars>
+    <Bars caption="next token">{list.map(([id, , p]) => <tr><Words><Token id={id} /></Words><Bar share={p} /><td>{percent(p)}</td></tr>)}</Bars>
   );
 }
 

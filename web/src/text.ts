@@ -50,21 +50,18 @@ function partOf(code: number): Part {
   return name ? { kind: "chip", text: code === 0 ? "" : text, name } : { kind: "text", text };
 }
 
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /** The length of the UTF-8 character that begins at `at`, and its code; length 0 if none does. */
 function character(bytes: number[], at: number): { length: number; code: number } {
   const lead = bytes[at];
   if (lead < 0x80) return { length: 1, code: lead };
-  const length = lead >= 0xc2 && lead < 0xe0 ? 2 : lead >= 0xe0 && lead < 0xf0 ? 3 : lead >= 0xf0 && lead < 0xf5 ? 4 : 0;
-  if (!length || at + length > bytes.length) return { length: 0, code: 0 };
-  let code = lead & (0xff >> (length + 1));
-  for (let n = 1; n < length; n++) {
-    const next = bytes[at + n];
-    if ((next & 0xc0) !== 0x80) return { length: 0, code: 0 };
-    code = (code << 6) | (next & 0x3f);
+  const length = lead < 0xe0 ? 2 : lead < 0xf0 ? 3 : 4;
+  try {
+    return { length, code: decoder.decode(Uint8Array.from(bytes.slice(at, at + length))).codePointAt(0)! };
+  } catch {
+    return { length: 0, code: 0 };
   }
-  const least = [0, 0, 0x80, 0x800, 0x10000][length];
-  if (code < least || code > 0x10ffff || (code >= 0xd800 && code < 0xe000)) return { length: 0, code: 0 };
-  return { length, code };
 }
 
 export const bytesOf = (id: number): string | undefined => (vocabulary().bytes as Record<number, string>)[id];
@@ -92,9 +89,7 @@ export function pieces(ids: number[]): Piece[] {
     for (let at = 0; at < bytes.length; ) {
       const { length, code } = character(bytes, at);
       if (length) add(owner[at], owner[at + length - 1], partOf(code));
-      else {
-        add(owner[at], owner[at], { kind: "byte", text: hex(bytes[at]) });
-      }
+      else add(owner[at], owner[at], { kind: "byte", text: hex(bytes[at]) });
       at += length || 1;
     }
     bytes = [];

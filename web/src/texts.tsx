@@ -2,10 +2,10 @@
 import { useState } from "preact/hooks";
 import { sequenceIds, sequenceKey, useData, useIndex } from "./data";
 import { farthest, heat } from "./examples";
-import { many, percent, short, whole } from "./format";
-import { claim, useKeys } from "./keys";
-import { Bar, Bars, Failure, Kicker, None, Options, Over, Remark, Small, Spans, Switch, Token, Tokens, Waiting, Words } from "./parts";
-import { go, link, replace, route, toFeature, toToken } from "./route";
+import { many, percent, short, whole, within } from "./format";
+import { claim, modified, useKeys } from "./keys";
+import { Bar, Bars, Failure, Filled, Head, None, Open, Options, Over, Remark, Small, Spans, Switch, Token, Waiting } from "./parts";
+import { go, link, replace, route, toToken } from "./route";
 import { type Piece, pieces } from "./text";
 import type { Index, Member, Pair, Sequence } from "./types";
 
@@ -22,7 +22,7 @@ export interface Tokenwise {
 }
 
 export const tokenwise = (one: Sequence): Tokenwise => ({
-  ids: one.ids, norm: one.norm ?? [], err: one.err ?? [], masked: new Set(one.m ?? []), f: one.f, more: one.more ?? [],
+  ids: one.ids, norm: one.norm, err: one.err, masked: new Set(one.m), f: one.f, more: one.more,
 });
 
 /** Values to colour by: ‖x‖ and the error by rank, for one long token would pale all others; a feature by its own scale. */
@@ -49,9 +49,9 @@ function TokenText({ text, at, by, feature, choose }: { text: Tokenwise; at: num
   const of = (piece: Piece) => farthest(shade.slice(piece.from, piece.to + 1));
   const move = (event: KeyboardEvent) => {
     const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: 10, ArrowUp: -10 }[event.key as string];
-    if (!step || event.ctrlKey || event.metaKey || event.altKey) return;
+    if (!step || modified(event)) return;
     event.preventDefault();
-    choose(all[Math.max(0, Math.min(all.length - 1, now + step))].from);
+    choose(all[within(now + step, 0, all.length - 1)].from);
   };
   const press = (event: Event) => {
     const span = (event.target as Element).closest<HTMLElement>("[data-at]");
@@ -83,11 +83,11 @@ function FeaturesOf({ member, index, text, at, feature, look, act }: {
         <Bars heads={["-feature", "?bar", "value", "of its max", "-tokens", "?do"]}>
             {pairs.map(([i, value]) => (
               <tr class={i === feature ? "chosen" : ""}>
-                <Words><a href={toFeature(member.name, i)}>{i}</a></Words>
-                <td class="barcell"><Bar share={value / most} signed /></td>
+                <Open {...{ member, i }} />
+                <Bar share={value / most} signed />
                 <td>{short(value)}</td>
                 <td>{index?.max[i] ? percent(value / index.max[i]!) : "–"}</td>
-                <td class="text fill"><Tokens ids={index?.tokens[i]} /></td>
+                <Filled ids={index?.tokens[i]} />
                 <td class="text acts"><button aria-pressed={i === feature} onClick={() => look(i)} aria-label={`colour the text by feature ${i}`}>colour</button>{act?.(i)}</td>
               </tr>
             ))}
@@ -128,7 +128,7 @@ export function TextPage({ member, s, position }: { member: Member; s: number | 
   const { value: page, error } = useData<Sequence[]>(key);
   const { query } = route.use();
   const found = page?.find((one) => one.s === wanted);
-  const at = found ? Math.max(0, Math.min(found.ids.length - 1, position)) : 0;
+  const at = found ? within(position, 0, found.ids.length - 1) : 0;
   const place = listed.indexOf(wanted ?? -1);
   const step = (by: number) => place >= 0 && listed[place + by] !== undefined && go(toToken(member.name, listed[place + by], 0));
   useKeys({ j: () => step(1), k: () => step(-1) });
@@ -136,17 +136,13 @@ export function TextPage({ member, s, position }: { member: Member; s: number | 
   const missing = index && (key === null || (page && !found));
   return (
     <main class="wide">
-      <header class="page">
-        <div>
-          <Kicker>{member.name} · {member.hook}</Kicker>
-          <h1>{wanted === null ? "Texts" : `Text ${wanted}`}</h1>
-        </div>
+      <Head kicker={`${member.name} · ${member.hook}`} title={wanted === null ? "Texts" : `Text ${wanted}`}>
         <nav class="walk" aria-label="Texts">
           <button disabled={place <= 0} onClick={() => step(-1)}>‹ previous</button>
           <button disabled={place < 0 || place >= listed.length - 1} onClick={() => step(1)}>next ›</button>
           {place >= 0 && <Small>{whole(place + 1)} of {whole(listed.length)}</Small>}
         </nav>
-      </header>
+      </Head>
       <Over member={member} />
       <Failure error={error ?? indexError} />
       {missing && <None>{wanted === null ? "This site holds no texts." : `This site does not hold sequence ${wanted} token by token. `}{listed.length > 0 && <a href={toToken(member.name, listed[0], 0)}>See one that it holds</a>}</None>}

@@ -145,9 +145,9 @@ export interface Feature {
 export interface Sequence {
   s: number;
   ids: number[];
-  norm?: (number | null)[];
-  err?: (number | null)[];
-  m?: number[];
+  norm: (number | null)[];
+  err: (number | null)[];
+  m: number[];
   f: Pair[][];
-  more?: number[];
+  more: number[];
 }

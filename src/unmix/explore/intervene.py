@@ -117,12 +117,14 @@ def intervene(
     seed: int = 0,
     top: int = 10,
     cancelled: Callable[[], bool] = lambda: False,
+    heard: Callable[[Outcome], None] | None = None,
 ) -> Outcome:
     """What the changes do to a text of T tokens, its BOS included (`prompt_ids`), and to what is written after it.
 
     `where`: the one position that is changed; none: every one, those that are generated too. At temperature 0 the
-    likeliest token is taken. Raises `UserError` for what `change_features` does, for a position outside the text and
-    for more tokens than the model takes, and `Cancelled` once `cancelled` says so: it is asked before every step.
+    likeliest token is taken. `heard` is given what is predicted as soon as that is known, then the same with what is
+    written so far, step by step. Raises `UserError` for what `change_features` does, for a position outside the text
+    and for more tokens than the model takes, and `Cancelled` once `cancelled` says so: it is asked before every step.
     """
     T = len(ids_T)
     lm.check_sequence_length(T)
@@ -140,9 +142,18 @@ def intervene(
         next_2 = [_likeliest(logits_V, top) for logits_V in logits_2TV[:, -1]]
         last_2V = logits_2TV[:, -1].float()
         del logits_2TV
-        written = _write(run, ids_T, last_2V, steps, temperature, seed, separator_id(lm.tokenizer), cancelled)
-    plain, changed = (Continuation(logp_2T[row], next_2[row], written[row]) for row in (PLAIN, CHANGED))
-    return Outcome(plain, changed, kl_T, steps < generate and max(map(len, written)) == max(0, steps))
+
+        def outcome(written: list[list[int]], cut: bool = False) -> Outcome:
+            plain, changed = (Continuation(logp_2T[row], next_2[row], list(written[row])) for row in (PLAIN, CHANGED))
+            return Outcome(plain, changed, kl_T, cut)
+
+        end_id, written = separator_id(lm.tokenizer), [list[int](), list[int]()]
+        if heard:
+            heard(outcome(written))
+        for written in _write(run, ids_T, last_2V, steps, temperature, seed, end_id, cancelled):
+            if heard:
+                heard(outcome(written))
+    return outcome(written, steps < generate and max(map(len, written)) == max(0, steps))
 
 
 class _Run:
@@ -193,8 +204,8 @@ def _write(
     seed: int,
     end_id: int,
     cancelled: Callable[[], bool],
-) -> list[list[int]]:
-    """The tokens of both rows, at most `steps` each; a row that has ended its document says no more."""
+) -> Iterator[list[list[int]]]:
+    """The tokens of both rows after each step, at most `steps` each; a row that has ended its document says no more."""
     generator = torch.Generator().manual_seed(seed)
     ids_2T = ids_T.expand(2, -1)
     written: list[list[int]] = [[], []]
@@ -210,7 +221,7 @@ def _write(
             written[row].append(int(next_2[row]))
             if written[row][-1] == end_id or len(written[row]) == steps:
                 going.discard(row)
-    return written
+        yield written
 
 
 def _choose(logits_2V: Tensor, temperature: float, generator: torch.Generator) -> Tensor:

@@ -30,26 +30,31 @@ def label(
     """`masses_K` are shares of the mass of each of the ids; `at_first` is that at position 0; `of` gives bytes."""
     if not len(ids_K):
         return FIRST if at_first >= HALF else NEVER
-    kinds: dict[str, float] = {}
-    for i, mass in zip(ids_K, masses_K, strict=True):
-        kind = _kind(of(int(i)))
-        kinds[kind] = kinds.get(kind, 0.0) + float(mass)
-    ordered = sorted(kinds, key=lambda kind: -kinds[kind])  # stable: of equal ones the first
-    named, held = [], 0.0
-    for kind in ordered[:MOST]:
-        named.append(kind)
-        held += kinds[kind]
-        if held >= HALF:
-            break
+    named, held = kinds(ids_K, masses_K, of)
     said = _quoted(named) if held >= HALF else f"mixed: {_quoted(named)}"
     if at_first >= HALF:
         said = f"{FIRST}; {said}"
-    after = list(dict.fromkeys(_kind(of(int(i))) for i in promoted))[:PROMOTED]
+    after = list(dict.fromkeys(kind(of(int(i))) for i in promoted))[:PROMOTED]
     return f"{said} → {_quoted(after)}" if after else said
 
 
+def kinds(ids_K: Sequence[int], masses_K: Sequence[float], of: Callable[[int], bytes]) -> tuple[list[str], float]:
+    """(the kinds of tokens that stand in the label, the share of the mass that they hold)."""
+    mass: dict[str, float] = {}
+    for i, share in zip(ids_K, masses_K, strict=True):
+        one = kind(of(int(i)))
+        mass[one] = mass.get(one, 0.0) + float(share)
+    named, held = [], 0.0
+    for one in sorted(mass, key=lambda one: -mass[one])[:MOST]:  # stable: of equal ones the first
+        named.append(one)
+        held += mass[one]
+        if held >= HALF:
+            break
+    return named, held
+
+
 @lru_cache(maxsize=2**16)
-def _kind(token: bytes) -> str:
+def kind(token: bytes) -> str:
     """What tokens that are taken together share; white space alone is itself."""
     return shown(token.strip().lower() or token)
 

@@ -21,8 +21,9 @@ from unmix.explore.left_out import totals
 from unmix.explore.store import Store
 from unmix.explore.table import features_table
 from unmix.explore.texts import PAGE, text_pages
+from unmix.explore.token_budget import Budget, packed
 from unmix.explore.token_bytes import bytes_of, vocabulary
-from unmix.explore.token_pages import SEQUENCES, kept, token_pages
+from unmix.explore.token_pages import SEQUENCES, token_pages
 from unmix.lm.model import LanguageModel
 from unmix.runlog import write_json
 
@@ -66,13 +67,13 @@ def _fill(
     """Every script of the site; answers member -> `files` of features/ with their checksums."""
     members, derived = [], {}
     about, chosen = members_about(folder, subject), chosen_members(folder, subject.saes)
-    readout = logits.readout(lm)
+    readout, budget = logits.readout(lm), Budget(sum(map(len, subject.saes.values())))
     for hook, saes in subject.saes.items():
         sight = derive.see(store, hook, saes)
         for name, sae in saes.items():
             say(f"features of {name}")
             known = derive.know(store, name, sae, sight, readout)
-            row, files = _member(site, store, known, sight, lm)
+            row, files = _member(site, store, known, sight, lm, budget)
             derived[name] = {"files": files}
             facts = {"name": name, "hook": hook, "features": sae.features, **about[name], **row}
             members.append({**facts, "chosen": name in chosen, "described": len(described[name])})
@@ -88,7 +89,7 @@ def _fill(
 
 
 def _member(
-    site: pages.Site, store: Store, known: derive.Known, sight: derive.Sight, lm: LanguageModel
+    site: pages.Site, store: Store, known: derive.Known, sight: derive.Sight, lm: LanguageModel, budget: Budget
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """(what the manifest says of the member's features, the files of features/ with checksums)."""
     name, text = known.name, sight.text
@@ -97,8 +98,8 @@ def _member(
     with _no_collector():
         found = derive.records(store, known, sight, cache(bytes_of(lm.tokenizer)), l1_R)
         listed = pages.put_features(site, name, found, len(text.id_R) // text.T)
-        of = kept(listed.windows_S, l0_R, text.T)
-        for key, data in token_pages(store, name, text, of):
+        of = budget.take(listed.windows_S, l0_R, text.T, packed(store, name, text))
+        for key, data in token_pages(store, name, text, of.sequences, of.strongest):
             site.put_bytes(key, data)
     pages.put_index(site, known, sight, listed, of.sequences)
     path = f"features/{name}.parquet"

@@ -1,7 +1,8 @@
 """What the page may ask for, and what it is answered: names that are listed, whole numbers, strengths and text.
 
 Every request is an object that is closed to keys that are not below. Answers are plain data; what is not a finite
-number is null, and a token's bytes are a text of characters 0 to 255, one a byte.
+number is null, and a token's bytes are a text of characters 0 to 255, one a byte. An answer may be told in parts before
+it is given whole: the keys of a part replace those of parts before it.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ CHANGES = 32  # of one request
 WINDOWS = 200  # of one answer
 KEPT = 2048  # features of a token; more are active only where a dictionary is hardly sparse
 Answer = dict[str, Any]
+Tell = Callable[[Answer], None]
+"""Sends a part of an answer."""
 
 
 class _Request(Section):
@@ -65,6 +68,8 @@ class InterveneRequest(_Request):
     generate: int = Field(default=0, ge=0, le=GENERATED)
     seed: int = Field(default=0, ge=0, lt=2**53)
     temperature: float = Field(default=1.0, ge=0, le=100)
+    stream: bool = False
+    """Whether to tell what is predicted, and what is written, as it comes."""
 
 
 class FeatureRequest(_Request):
@@ -129,7 +134,7 @@ def parse(kind: type[_Request], body: bytes) -> _Request:
         raise UserError(problems_line(error, kind)) from None
 
 
-def answer_prompt(served: Served, request: PromptRequest, asked: Asked) -> Answer:
+def answer_prompt(served: Served, request: PromptRequest, asked: Asked, tell: Tell) -> Answer:
     """Every token with its norm, its error, and all features that are active on it.
 
     `more`: how many there are beyond the KEPT largest, which are not sent.
@@ -146,7 +151,7 @@ def answer_prompt(served: Served, request: PromptRequest, asked: Asked) -> Answe
     return {"tokens": tokens, "truncated": read.truncated}
 
 
-def answer_intervene(served: Served, request: InterveneRequest, asked: Asked) -> Answer:
+def answer_intervene(served: Served, request: InterveneRequest, asked: Asked, tell: Tell) -> Answer:
     """The plain text beside the changed one."""
     member = served.member(request.member)
     changes = [
@@ -154,6 +159,22 @@ def answer_intervene(served: Served, request: InterveneRequest, asked: Asked) ->
         for c in request.changes
     ]
     prompt = prompt_ids(served.lm, request.text)
+
+    def whole(found: Outcome) -> Answer:
+        return {
+            "tokens": _tokens(served, prompt.ids_T.tolist()),
+            "truncated": prompt.truncated,
+            "cut": found.cut,
+            "kl": numbers(found.kl_T.tolist()),
+            "delta_logp": numbers(found.delta_logp_T.tolist()),
+            **{name: _predicted(row) for name, row in _rows(found)},
+            "next": {name: [[i, _text(served, i), number(p)] for i, p in row.next] for name, row in _rows(found)},
+            **_written(served, found),
+        }
+
+    def heard(found: Outcome) -> None:
+        tell(_written(served, found) if found.plain.generated else whole(found))
+
     found = intervene(
         served.lm,
         member.hook,
@@ -165,20 +186,12 @@ def answer_intervene(served: Served, request: InterveneRequest, asked: Asked) ->
         temperature=request.temperature,
         seed=request.seed,
         cancelled=asked,
+        heard=heard if request.stream else None,
     )
-    return {
-        "tokens": _tokens(served, prompt.ids_T.tolist()),
-        "truncated": prompt.truncated,
-        "cut": found.cut,
-        "kl": numbers(found.kl_T.tolist()),
-        "delta_logp": numbers(found.delta_logp_T.tolist()),
-        **{name: _predicted(row) for name, row in _rows(found)},
-        "next": {name: [[i, _text(served, i), number(p)] for i, p in row.next] for name, row in _rows(found)},
-        "generated": {name: _tokens(served, row.generated) for name, row in _rows(found)},
-    }
+    return whole(found)
 
 
-def answer_feature(served: Served, request: FeatureRequest, asked: Asked) -> Answer:
+def answer_feature(served: Served, request: FeatureRequest, asked: Asked, tell: Tell) -> Answer:
     """A page of examples."""
     member = served.member(request.member)
     if request.feature >= member.sae.features:
@@ -188,6 +201,10 @@ def answer_feature(served: Served, request: FeatureRequest, asked: Asked) -> Ans
 
 def _rows(found: Outcome) -> tuple[tuple[str, Continuation], ...]:
     return (("plain", found.plain), ("changed", found.changed))
+
+
+def _written(served: Served, found: Outcome) -> Answer:
+    return {"generated": {name: _tokens(served, row.generated) for name, row in _rows(found)}}
 
 
 def _predicted(row: Continuation) -> Answer:

@@ -6,7 +6,8 @@ import asyncio
 import json
 import logging
 import socket
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,7 +15,7 @@ import uvicorn
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -28,6 +29,8 @@ from unmix.explore.server_worker import Busy, Job, Worker
 BODY = 2**17  # bytes of a request
 GRACE = 5  # seconds that requests have to end in once the server is to stop
 _LOG = logging.getLogger(__name__)
+Parts = asyncio.Queue[api.Answer | None]
+"""Of an answer, as they come; none: no more will."""
 
 
 class Workers(NamedTuple):
@@ -75,16 +78,22 @@ def application(served: api.Served, site: Path, token: str, workers: Workers) ->
 
     def route(name: str, kind: Any, answer: Callable[..., api.Answer], worker: Worker) -> Route:
         async def endpoint(request: Request) -> Response:
+            parts: Parts = asyncio.Queue()
+            loop = asyncio.get_running_loop()
+
+            def tell(part: api.Answer) -> None:  # by the worker's thread
+                loop.call_soon_threadsafe(parts.put_nowait, part)
+
             try:
                 parsed = api.parse(kind, await _body(request))
-                job = worker.submit(lambda asked: answer(served, parsed, asked))
+                job = worker.submit(lambda asked: answer(served, parsed, asked, tell))
             except UserError as error:
                 return _error(400, str(error))
             except ClientDisconnect:
                 return Response(status_code=499)  # before all of it came
             except Busy:
                 return _error(429, "too many requests wait already; try again in a moment")
-            return await _finished(request, job)
+            return await _answered(request, job, parts)
 
         return Route(f"{API}{name}", endpoint, methods=["POST"])
 
@@ -107,28 +116,56 @@ async def _body(request: Request) -> bytes:
     return body
 
 
-async def _finished(request: Request, job: Job) -> Response:
-    """The answer of the job, which is cancelled if nobody waits for it any more."""
+async def _answered(request: Request, job: Job, parts: Parts) -> Response:
+    """The answer of the job: once it is there, or line by line from its first part on.
+
+    The job is cancelled if nobody waits for it any more.
+    """
+    lines = _lines(request, job, parts)
+    try:
+        status, first = await anext(lines)
+    except StopAsyncIteration:
+        return Response(status_code=499)  # nobody reads it
+    if status:
+        await lines.aclose()
+        return _Json(first, status)
+
+    async def content() -> AsyncIterator[bytes]:
+        async with aclosing(lines):
+            yield _Json.line(first)
+            async for _, part in lines:
+                yield _Json.line(part)
+
+    return StreamingResponse(content(), media_type="application/x-ndjson")
+
+
+async def _lines(request: Request, job: Job, parts: Parts) -> AsyncGenerator[tuple[int, api.Answer]]:
+    """(0, each part), then (status, the whole answer or what went wrong); ends before it if the client goes away."""
     answer: asyncio.Future[Any] = asyncio.wrap_future(job.answer)
     gone = asyncio.ensure_future(_gone(request))
+    for end in (answer, gone):
+        end.add_done_callback(lambda _: parts.put_nowait(None))  # behind all parts: the thread sent them before
     try:
-        await asyncio.wait({answer, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            return Response(status_code=499)  # nobody reads it
-        return _Json(answer.result())
+        while (part := await parts.get()) is not None:
+            yield 0, part
+        if answer.done():
+            yield _outcome(answer)
+    finally:
+        for waiting in (job, answer, gone):
+            waiting.cancel()
+
+
+def _outcome(answer: asyncio.Future[Any]) -> tuple[int, api.Answer]:
+    """(status, what is sent) of a job that has ended."""
+    try:
+        return 200, answer.result()
     except (Cancelled, asyncio.CancelledError):
-        if not answer.done():  # it is this request that is cancelled
-            raise
-        return _error(503, "the server is stopping")
+        return 503, _said("the server is stopping")
     except UserError as error:
-        return _error(400, str(error))
+        return 400, _said(str(error))
     except Exception as error:
         _LOG.exception("a request failed")
-        return _inside(request, error)
-    finally:
-        job.cancel()
-        answer.cancel()
-        gone.cancel()
+        return 500, _said(_reason(error))
 
 
 async def _gone(request: Request) -> None:
@@ -138,12 +175,24 @@ async def _gone(request: Request) -> None:
 
 class _Json(JSONResponse):
     def render(self, content: Any) -> bytes:
-        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode()
+        return self.line(content)
+
+    @staticmethod
+    def line(content: Any) -> bytes:
+        return json.dumps(content, allow_nan=False, separators=(",", ":")).encode() + b"\n"
 
 
 def _error(status: int, reason: str) -> Response:
-    """One line, as JSON."""
-    return _Json({"error": " ".join(reason.split())[:500]}, status)
+    return _Json(_said(reason), status)
+
+
+def _said(reason: str) -> api.Answer:
+    """One line."""
+    return {"error": " ".join(reason.split())[:500]}
+
+
+def _reason(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
 
 
 def _of_http(request: Request, error: Exception) -> Response:
@@ -155,7 +204,7 @@ def _of_http(request: Request, error: Exception) -> Response:
 
 def _inside(request: Request, error: Exception) -> Response:
     """What went wrong here."""
-    return _error(500, str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}")
+    return _error(500, _reason(error))
 
 
 class _Server(uvicorn.Server):

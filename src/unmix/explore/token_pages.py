@@ -1,8 +1,6 @@
 """Texts with the features of every token: MEMBER/t/00000.js, SEQUENCES a file.
 
-Every sequence is kept, so that every example opens its text, as long as the file's entries stay within ENTRIES: then
-with all features of each token, KEPT at most; else with the `strongest` N of each, N the largest number that fits, and
-the rest counted. Where not even LEAST of each fit, those sequences are kept that have the most examples.
+Which sequences, and how many features of each token, is `token_budget`'s; features beyond those are counted.
 
 A page is n tokens and m entries (feature, value), the entries by token, then by feature:
 
@@ -20,8 +18,8 @@ mantissa: within 0.05 %, as four significant digits are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numba
 import numpy as np
@@ -31,57 +29,42 @@ from unmix.explore.pack import of_planes, planes
 from unmix.explore.store import Floats, Ints, Store, Text
 
 SEQUENCES = 16  # a file
-ENTRIES = 6_000_000  # about 24 MB of files
-KEPT, LEAST = 64, 4  # features of a token
-LEAST_SEQUENCES = 16
+A_PAGE, A_TOKEN, AN_ENTRY = 8, 11, 6  # bytes, before they are packed
 BITS, MANTISSA = 10, 23
 
 
-class Kept(NamedTuple):
-    """Which sequences are kept, and how many features of each of their tokens."""
-
-    sequences: list[int]
-    strongest: int
-
-
-def kept(windows_S: Ints, l0_R: Ints, T: int) -> Kept:
-    """Of S sequences with so many examples; of equal ones the lowest is kept."""
-    fits = [n for n in range(LEAST, KEPT + 1) if int(np.minimum(l0_R, n).sum()) <= ENTRIES]
-    if fits:
-        return Kept(list(range(len(windows_S))), fits[-1])
-    order_S = np.argsort(-windows_S, kind="stable")
-    held_S = np.minimum(l0_R, LEAST).reshape(-1, T).sum(1)[order_S].cumsum()
-    fit = int(np.count_nonzero(held_S <= ENTRIES))
-    return Kept(sorted(order_S[: max(LEAST_SEQUENCES, fit)].tolist()), LEAST)
-
-
-def token_pages(store: Store, member: str, text: Text, of: Kept) -> Iterator[tuple[str, bytes]]:
-    """(key, bytes) of each page."""
+def token_pages(
+    store: Store, member: str, text: Text, sequences: Sequence[int], strongest: int
+) -> Iterator[tuple[str, bytes]]:
+    """(key, bytes) of each page of these sequences, ascending, with the `strongest` features of each token."""
     err_R, l0_R = store.errors(member)
     waiting: list[tuple[Ints, Ints, Ints, Floats]] = []
-    for number, row in enumerate(_sequences(store, member, of), 1):
+    for number, row in enumerate(_sequences(store, member, sequences, strongest), 1):
         waiting.append(row)
-        if len(waiting) == SEQUENCES or number == len(of.sequences):
+        if len(waiting) == SEQUENCES or number == len(sequences):
             page = (number - 1) // SEQUENCES
             yield f"{member}/t/{page:05d}", _page(waiting, text, err_R, l0_R)
             waiting = []
 
 
-def _sequences(store: Store, member: str, of: Kept) -> Iterator[tuple[Ints, Ints, Ints, Floats]]:
+def _sequences(
+    store: Store, member: str, sequences: Sequence[int], strongest: int
+) -> Iterator[tuple[Ints, Ints, Ints, Floats]]:
     """(tokens, kept entries of each, features, values) of each sequence in turn."""
-    T, wanted = store.T, np.array(of.sequences)
+    T, wanted = store.T, np.array(sequences)
     for range_ in store.ranges():
         some = wanted[(wanted >= range_.start) & (wanted < range_.stop)]
         if not len(some):
             continue
-        starts_R1, feature_n, act_n = store.by_token(member, range_)
+        first = int(some[0])
+        starts_R1, feature_n, act_n = store.by_token(member, range(first, int(some[-1]) + 1))
         for s in some.tolist():
-            at = (s - range_.start) * T
+            at = (s - first) * T
             starts_T1 = starts_R1[at : at + T + 1]
             here = slice(int(starts_T1[0]), int(starts_T1[-1]))
             chosen_n = np.zeros(here.stop - here.start, dtype=np.bool_)
             count_T = np.zeros(T, dtype=np.int64)
-            _strongest(starts_T1 - starts_T1[0], np.abs(act_n[here]), of.strongest, chosen_n, count_T)
+            _strongest(starts_T1 - starts_T1[0], np.abs(act_n[here]), strongest, chosen_n, count_T)
             yield np.arange(s * T, (s + 1) * T), count_T, feature_n[here][chosen_n], act_n[here][chosen_n]
 
 
