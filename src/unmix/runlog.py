@@ -63,7 +63,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file; none if there is no file. Raises `UserError` if it is damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
     except ValueError as error:
         raise UserError(f"{path} is damaged ({error}); remove it, and run the command that writes it") from None

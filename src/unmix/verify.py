@@ -53,6 +53,7 @@ def prove_folder(
     model: str | None,
     corpus: str | None,
     hook: str | None,
+    hook_out: str | None = None,
     tokens: int = PROOF_TOKENS,
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
@@ -63,7 +64,15 @@ def prove_folder(
     if tokens < 1:
         raise UserError(f"--tokens {tokens} leaves nothing to measure on; give a number above 0")
     subject, lm, held_out = open_subject(
-        folder, say, model=model, corpus=corpus, hook=hook, read_at_most=20 * tokens, transcoders=True
+        folder,
+        say,
+        model=model,
+        corpus=corpus,
+        hook=hook,
+        hook_out=hook_out,
+        read_at_most=20 * tokens,
+        transcoders=True,
+        fit=False,
     )
     said, problems = [], []
     for at, saes in subject.saes.items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 import yaml
 from interop.looks import LOOKS, Weights, inputs
 from tiny_models import WIDTH, tiny_model_folder
+from tiny_run import make
 
 from unmix.cli import main
 from unmix.config import ModelConfig
@@ -24,6 +26,7 @@ from unmix.interop.load import load_sae, read
 from unmix.interop.saebench import for_saebench
 from unmix.interop.to_sae_lens import to_sae_lens
 from unmix.lm.model import load_language_model
+from unmix.training import run
 
 D, F = 8, 24
 PHIS = [Relu(), TanhRelu(), JumpRelu(), TopK(3, weigh_by_norm=False), AbsTopK(3, weigh_by_norm=False), Gated()]
@@ -368,3 +371,24 @@ def test_delphi_reads_its_cache(lm, tmp_path):
             assert set(i.tolist()) == {latent.latent.latent_index}
             seen[n, t, i] = latent.activation_data.activations.float()
     assert torch.equal(seen, f_NTF.half().float())
+
+
+def test_a_run_and_a_published_dictionary_are_cached_from_the_command_line(overrides, tmp_path, capsys):
+    run.sweep(make(overrides, activations__sequence_length=32, training__l1=[1.0, 3.0]), tmp_path / "run")
+    assert main(["convert", str(tmp_path / "run"), str(tmp_path / "latents"), "--to", "delphi", "--tokens", "320"]) == 0
+    said = capsys.readouterr().out.split()
+    assert said == [str(tmp_path / f"latents/l1-{n}/resid_post.0") for n in (1, 3)]
+    for folder in map(Path, said):
+        config = json.loads((folder / "config.json").read_text())
+        assert (config["ctx_len"], config["n_tokens"], config["dataset_split"]) == (32, 320, "held_out")
+        assert list(folder.glob("*.safetensors"))
+    save_sae(made(width=WIDTH, E=WIDTH), tmp_path / "sae", model="gpt2", hook="resid_post.1", context=32, more={})
+    words = ["--to", "delphi", "--model", overrides["model.name"], "--corpus", overrides["corpus.source"]]
+    assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "one"), *words, "--tokens", "64"]) == 0
+    [file, *_] = sorted((tmp_path / "one/resid_post.1").glob("*.safetensors"))
+    assert safetensors.torch.load_file(file)["tokens"].shape == (2, 32)
+    assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "one"), *words]) == 2
+    assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "two"), *words, "--tokens", "0"]) == 2
+    assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "two"), "--tokens", "64"]) == 2
+    assert "--tokens 64 is for --to delphi; leave it out" in capsys.readouterr().err
+    assert not (tmp_path / "two").exists()

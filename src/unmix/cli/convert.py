@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted
+from unmix.cli.measured import LAYOUTS, refuse_options, write_measured
 from unmix.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +25,12 @@ def add_convert(commands: Any) -> None:
         "Scope, Qwen Scope, circuit-tracer …, bring it to raw x in and raw ŷ out, and write DST, which must\n"
         "not exist: cfg.json and sae_weights.safetensors. Says in a line what it was understood as.\n\n"
         "Of a .pt file nothing but tensors and plain values is read, and nothing in it is run. Folders without one\n"
-        "open as they are. docs/interop.md has what opens, what is refused and why.",
+        "open as they are. docs/interop.md has what opens, what is refused and why.\n\n"
+        "What was measured of dictionaries, for other tools:\n"
+        "  unmix convert RUN_OR_SAE DST --to saebench       the evaluation.json there, as SAEBench's core results\n"
+        "  unmix convert RUN_OR_SAE DST --to neuronpedia    the explorer's site there, for Neuronpedia (DST/bulk for\n"
+        "                                                   its importer, DST/upload for its API)\n"
+        "  unmix convert RUN_OR_SAE DST --to delphi         a cache of activations, on --model and --corpus",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -40,11 +46,15 @@ def add_convert(commands: Any) -> None:
     parser.add_argument("--hook", metavar="HOOK", help="where x is read, such as resid_post.3; the same")
     parser.add_argument(
         "--to",
-        choices=["unmix", "dictionary_learning", "sparsify", "circuit_tracer"],
+        choices=["unmix", "dictionary_learning", "sparsify", "circuit_tracer", *LAYOUTS],
         default="unmix",
         help="whose layout to write, if not ours, which SAELens opens: sparsify knows topk alone, dictionary_learning "
         "relu, jumprelu, gated and topk, circuit_tracer transcoders, relu and jumprelu, one a layer from 0 on",
     )
+    parser.add_argument("--set", metavar="NAME", help="for neuronpedia: the source set, such as res-16k (DST's name)")
+    parser.add_argument("--creator", metavar="ID", help="for neuronpedia: the user's id there (that of a new instance)")
+    parser.add_argument("--corpus", metavar="SOURCE", help="for delphi: the corpus, if not the one that SRC names")
+    parser.add_argument("--tokens", type=int, metavar="N", help="for delphi: held-out tokens to cache (262,144)")
     parser.add_argument("--json", action="store_true", help="print what was understood as JSON")
     parser.set_defaults(run=_run)
 
@@ -52,6 +62,9 @@ def add_convert(commands: Any) -> None:
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.interop.convert import convert, convert_set
 
+    refuse_options(args)
+    if args.to in LAYOUTS:
+        return write_measured(args)
     if args.to == "circuit_tracer":
         read = convert_set(args.src, args.dst, model=args.model, hook=args.hook)
     elif len(args.src) > 1:

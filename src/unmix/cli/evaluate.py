@@ -36,7 +36,8 @@ def add_evaluate(commands: Any) -> None:
         type=Path,
         nargs="+",
         metavar="RUN_OR_SAE",
-        help="a run, an SAE folder, or OWNER/REPO/… on the hub; several are compared",
+        help="a run, an SAE folder, a file of one (NAME.npz, whose evaluation goes into NAME/ beside it), or "
+        "OWNER/REPO/… on the hub; several are compared",
     )
     parser.add_argument(
         "--out",
@@ -64,6 +65,7 @@ def add_evaluate(commands: Any) -> None:
     parser.add_argument("--model", help="the language model, if not the one that the folder names")
     parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")
     parser.add_argument("--hook", help="where an SAE is judged, if not at the hook that its folder names")
+    parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if its folder does not say")
     parser.add_argument(
         "--batch",
         type=int,
@@ -97,7 +99,10 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     if several:
         kept = args.out or Path("comparison")
     elif args.debias and kept != folder:
-        raise UserError(f"--debias writes into the folder; `unmix pull {args.folders[0]} DIR` makes one: give it")
+        makes = "convert" if folder.is_file() else "pull"
+        raise UserError(f"--debias writes into the folder; `unmix {makes} {args.folders[0]} DIR` makes one: give it")
+    if kept != folder and kept.is_file():
+        raise UserError(f"{kept} is a file, and {FILE} is to go into a folder of that name; move it away")
     require_ours(kept)
     found = evaluate_folder(
         [place.folder for place in places] if several else folder,
@@ -106,6 +111,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
         model=args.model,
         corpus=args.corpus,
         hook=args.hook,
+        hook_out=args.hook_out,
         batch=args.batch,
         device=args.device,
         debias=args.debias,

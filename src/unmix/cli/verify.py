@@ -32,6 +32,7 @@ def add_verify(commands: Any) -> None:
     parser.add_argument("--model", help="the language model; also asks how well the dictionaries fit it")
     parser.add_argument("--corpus", help="the corpus for that; of what unmix trained, the held-out part of its own")
     parser.add_argument("--hook", help="where x is read, if not at the hook that the folder names")
+    parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if the folder does not say")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens for that (8,192)")
     parser.add_argument("--json", action="store_true", help="print what was checked and found as JSON")
     parser.set_defaults(run=_run)
@@ -42,7 +43,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
 
     folder = place_of(args.folder).folder
     found = verify(folder)
-    asked = {"model": args.model, "corpus": args.corpus, "hook": args.hook}
+    asked = {"model": args.model, "corpus": args.corpus, "hook": args.hook, "hook_out": args.hook_out}
     fit = None
     if not found.problems and (args.tokens is not None or any(asked.values())):
         fit = prove_folder(

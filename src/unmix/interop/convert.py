@@ -1,11 +1,14 @@
-"""From files or folders of any library to a folder of ours, of dictionary_learning, sparsify or circuit-tracer."""
+"""From files or folders of any library to a folder of ours, of dictionary_learning, sparsify or circuit-tracer.
+
+And an evaluation of ours to SAEBench's results.
+"""
 
 from __future__ import annotations
 
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +21,8 @@ from unmix.hooknames import canonical, transformer_lens
 from unmix.interop import circuit_tracer, dictionary_learning, sparsify
 from unmix.interop.load import read
 from unmix.interop.origin import Origin, Reading
+from unmix.interop.saebench_results import EVALUATION, write_results
+from unmix.runlog import read_json
 
 LAYOUTS = ("unmix", "dictionary_learning", "sparsify", "circuit_tracer")
 """What can be written; the last of several dictionaries, by `convert_set`."""
@@ -30,12 +35,12 @@ def convert(src: Path, dst: Path, *, model: str | None = None, hook: str | None 
 
     Raises `UserError`, and writes nothing, if `src` is not read, or is ours already, or if there is something at `dst`.
     """
-    _require_free(dst)
+    require_free(dst)
     sae, found = read(src, pickles=True)
     if found.format == to == "unmix":
         raise UserError(f"{src} is a folder of unmix already; `unmix evaluate` and load_sae open it as it is")
     named = replace(found, model=model or found.model, hook=canonical(hook) if hook else found.hook)
-    with _whole(dst) as beside:
+    with made_whole(dst) as beside:
         if to == "dictionary_learning":
             dictionary_learning.write(sae, named, beside)
         elif to == "sparsify":
@@ -60,7 +65,7 @@ def convert_set(srcs: Sequence[Path], dst: Path, *, model: str | None = None, ho
     `hook`: where x is read, a place in a block as TransformerLens names it (`mlp.hook_in`), if the files do not say.
     Raises `UserError` as `convert` and `circuit_tracer.write_set`, and where the files name other layers or places.
     """
-    _require_free(dst)
+    require_free(dst)
     found = [read(src, pickles=True) for src in srcs]
     if (model := model or next((reading.origin.model for reading in found if reading.origin.model), None)) is None:
         raise UserError(f"{srcs[0]} names no model, which config.yaml has to; give --model NAME")
@@ -72,7 +77,7 @@ def convert_set(srcs: Sequence[Path], dst: Path, *, model: str | None = None, ho
             "give --hook, such as mlp.hook_in or ln2.hook_normalized"
         )
     place_out = _place(srcs, [reading.origin.hook_out for reading in found]) or "hook_mlp_out"
-    with _whole(dst) as beside:
+    with made_whole(dst) as beside:
         layers = [reading.dictionary for reading in found]
         circuit_tracer.write_set(layers, beside, model=model, hook_in=place_in, hook_out=place_out, scan=dst.name)
     return found
@@ -95,13 +100,45 @@ def _place(srcs: Sequence[Path], hooks: Sequence[str | None]) -> str | None:
     return places.pop()
 
 
-def _require_free(dst: Path) -> None:
+def convert_evaluation(src: Path, kept: Path, dst: Path) -> list[Path]:
+    """Write `dst`: the evaluation.json in `kept`, of the dictionaries of `src`, as SAEBench's results.
+
+    Raises `UserError` if there is none, or a dictionary that it speaks of is not read any more.
+    """
+    require_free(dst)
+    path = kept / EVALUATION
+    found = read_json(path)
+    if found is None:
+        raise UserError(f"there is no {path}; `unmix evaluate {src}` writes it")
+    if not isinstance(found.get("hooks"), list) or not isinstance(found.get("checkpoints"), dict):
+        raise UserError(f"{path} was not written by this version of unmix; `unmix evaluate {src}` writes it anew")
+    names = [name for result in found["hooks"] for name in result["saes"]]
+    with made_whole(dst) as beside:
+        written = write_results(
+            found,
+            {name: _evaluated(src, found["checkpoints"], name) for name in names},
+            int(path.stat().st_mtime * 1000),
+            beside,
+        )
+    return [dst / one.relative_to(beside) for one in written]
+
+
+def _evaluated(src: Path, checkpoints: Mapping[str, str], name: str) -> Path:
+    """Where a dictionary of an evaluation lies: below `src`, or, of several, where it was evaluated from."""
+    if name not in checkpoints:  # `unmix evaluate --debias` keeps them there
+        return src / "debiased" / name.removesuffix(", debiased")
+    within = src / checkpoints[name] if checkpoints[name] != "." else src
+    return within if within.exists() else Path(checkpoints[name])
+
+
+def require_free(dst: Path) -> None:
+    """Raises `UserError` if there is something at `dst` but an empty folder."""
     if dst.exists() and not (dst.is_dir() and not any(dst.iterdir())):
         raise UserError(f"{dst} exists; give a folder that does not, or move it away")
 
 
 @contextmanager
-def _whole(dst: Path) -> Iterator[Path]:
+def made_whole(dst: Path) -> Iterator[Path]:
     """A folder beside it, which becomes it once all is written, or is gone."""
     with writing(dst):
         dst.absolute().parent.mkdir(parents=True, exist_ok=True)

@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from unmix.dictionary.files import CONFIG, WEIGHTS
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.interop import releases
@@ -60,18 +61,24 @@ def folder_of(
     if not SCHEME.match(text):
         here = Path(text)
         if here.exists():
-            return _here(here, subfolder, revision, say)
+            return _meant(_here(here, subfolder, revision, say))
     asked = asked_of(text, subfolder, revision, say)
-    return Path(text) if asked is None else fetch(asked, pickles=pickles, say=say).path
+    return Path(text) if asked is None else _meant(fetch(asked, pickles=pickles, say=say).path)
 
 
 def kept_of(name: Path) -> Path:
-    """Where what is made of a dictionary is kept: its own folder; `runs/OWNER--REPO--SUB--FOLDER` for one on the hub,
-    whose cache is left as it is."""
+    """Where what is made of a dictionary is kept: its own folder; for a file the folder beside it of its name without
+    the ending; `runs/OWNER--REPO--SUB--FOLDER` for one on the hub, whose cache is left as it is."""
     asked = None if name.exists() else asked_of(str(name))
-    if asked is None:
-        return name
-    return _RESULTS / str(asked).replace("/", "--")
+    if asked is not None:
+        return _RESULTS / str(asked).replace("/", "--")
+    meant = _meant(name)
+    return meant.with_suffix("") if meant.is_file() else meant
+
+
+def _meant(path: Path) -> Path:
+    """The folder for its `sae_weights.safetensors`, which its cfg.json explains; any other path as it is."""
+    return path.parent if path.name == WEIGHTS and (path.parent / CONFIG).is_file() else path
 
 
 def named_on_the_hub(path: Path) -> str | None:

@@ -110,23 +110,36 @@ def for_saebench(
     if sae.needs_x or sae.width != sae.W_dec.shape[1]:
         what = "is a transcoder" if sae.per_token is None else f"undoes the {sae.per_token.name} of each token"
         raise UserError(f"SAEBench decodes f alone, and this dictionary {what}; it cannot be evaluated there")
-    layer = re.search(r"\.(\d+)(?:\.|$)", hook)
-    if layer is None:
+    cfg = config_of(sae, model=model, hook=hook, context=context, training_tokens=training_tokens)
+    if cfg.hook_layer < 0:
         raise UserError(f"hook {hook} names no layer, which SAEBench asks for; give one such as resid_post.3")
     own = sae.changed({name: weight.clone() for name, weight in sae.weights.items()})
     if sae.nonlinearity.name in SCALES:
         own = own.changed(_unit(own))
-    cfg = Config(
+    return SAEBenchSAE(own, cfg)
+
+
+def config_of(
+    sae: Dictionary,
+    *,
+    model: str,
+    hook: str,
+    context: int,
+    training_tokens: int = -1,
+    transcoder: bool = False,
+) -> Config:
+    """What its evaluations read of a dictionary; hook_layer is -1 where the hook names none."""
+    layer = re.search(r"\.(\d+)(?:\.|$)", hook)
+    return Config(
         model_name=model,
         d_in=sae.width,
         d_sae=sae.features,
-        hook_layer=int(layer[1]),
+        hook_layer=int(layer[1]) if layer else -1,
         hook_name=transformer_lens(hook),
         context_size=context,
-        architecture=architecture_of(sae, False),
+        architecture=architecture_of(sae, transcoder),
         training_tokens=training_tokens,
     )
-    return SAEBenchSAE(own, cfg)
 
 
 def _unit(sae: Dictionary) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@
     attn_out.L     what block L's attention adds to the residual stream
     mlp_out.L      what block L's MLP adds to it
     a.b.c          the output of any module, by its path
+    a.b.c.input    its input; the end of a path will do if no other path has it (`layers.5.mlp.input`)
 
     resid_pre + attn_out + mlp_out = resid_post                          (`LanguageModel.check_contributions`)
 
@@ -12,12 +13,13 @@ What is added is the module's output in most families. Where a norm stands behin
 3, EXAONE 4, GLM-4), it is the norm's output; where the block multiplies it (Granite), the product; where the module
 adds the residual stream itself (BLOOM, MPT), its output without that. TransformerLens' names (`blocks.3.hook_mlp_out`)
 mean the same places; in a model of TransformerLens they are its own hook points. A module that is no language model has
-its paths alone.
+its paths alone. What circuit-tracer calls `blocks.3.mlp.hook_in` is the input of block 3's MLP.
 """
 
 from __future__ import annotations
 
 import difflib
+import re
 from typing import Any
 
 from torch import nn
@@ -36,6 +38,8 @@ _NORM_BEHIND = {
 }
 _ADDED_INSIDE = "residual"
 """What BLOOM and MPT call the argument that a module adds to its output."""
+_INPUT = ".input"
+_MLP_IN = re.compile(r"blocks\.(\d+)\.mlp\.hook_in")
 _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech")
 
 
@@ -57,6 +61,8 @@ def find_place(model: nn.Module, hook: str) -> Place:
         return _contribution(block, kind, hook)
     if hook and hook in modules:
         return Place(modules[hook], "output")
+    if (read := _input(model, modules, hook)) is not None:
+        return Place(read, "input")
     if not _is_language_model(model):
         close = [path for path in modules if hook and path.endswith(f".{hook}")]
         some = close[:1] or difflib.get_close_matches(hook, list(modules), 1, 0.0) or list(modules)[-1:]
@@ -71,6 +77,19 @@ def find_place(model: nn.Module, hook: str) -> Place:
 def _is_language_model(model: nn.Module) -> bool:
     """Whether it has a configuration as those of `transformers` do."""
     return hasattr(getattr(model, "config", None), "get_text_config")
+
+
+def _input(model: nn.Module, modules: dict[str, nn.Module], hook: str) -> nn.Module | None:
+    """The module whose input the hook is; None if it is no such name, or there is no such module, or several."""
+    if (found := _MLP_IN.fullmatch(hook)) and _is_language_model(model):
+        blocks = find_blocks(model)
+        children = dict(blocks[int(found[1])].named_children()) if int(found[1]) < len(blocks) else {}
+        return next((children[name] for name in _MLP if name in children), None)
+    path = hook.removesuffix(_INPUT)
+    if path == hook:
+        return None
+    close = [path] if path in modules else [name for name in modules if name.endswith(f".{path}")]
+    return modules[close[0]] if path and len(close) == 1 else None
 
 
 def _contribution(block: nn.Module, kind: str, hook: str) -> Place:

@@ -1,0 +1,103 @@
+"""Places in a language model by other libraries' names: nnsight, nnterp, TransformerLens, on freshly made models."""
+
+import warnings
+from copy import deepcopy
+
+import pytest
+import torch
+from tiny_models import LAYERS, WIDTH, tiny_model_folder
+
+from unmix.config import ModelConfig
+from unmix.dictionary.model import new_dictionary
+from unmix.evaluation.splice import splice
+from unmix.hooknames import KINDS, transformer_lens
+from unmix.lm.model import load_language_model
+
+pytestmark = [pytest.mark.peers, pytest.mark.filterwarnings("ignore")]
+FAMILIES = ("gpt2", "llama", "gemma2", "gemma3_text")
+IDS = torch.arange(1, 17)[None]
+
+
+@pytest.fixture(params=FAMILIES)
+def lm(request):
+    return load_language_model(ModelConfig(name=str(tiny_model_folder(request.param)), matmul="fp32"))
+
+
+def close(got, wanted):
+    got = got[0] if isinstance(got, tuple) else got
+    assert (got - wanted).abs().max() <= 1e-4 * wanted.abs().max()
+
+
+def _bridge(lm):
+    """TransformerLens' model of the same weights; of a copy, because it changes the one that it is given."""
+    bridge = pytest.importorskip("transformer_lens.model_bridge", reason="TransformerBridge is not installed")
+    return bridge.TransformerBridge.boot_transformers(
+        lm.name, device="cpu", tokenizer=lm.tokenizer, hf_model=deepcopy(lm.model)
+    )
+
+
+def test_transformer_lens_has_our_activations_under_the_exported_names(lm):
+    """At every hook of every block: the residual stream, and what attention and MLP add to it."""
+    theirs = _bridge(lm)
+    hooks = [f"{kind}.{L}" for kind in KINDS for L in range(LAYERS)]
+    ours = lm.activations(IDS, hooks)
+    with torch.no_grad():
+        _, cache = theirs.run_with_cache(IDS)
+    for hook in hooks:
+        close(cache[transformer_lens(hook)], ours[hook])
+
+
+def test_transformer_lens_with_a_dictionary_in_it_predicts_the_same(lm):
+    """docs/interop.md: five lines for TransformerLens."""
+    theirs = _bridge(lm)
+    sae = new_dictionary(WIDTH, 24, 1.0, 0)
+    for hook in ("resid_post.1", "mlp_out.1"):
+        with splice(lm.model, hook, sae):
+            wanted = lm.logits(IDS)
+        with torch.no_grad():
+            got = theirs.run_with_hooks(IDS, fwd_hooks=[(transformer_lens(hook), lambda x, hook: sae(x))])
+        close(got, wanted)
+
+
+def _nnsight(name):
+    nnsight = pytest.importorskip("nnsight", minversion="0.7")  # dictionary-learning brings 0.3.7
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return nnsight.LanguageModel(name, dispatch=True)
+
+
+def _block(model, lm, L):
+    """Block L, by the path of its family."""
+    return model.transformer.h[L] if hasattr(lm.model, "transformer") else model.model.layers[L]
+
+
+def test_nnsight_reads_and_replaces_the_same(lm):
+    """docs/interop.md: five lines for nnsight."""
+    theirs = _nnsight(lm.name)
+    sae = new_dictionary(WIDTH, 24, 1.0, 0)
+    ours = lm.activations(IDS, ["resid_post.1"])["resid_post.1"]
+    with splice(lm.model, "resid_post.1", sae):
+        wanted = lm.logits(IDS)
+    with torch.no_grad():
+        with theirs.trace(IDS):
+            x = _block(theirs, lm, 1).output.save()
+        close(x, ours)
+        whole = isinstance(x, tuple)
+        with theirs.trace(IDS):
+            given = _block(theirs, lm, 1).output
+            _block(theirs, lm, 1).output = (sae(given[0]), *given[1:]) if whole else sae(given)
+            logits = theirs.lm_head.output.save()
+    if getattr(lm.model.config, "final_logit_softcapping", None) is None:  # Gemma 2 changes them behind lm_head
+        close(logits, wanted)
+
+
+def test_nnterp_reads_the_same(lm):
+    """docs/interop.md: five lines for nnterp."""
+    nnterp = pytest.importorskip("nnterp", reason="nnterp is not installed")
+    theirs = nnterp.StandardizedTransformer(lm.name, dispatch=True, check_renaming=False)
+    ours = lm.activations(IDS, ["resid_pre.1", "resid_post.1"])
+    with torch.no_grad(), theirs.trace(IDS):
+        before = theirs.layers_input[1].save()
+        after = theirs.layers_output[1].save()
+    close(before, ours["resid_pre.1"])
+    close(after, ours["resid_post.1"])
