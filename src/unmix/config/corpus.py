@@ -63,6 +63,12 @@ class SourceConfig(Section):
         """Whether the tokens of a chat template become activations."""
         return not self.roles if self.template_tokens is None else self.template_tokens
 
+    @property
+    def counted_of_chats(self) -> str:
+        """Whose messages become activations, and whether the template's tokens do."""
+        whose = f"messages of {' and '.join(self.roles)}" if self.roles else "all messages"
+        return f"{whose}, template tokens {'too' if self.counts_template else 'left out'}"
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Its keys, without those that older versions do not know and that are at their default."""
@@ -145,6 +151,12 @@ class CorpusConfig(SourceConfig):
     def any_masks(self) -> bool:
         """Whether some tokens of any source do not become activations."""
         return any(part.masks for _, part in self.parts)
+
+    @property
+    def counted(self) -> str:
+        """Which tokens become activations, where not all do: `messages of assistant, template tokens left out`."""
+        found = dict.fromkeys(part.counted_of_chats for _, part in self.parts if part.masks)
+        return "; ".join(found)
 
     def pinned(self, names: Sequence[str], commits: Sequence[str | None]) -> CorpusConfig:
         """The corpus with a revision for each of its datasets on the hub that asks for none; `names` are theirs."""

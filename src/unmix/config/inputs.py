@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from unmix.config.corpus import CorpusConfig as CorpusConfig
 from unmix.config.section import Section
@@ -50,8 +50,28 @@ class ActivationsConfig(Section):
     rows: str | None = None
     """Activations of your own to read instead: a `.npy` or safetensors file of [tokens, D]; `given` in a run that was
     started from Python with tensors. `model` and `corpus` are then not read, but for `corpus.held_out_fraction`."""
+    token_ids: Path | None = None
+    """Of `rows` in a file: a `.npy` file of [tokens] integers, the token that each row is of."""
+    special_ids: list[int] = Field(default=[])
+    """Of `rows` with token ids: rows of these tokens are neither trained on nor judged on."""
     seed: int = 0
     """Of the order of sequences, and of the shuffle of their tokens."""
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Its keys, without those of rows that older versions do not know, where they are at their default."""
+        data: dict[str, Any] = dump(self)
+        return {key: value for key, value in data.items() if key not in ("token_ids", "special_ids") or value}
+
+    @model_validator(mode="after")
+    def _ids_of_rows(self) -> ActivationsConfig:
+        given = "token_ids" if self.token_ids else "special_ids" if self.special_ids else None
+        if given and self.rows is None:
+            raise ValueError(
+                f"{given} = {getattr(self, given)} is for activations of your own (activations.rows); with a language "
+                "model, training.mask.special leaves out special tokens"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_place(self) -> ActivationsConfig:

@@ -83,6 +83,8 @@ class Tokens:
     """Of each source, the revision on the hub that was read; None for what is not there. Empty if none is."""
     sources: tuple[SourceFacts, ...] = ()
     """Of several sources."""
+    counted: str = ""
+    """Which tokens become activations, in words; empty: all of them."""
 
     @property
     def activations(self) -> int:
@@ -123,13 +125,13 @@ def load_tokens(
     about += [config.source, config.field, config.held_out_fraction, config.max_tokens, split]
     about += [states[0].key if not config.sources else [state.key for state in states], *_how(config)]
     stem = cache_folder() / "tokens" / token_files.hash_of(json.dumps(about))[:32]
-    cached = _open(stem, split, template)
+    cached = _open(stem, split, template, config.counted)
     for state in states:
         if state.doubt:
             which = f"revision {state.commit}" if state.commit else "an unknown revision"
             say(f"{state.doubt}; {'reading' if cached is None else 'using the cached tokens of'} {which}")
     if config.any_masks and split == "held_out":
-        say("the tokens that training leaves out (corpus.roles, corpus.template_tokens) are read and counted here")
+        say(f"of chats, training counts {config.counted}; the other tokens are read too")
     if cached is not None:
         for line in cached.remarks:
             say(line)
@@ -201,7 +203,7 @@ def load_tokens(
             about=description,
             check=check,
         )
-    made = _open(stem, split, template)
+    made = _open(stem, split, template, config.counted)
     if made is None:
         raise UserError(f"{stem}.bin changed while it was written; run again with another UNMIX_CACHE")
     return made
@@ -258,7 +260,7 @@ def _said_of_sources(counts: list[Count], T: int) -> list[str]:
     ]
 
 
-def _open(stem: Path, split: Split, template: str) -> Tokens | None:
+def _open(stem: Path, split: Split, template: str, counted: str) -> Tokens | None:
     """The cached sequences of this split, if they are as they were written; chats, if with this template."""
     stored = token_files.read(stem)
     if stored is None or stored.about.get("template", template) != template:
@@ -277,6 +279,7 @@ def _open(stem: Path, split: Split, template: str) -> Tokens | None:
             bool(about.get("given")),
             tuple(about.get("commits", ())),
             tuple(SourceFacts(*facts) for facts in about.get("sources", ())),
+            counted,
         )
     except (KeyError, TypeError):
         return None

@@ -46,6 +46,7 @@ def evaluate_folder(
     model: str | None = None,
     corpus: str | None = None,
     hook: str | None = None,
+    hook_out: str | None = None,
     batch: int | None = None,
     device: str | None = None,
     read_at_most: int | None = None,
@@ -64,7 +65,20 @@ def evaluate_folder(
         return evaluate_rows(folder, None, tokens=fidelity_tokens, mask=mask)
     if debias and not isinstance(folder, Path):
         raise UserError("--debias writes into the folder of a dictionary; give one folder at a time")
-    subject, lm, tokens = open_subject(folder, say, model=model, corpus=corpus, hook=hook, read_at_most=read_at_most)
+    subject, lm, tokens = open_subject(
+        folder,
+        say,
+        model=model,
+        corpus=corpus,
+        hook=hook,
+        hook_out=hook_out,
+        read_at_most=read_at_most,
+        transcoders=True,
+    )
+    if debias and (into := next(filter(None, map(subject.hook_out, subject.made)), None)):
+        raise UserError(
+            f"--debias refits dictionaries to the x that they read, and this one gives {into}; leave it out"
+        )
     where = resolve(device or subject.device)
     if where.type != "cpu":
         say(f"evaluating on {where}")
@@ -80,17 +94,18 @@ def evaluate_folder(
         needed = max(needed, max(memory.refitting(sae, DEBIAS_TOKENS, n * T) for sae in everything))
     say(f"about {size(held() + needed)} of memory at the peak, {n} sequences a pass (--batch)")
     results = []
-    for at, saes in subject.saes.items():
+    for at, out, saes in _together(subject):
         if debias and isinstance(folder, Path):
             say(f"refitting the magnitudes of {len(saes)} dictionaries on {DEBIAS_TOKENS:,} tokens of the train split")
             train = load_tokens(subject.corpus, lm.tokenizer, T, "train", say=say)
             saes = {**saes, **_debiased(saes, lm, train, at, folder, _made(subject, T), n)}
-        say(f"{len(saes)} dictionaries at {at}")
+        say(f"{len(saes)} dictionaries at {at if out is None else f'{at} -> {out}'}")
         result = evaluate(
             lm,
             tokens,
             at,
             saes,
+            hook_out=out,
             fidelity_tokens=fidelity_tokens,
             ce_tokens=ce_tokens,
             mask=mask(subject.trained),
@@ -108,6 +123,15 @@ def evaluate_folder(
         **({"published": {name: _published(made) for name, made in subject.made.items()}} if subject.made else {}),
         "hooks": results,
     }
+
+
+def _together(subject: Subject) -> list[tuple[str, str | None, dict[str, Dictionary]]]:
+    """(hook, where y is read, dictionaries) of those that share both."""
+    found: dict[tuple[str, str | None], dict[str, Dictionary]] = {}
+    for at, saes in subject.saes.items():
+        for name, sae in saes.items():
+            found.setdefault((at, subject.hook_out(name)), {})[name] = sae
+    return [(at, out, saes) for (at, out), saes in found.items()]
 
 
 def _published(made: Origin) -> dict[str, Any]:

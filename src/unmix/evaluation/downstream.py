@@ -25,12 +25,13 @@ from torch import Tensor
 
 from unmix.activations.mask import Mask
 from unmix.devices import at_rest
+from unmix.errors import UserError
 from unmix.evaluation.memory import pieces
 from unmix.evaluation.splice import Replacement, splice
-from unmix.hooknames import KINDS, canonical
 from unmix.kernels.task import wide
-from unmix.lm.hooks import find_blocks
+from unmix.lm.hooks import find_blocks, find_place
 from unmix.lm.model import LanguageModel
+from unmix.lm.places import Running, attach
 
 CHECKED = 64  # tokens passed both ways, to see whether blocks can be skipped
 EVERYWHERE = 16  # sequences on which dictionaries are also put in the place of masked tokens
@@ -47,7 +48,7 @@ class Effect:
         """Of each batch: its documents, the sums of their differences in cross-entropy, how many those are."""
 
     def add(self, ce_NT: Tensor, base_ce_NT: Tensor, kl_NT: Tensor, document_NT: Tensor) -> None:
-        """Count predictions, each with the document that it was made in; the sums stay on the device."""
+        """Count predictions (of any shape), each with the document that it was made in; the sums stay on the device."""
         self.tokens += ce_NT.numel()
         self._ce = self._ce + ce_NT.sum()
         self._kl = self._kl + kl_NT.sum()
@@ -68,7 +69,7 @@ class Effect:
 
     def metrics(self) -> dict[str, float | int]:
         """Means, and the standard error of ΔCE."""
-        n, of_document = self.tokens, self.of_document()
+        n, of_document = self.tokens or math.nan, self.of_document()
         documents = len(of_document)
         mean = sum(delta for delta, _ in of_document.values()) / n
         squares = sum((delta - mean * count) ** 2 for delta, count in of_document.values())
@@ -82,6 +83,38 @@ class Effect:
         }
 
 
+class Seen:
+    """x at a hook, in the pass that is running: what a transcoder reads, while its ŷ goes to another place."""
+
+    def __init__(self, hook: str) -> None:
+        self.hook = hook
+        self._x_NTD: Tensor | None = None
+
+    @property
+    def x_NTD(self) -> Tensor:
+        """Raises `UserError` if the pass has not come to the hook yet."""
+        if self._x_NTD is None:
+            raise UserError(
+                f"hook {self.hook} comes after the one whose y is replaced; give the hook that x is read at"
+            )
+        return self._x_NTD
+
+    @contextmanager
+    def watching(self, model: LanguageModel) -> Iterator[None]:
+        """While inside, x is kept of every pass."""
+        self._x_NTD = None
+        running = Running(model.model)
+        handle = attach(find_place(model.model, self.hook), self.hook, running, self._keep)
+        try:
+            yield
+        finally:
+            handle.remove()
+            running.remove()
+
+    def _keep(self, x_NTD: Tensor) -> None:
+        self._x_NTD = x_NTD
+
+
 class Downstream:
     """Untouched, ablated and spliced runs of a model over the same sequences, for several replacements at a hook."""
 
@@ -93,8 +126,11 @@ class Downstream:
         skip: int,
         leaves: Mask | None = None,
         everywhere: Collection[str] = (),
+        seen: Seen | None = None,
     ) -> None:
         self.model, self.hook, self.replacements, self.skip, self.leaves = model, hook, replacements, skip, leaves
+        self.seen = seen
+        """Where the mask looks, and replacements read, if not at what they replace."""
         self.everywhere = everywhere
         """Replacements that are also put in the place of masked tokens, on the first EVERYWHERE sequences."""
         self.skipped: int | None = None
@@ -109,11 +145,11 @@ class Downstream:
         self.replacement_seconds = 0.0
         """Spent in the replacements; the rest of `add` is the model's."""
 
-    def add(self, ids_NT: Tensor, document_NT: Tensor) -> None:
+    def add(self, ids_NT: Tensor, document_NT: Tensor, kept_NT: Tensor | None = None) -> None:
         """Count a batch of sequences; predictions made from the first `skip` positions are left out.
 
         `document_NT` says which document each token is of. Tokens that the mask leaves out keep x (in `effects`; not
-        in `unmasked`).
+        in `unmasked`). With `kept_NT`, only predictions made from kept tokens are counted, and all others keep x.
         """
         with torch.no_grad():
             ids_NT = ids_NT.to(self.model.model.device)
@@ -124,24 +160,32 @@ class Downstream:
             target, made_in = ids_NT[:, self.skip + 1 :], document_NT[:, self.skip : -1]
             base = logits[:, self.skip : -1]
             base_ce_NT = self._to_log_probabilities(base, target)
-            self.base_ce = self.base_ce + base_ce_NT.sum()
-            self.tokens += base_ce_NT.numel()
-            self.documents.update(made_in.flatten().tolist())
+            kept_NT = torch.ones(ids_NT.shape, dtype=torch.bool) if kept_NT is None else kept_NT
+            counted = kept_NT[:, self.skip : -1]
+            base_ce, made_in = base_ce_NT[counted.to(base_ce_NT.device)], made_in[counted.to(made_in.device)]
+            self.base_ce = self.base_ce + base_ce.sum()
+            self.tokens += base_ce.numel()
+            self.documents.update(made_in.tolist())
             among_first = self.sequences < EVERYWHERE
             self.sequences += len(ids_NT)
 
             def effect(put: Replacement) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-                with _skip_blocks(self.model, skipped, output), splice(self.model.model, self.hook, put):
+                with ExitStack() as stack:
+                    stack.enter_context(_skip_blocks(self.model, skipped, output))
+                    if self.seen is not None:
+                        stack.enter_context(self.seen.watching(self.model))
+                    stack.enter_context(splice(self.model.model, self.hook, put))
                     spliced = self.model.logits(ids_NT)[:, self.skip : -1]
                 ce_NT, kl_NT = self._compared(spliced, base, target)
-                return ce_NT, base_ce_NT, kl_NT, made_in
+                at = counted.to(ce_NT.device)
+                return ce_NT[at], base_ce, kl_NT[at], made_in
 
             for name, replacement in self.replacements.items():
-                masked = effect(self._kept(ids_NT, replacement))
+                masked = effect(self._kept(ids_NT, kept_NT, replacement))
                 self.effects[name].add(*masked)
                 if among_first and name in self.everywhere:
                     self.beside[name].add(*masked)
-                    self.unmasked[name].add(*effect(_plain(replacement)))
+                    self.unmasked[name].add(*effect(_plain(kept_NT, replacement)))
 
     def _to_log_probabilities(self, logits_NTV: Tensor, target_NT: Tensor) -> Tensor:
         """ce_NT of the logits, which become log-probabilities in place: they are needed with every replacement."""
@@ -168,8 +212,8 @@ class Downstream:
 
         It does not where a block hands more to the next than its output (Gemma 4 shares keys and values).
         """
-        kind, _, layer = canonical(self.hook).partition(".")
-        count = int(layer) + (kind == "resid_post") if kind in KINDS else 0
+        hooks = [self.hook] if self.seen is None else [self.hook, self.seen.hook]
+        count = min(_blocks_before(self.model, hook) for hook in hooks)
         if not count:
             return 0
         output, logits = _with_capture(self.model, ids_NT, count)
@@ -180,14 +224,17 @@ class Downstream:
             return 0
         return count if torch.allclose(again, logits, rtol=1e-4, atol=1e-4 * logits.abs().max().item()) else 0
 
-    def _kept(self, ids_NT: Tensor, replacement: Replacement) -> Replacement:
-        """The replacement, timed, of what the mask keeps."""
+    def _kept(self, ids_NT: Tensor, kept_NT: Tensor, replacement: Replacement) -> Replacement:
+        """The replacement, timed, of what is kept, by the mask too."""
 
         def replace(x: Tensor) -> Tensor:
             before = at_rest(x.device)
             answer = replacement(x)
             self.replacement_seconds += at_rest(x.device) - before
-            return answer if self.leaves is None else torch.where(self.leaves.keeps(ids_NT, x)[..., None], answer, x)
+            kept = kept_NT.to(x.device)
+            if self.leaves is not None:
+                kept = kept & self.leaves.keeps(ids_NT, x if self.seen is None else self.seen.x_NTD)
+            return torch.where(kept[..., None], answer, x)
 
         return replace
 
@@ -203,9 +250,20 @@ class Downstream:
         }
 
 
-def _plain(replacement: Replacement) -> Replacement:
-    """The replacement of every token, also of those that a dictionary was trained without."""
-    return lambda x: replacement(x)
+def _blocks_before(model: LanguageModel, hook: str) -> int:
+    """Blocks that end before the hook is reached: 0 for one that is in no block."""
+    place = find_place(model.model, hook)
+    for number, block in enumerate(find_blocks(model.model)):
+        if place.module is block:
+            return number + (place.side == "output")
+        if any(place.module is module for module in block.modules()):
+            return number
+    return 0
+
+
+def _plain(kept_NT: Tensor, replacement: Replacement) -> Replacement:
+    """The replacement of every kept token, also of those that the mask leaves out."""
+    return lambda x: torch.where(kept_NT.to(x.device)[..., None], replacement(x), x)
 
 
 def ablations(mean_D: Tensor) -> dict[str, Replacement]:

@@ -6,7 +6,11 @@
 
 The BOS at position 0 is left out of every number but those by norm and of outliers (it is one and the same activation
 in every sequence). The mask leaves out more tokens, by default the outliers: they are no part of the headline numbers,
-keep x when the rest is spliced, and have numbers of their own.
+keep x when the rest is spliced, and have numbers of their own. Of chats, only what training counts is counted, here and
+everywhere (`corpus.roles`): the other tokens are read and keep x, and no prediction made from them counts.
+
+A transcoder reads x at one hook and gives y of another: then fidelity, the numbers by norm and cross-entropy are of y,
+ŷ is put in the place of y, and the mask goes by x.
 """
 
 from __future__ import annotations
@@ -25,7 +29,7 @@ from unmix.devices import at_rest
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import BY_NORM_TOKENS, ByNorm
-from unmix.evaluation.downstream import EVERYWHERE, Downstream, ablations
+from unmix.evaluation.downstream import EVERYWHERE, Downstream, Seen, ablations
 from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
 from unmix.evaluation.memory import HEAD_SEQUENCES, pieces, sequences_at_once
 from unmix.evaluation.splice import Replacement
@@ -41,6 +45,7 @@ def evaluate(
     hook: str,
     saes: dict[str, Dictionary],
     *,
+    hook_out: str | None = None,
     fidelity_tokens: int,
     ce_tokens: int,
     mask: MaskConfig | None = None,
@@ -49,9 +54,10 @@ def evaluate(
 ) -> dict[str, Any]:
     """Every number of every SAE, with the baselines beside them, as plain data (`evaluation.json`).
 
-    `mask` is that of the defaults (`training.mask: auto`) if not given; `batch_sequences`, on which no number depends,
-    is what `memory.sequences_at_once` gives. Raises `UserError` if the mask leaves nothing, if a dictionary is for
-    activations of another width, or if sequences are too short to predict anything.
+    `hook_out`: where y is read, if the dictionaries are transcoders. `mask` is that of the defaults (`training.mask:
+    auto`) if not given; `batch_sequences`, on which no number depends, is what `memory.sequences_at_once` gives.
+    Raises `UserError` if mask and roles leave nothing, if a dictionary is for activations of another width, if
+    sequences are too short to predict anything, or if x is not there yet where y is replaced.
     """
     mask = MaskConfig() if mask is None else mask
     times = mask.norm_above or OUTLIER
@@ -60,73 +66,87 @@ def evaluate(
     if T < SKIP + 2:
         raise UserError(f"sequences of {T} tokens hold no prediction after position 0; train on longer ones")
     sequences = min(len(tokens.ids_NT), max(1, fidelity_tokens // T))
-    width = model.hook_widths([hook])[hook]
+    out = hook if hook_out is None else hook_out
+    hooks = list(dict.fromkeys([hook, out]))
+    widths = model.hook_widths(hooks)
     for name, sae in saes.items():
-        if sae.width != width:
-            raise UserError(
-                f"{name} is for activations of width {sae.width}, and {hook} of {model.name} has {width}; "
-                "give the model and the hook that it was trained on (--model, --hook)"
-            )
+        for at, width in ((hook, sae.width), (out, sae.W_dec.shape[1])):
+            if width != widths[at]:
+                raise UserError(
+                    f"{name} is for activations of width {width}, and {at} of {model.name} has {widths[at]}; "
+                    "give the model and the hook that it was trained on (--model, --hook)"
+                )
     if batch_sequences is None:
         batch_sequences = sequences_at_once(T, model.vocabulary)
     home = _home(model)
     saes = {name: sae if sae.W_dec.device == home else deepcopy(sae).to(home) for name, sae in saes.items()}
-    x_sums = Activations(width, home)
+    y_sums = Activations(widths[out], home)
     fidelities = {name: Fidelity(sae) for name, sae in saes.items()}
     on_outliers = {name: Fidelity(sae) for name, sae in saes.items()}
-    outlier_sums = Activations(width, home)
+    outlier_sums = Activations(widths[out], home)
     began, in_dictionaries = at_rest(home), 0.0
     with torch.no_grad():
         head_ids_NT = _ids(tokens, order_N[: min(HEAD_SEQUENCES, sequences)])
-        model.check_contributions(head_ids_NT[:1], [hook])
-        median, mean_D = _head(model, hook, head_ids_NT, batch_sequences, times)
+        model.check_contributions(head_ids_NT[:1], hooks)
+        head_kept_NT = _kept(tokens, order_N[: len(head_ids_NT)], home)
+        median, mean_E = _head(model, hook, out, head_ids_NT, head_kept_NT, batch_sequences, times)
         leaves = Mask(mask, special_ids(model.tokenizer, tokens), median)
         far = outliers(torch.zeros(0), median, times)
-        by_norm = {name: ByNorm(fidelities[name].norm_F, mean_D) for name in saes}
+        by_norm = {name: ByNorm(fidelities[name].norm_F, mean_E) for name in saes}
         for start in range(0, sequences, batch_sequences):
-            ids_NT = _ids(tokens, order_N[start : min(start + batch_sequences, sequences)])
-            x_NTD = model.activations(ids_NT, [hook])[hook].to(home)
+            rows_N = order_N[start : min(start + batch_sequences, sequences)]
+            ids_NT, kept_NT = _ids(tokens, rows_N), _kept(tokens, rows_N, home)
+            x_NTD, y_NTE = _pair(model, hook, out, ids_NT)
             ids_NT = ids_NT.to(home)
-            counted_NT = leaves.keeps(ids_NT, x_NTD)
+            counted_NT = leaves.keeps(ids_NT, x_NTD) & kept_NT
             counted_NT[:, :SKIP] = False
+            apart_NT = kept_NT & ~counted_NT
             # what is counted first, the rest behind it: encoded together, looked at apart
-            n, x_BD = int(counted_NT.sum()), torch.cat([x_NTD[counted_NT], x_NTD[~counted_NT]])
+            n, x_BD = int(counted_NT.sum()), torch.cat([x_NTD[counted_NT], x_NTD[apart_NT]])
+            y_BE = x_BD if out == hook else torch.cat([y_NTE[counted_NT], y_NTE[apart_NT]])
             early_N1 = torch.arange(start, start + len(ids_NT), device=home)[:, None] < max(1, BY_NORM_TOKENS // T)
             early_NT = early_N1.expand(ids_NT.shape)
-            early_B = torch.cat([early_NT[counted_NT], early_NT[~counted_NT]])
-            x_sums.add(x_BD[:n])
+            early_B = torch.cat([early_NT[counted_NT], early_NT[apart_NT]])
+            y_sums.add(y_BE[:n])
             norm_B = x_BD.norm(dim=1)
             far_B = longer(norm_B, far.longer_than)
             far = far.plus(outliers(norm_B, median, times))
-            outlier_sums.add(x_BD[far_B])
+            outlier_sums.add(y_BE[far_B])
             before = at_rest(home)
             for name, sae in saes.items():
-                _judge(sae, x_BD, n, far_B, early_B, fidelities[name], on_outliers[name], by_norm[name])
+                _judge(sae, x_BD, y_BE, n, far_B, early_B, fidelities[name], on_outliers[name], by_norm[name])
             in_dictionaries += at_rest(home) - before
             progress(f"fidelity: {min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
 
-    if not x_sums.tokens:
-        raise UserError(f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask)})")
-    replacements: dict[str, Replacement] = {**ablations(x_sums.mean_D), "identity": torch.clone}
-    replacements |= {name: _reconstruction(sae) for name, sae in saes.items()}
-    downstream = Downstream(model, hook, replacements, SKIP, leaves, saes if far.tokens else ())
+    if not y_sums.tokens:
+        raise UserError(f"the mask leaves none of {sequences * T:,} tokens to evaluate on ({_say(mask, tokens)})")
+    seen = None if out == hook else Seen(hook)
+    replacements: dict[str, Replacement] = {**ablations(y_sums.mean_D), "identity": torch.clone}
+    replacements |= {name: _reconstruction(sae, seen) for name, sae in saes.items()}
+    downstream = Downstream(model, out, replacements, SKIP, leaves, saes if far.tokens else (), seen)
     ce_sequences = min(sequences, max(2, ce_tokens // T))
     ends = {*range(batch_sequences, ce_sequences, batch_sequences), min(EVERYWHERE, ce_sequences), ce_sequences}
     document_NT = torch.from_numpy(documents_of(model.tokenizer, tokens, order_N[:ce_sequences]))
     start = 0
     for end in sorted(ends):  # no batch is on both sides of EVERYWHERE: no number may depend on its size
-        downstream.add(_ids(tokens, order_N[start:end]), document_NT[start:end])
+        kept_NT = _kept(tokens, order_N[start:end], home)
+        downstream.add(_ids(tokens, order_N[start:end]), document_NT[start:end], kept_NT)
         start = end
         progress(f"cross-entropy: {end:,} of {ce_sequences:,} sequences")
 
+    if not downstream.tokens:
+        raise UserError(
+            f"no prediction in {ce_sequences * T:,} tokens is made from one that counts ({tokens.counted}); give more "
+            "--ce-tokens, or a corpus with more of them"
+        )
     in_dictionaries += downstream.replacement_seconds
     in_model = at_rest(home) - began - in_dictionaries
-    pca = x_sums.pca_explained_variance()
+    pca = y_sums.pca_explained_variance()
     effects = downstream.metrics()
     untouched, made = effects["ce_untouched"], effects["replacements"]
     rows = {}
     for name, sae in saes.items():
-        found = fidelities[name].metrics(x_sums) | redundancy(sae) | made[name]
+        found = fidelities[name].metrics(y_sums) | redundancy(sae) | made[name]
         for baseline in ("zero", "mean"):
             found[f"loss_recovered_{baseline}"] = _recovered(made[baseline], made[name])
         found["pca_explained_variance_at_l0"] = pca[min(len(pca) - 1, round(found["l0"]))].item()
@@ -139,14 +159,15 @@ def evaluate(
             }
         rows[name] = found
     return {
-        "hook": hook,
+        "hook": hook if hook_out is None else f"{hook} -> {out}",
+        **({} if hook_out is None else {"hook_in": hook, "hook_out": out}),
         "split": tokens.split,
-        "mask": _say(mask),
+        "mask": _say(mask, tokens),
         "outliers": far.facts(),
         "corpus_fingerprint": tokens.fingerprint,
         "model_fingerprint": model.fingerprint,
-        "fidelity_tokens": x_sums.tokens,
-        "mean_removed_fraction": x_sums.along_ones,
+        "fidelity_tokens": y_sums.tokens,
+        "mean_removed_fraction": y_sums.along_ones,
         "ce_tokens": effects["tokens"],
         "ce_sequences": ce_sequences,
         "ce_documents": effects["documents"],
@@ -167,18 +188,35 @@ def _home(model: LanguageModel) -> torch.device:
     return torch.device("cpu") if device.type == "mps" else device
 
 
-def _head(model: LanguageModel, hook: str, ids_NT: torch.Tensor, n: int, times: float) -> tuple[float, torch.Tensor]:
-    """(the median norm of these sequences at the hook, the mean activation without outliers), n sequences a pass."""
-    found = (model.activations(part, [hook])[hook].to(_home(model)) for part in torch.split(ids_NT, n))
-    x_BD = torch.cat([x_NTD.flatten(0, 1) for x_NTD in found])
+def _pair(model: LanguageModel, hook: str, out: str, ids_NT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """(x_NTD, y_NTE): one and the same if the hooks are."""
+    found = model.activations(ids_NT, list(dict.fromkeys([hook, out])))
+    x_NTD = found[hook].to(_home(model))
+    return x_NTD, x_NTD if out == hook else found[out].to(_home(model))
+
+
+def _head(
+    model: LanguageModel, hook: str, out: str, ids_NT: torch.Tensor, kept_NT: torch.Tensor, n: int, times: float
+) -> tuple[float, torch.Tensor]:
+    """(the median norm of x over the kept tokens, the mean y without outliers of x), n sequences a pass.
+
+    Raises `UserError` if none is kept.
+    """
+    if not kept_NT.any():
+        raise UserError(f"none of {kept_NT.numel():,} tokens counts (corpus.roles); give more --tokens, or other roles")
+    found = [_pair(model, hook, out, part) for part in torch.split(ids_NT, n)]
+    kept = torch.split(kept_NT, n)
+    x_BD = torch.cat([x_NTD[kept_nT] for (x_NTD, _), kept_nT in zip(found, kept, strict=True)])
+    y_BE = x_BD if out == hook else torch.cat([y[kept_nT] for (_, y), kept_nT in zip(found, kept, strict=True)])
     norm_B = torch.cat([part.double().norm(dim=1) for part in torch.split(x_BD, 4096)])
     median = norm_B.median().item()
-    return median, x_BD[~longer(norm_B, times * median)].mean(0)
+    return median, y_BE[~longer(norm_B, times * median)].mean(0)
 
 
 def _judge(
     sae: Dictionary,
     x_BD: torch.Tensor,
+    y_BE: torch.Tensor,
     counted: int,
     far_B: torch.Tensor,
     early_B: torch.Tensor,
@@ -188,24 +226,25 @@ def _judge(
 ) -> None:
     """Count a batch of which the first `counted` tokens are in the headline numbers, `early_B` in those by norm."""
     for at in pieces(len(x_BD), sae.features):
-        x_bD, far_b, early_b = x_BD[at], far_B[at], early_B[at]
-        f_bF = sae.encode(x_bD)
-        x_hat_bD = sae.decode(f_bF, x_bD)
+        y_bE, far_b, early_b = y_BE[at], far_B[at], early_B[at]
+        f_bF = sae.encode(x_BD[at])
+        y_hat_bE = sae.decode(f_bF, x_BD[at])
         n = max(0, counted - at.start)
-        headline.add(x_bD[:n], f_bF[:n], x_hat_bD[:n])
-        on_outliers.add(x_bD[far_b], f_bF[far_b], x_hat_bD[far_b])
+        headline.add(y_bE[:n], f_bF[:n], y_hat_bE[:n])
+        on_outliers.add(y_bE[far_b], f_bF[far_b], y_hat_bE[far_b])
         if early_b.all():
-            by_norm.add(x_bD, f_bF, x_hat_bD)
+            by_norm.add(y_bE, f_bF, y_hat_bE)
         elif early_b.any():
-            by_norm.add(x_bD[early_b], f_bF[early_b], x_hat_bD[early_b])
+            by_norm.add(y_bE[early_b], f_bF[early_b], y_hat_bE[early_b])
 
 
-def _reconstruction(sae: Dictionary) -> Replacement:
-    """x̂ for x, as `sae(x)`, a few tokens at a time."""
+def _reconstruction(sae: Dictionary, seen: Seen | None) -> Replacement:
+    """ŷ for y, as `sae(x)`, a few tokens at a time; x is y, or what was seen of it in this pass."""
 
-    def replace(x_NTD: torch.Tensor) -> torch.Tensor:
+    def replace(y_NTE: torch.Tensor) -> torch.Tensor:
+        x_NTD = y_NTE if seen is None else seen.x_NTD
         x_BD = x_NTD.flatten(0, 1).to(sae.W_dec.device)
-        return torch.cat([sae(x_BD[at]) for at in pieces(len(x_BD), sae.features)]).view_as(x_NTD).to(x_NTD.device)
+        return torch.cat([sae(x_BD[at]) for at in pieces(len(x_BD), sae.features)]).view_as(y_NTE).to(y_NTE.device)
 
     return replace
 
@@ -224,14 +263,23 @@ def _on_outliers(sae: Fidelity, x: Activations) -> dict[str, float]:
     return {key: found[key] for key in ("normalised_mse", "cosine", "norm_ratio", "l0")}
 
 
-def _say(mask: MaskConfig) -> str:
+def _say(mask: MaskConfig, tokens: Tokens) -> str:
     said = "position 0 (BOS) left out of every number but those by norm and of outliers"
+    if tokens.counted:
+        said = f"as in training, only these tokens count: {tokens.counted}; the others keep x; {said}"
     if not str(mask):
         return said
     return (
         f"{said}; {mask} left out of fidelity, and left as they are when the rest is spliced; predictions made from "
         "them are counted"
     )
+
+
+def _kept(tokens: Tokens, rows_N: np.ndarray, home: torch.device) -> torch.Tensor:
+    """Which tokens of these sequences training counts: all of them, but for chats of which it does not."""
+    if tokens.kept_NT is None:
+        return torch.ones((len(rows_N), tokens.ids_NT.shape[1]), dtype=torch.bool, device=home)
+    return torch.from_numpy(tokens.kept_NT[rows_N].astype(bool)).to(home)
 
 
 def _ids(tokens: Tokens, rows_N: np.ndarray) -> torch.Tensor:

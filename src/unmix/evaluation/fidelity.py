@@ -141,8 +141,10 @@ def redundancy(sae: Dictionary) -> dict[str, float]:
         cosine[torch.arange(len(cosine)), torch.arange(at.start, at.start + len(cosine))] = -1
         largest.append(cosine.max(dim=1).values)
     W_enc_FD = sae.W_enc.detach().T
-    own = (rows_FD * W_enc_FD).sum(1) / W_enc_FD.norm(dim=1).clamp_min(1e-12)
     nearest = torch.cat(largest)
+    own = torch.full_like(nearest, torch.nan)  # of a transcoder from one width to another
+    if W_enc_FD.shape == rows_FD.shape:
+        own = (rows_FD * W_enc_FD).sum(1) / W_enc_FD.norm(dim=1).clamp_min(1e-12)
     return {
         "max_decoder_cosine_mean": nearest.mean().item(),
         "max_decoder_cosine_above_0.9": (nearest > 0.9).double().mean().item(),

@@ -40,7 +40,8 @@ def peak(model: LanguageModel, saes: Iterable[Dictionary], T: int, n: int, token
     `saes` are those of one hook, judged on so many tokens; n sequences of T go through the model at once.
     """
     saes = list(saes)
-    D, F, V, rows = max(sae.width for sae in saes), max(sae.features for sae in saes), model.vocabulary, n * T
+    D = max(max(sae.width, sae.W_dec.shape[1]) for sae in saes)
+    F, V, rows = max(sae.features for sae in saes), model.vocabulary, n * T
     config = text_config(model.model)
     narrow = model.model.dtype != torch.float32 or getattr(config, "final_logit_softcapping", None)
     # two copies, a third where they are widened or go through tanh, and what the heap cannot use again

@@ -22,18 +22,23 @@ def open_subject(
     model: str | None = None,
     corpus: str | None = None,
     hook: str | None = None,
+    hook_out: str | None = None,
     read_at_most: int | None = None,
     transcoders: bool = False,
+    fit: bool = True,
 ) -> tuple[Subject, LanguageModel, Tokens]:
     """What the folder holds, or all of several; the model; the held-out tokens, no more than `read_at_most` of them.
 
-    Of a dictionary that unmix did not train it is said how well it fits (`proof`). Raises `UserError` for what
+    `transcoders` are taken too, or refused. With `fit` it is said of a dictionary that unmix did not train how well it
+    fits (`proof`). Raises `UserError` for what
     `find_subject` does, and for a model or a corpus that cannot be had or does not fit.
     """
     if isinstance(folder, Path):
-        subject = find_subject(folder, model=model, corpus=corpus, hook=hook, transcoders=transcoders)
+        subject = find_subject(
+            folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out, transcoders=transcoders
+        )
     else:
-        subject = find_subjects(folder, say, model=model, corpus=corpus, hook=hook)
+        subject = find_subjects(folder, say, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
     for note in subject.notes:
         say(note)
     say(f"loading the model {subject.model.name}")
@@ -50,10 +55,10 @@ def open_subject(
         say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
         T = lm.context
     lm.check_sequence_length(T)
-    lm.check_reading(T, list(subject.saes))
+    lm.check_reading(T, subject.hooks)
     say(f"tokenizing the held-out documents of {subject.corpus.source}")
     tokens = load_tokens(_bounded(subject.corpus, read_at_most), lm.tokenizer, T, "held_out", say=say)
-    for at, saes in [] if transcoders else subject.saes.items():
+    for at, saes in subject.saes.items() if fit else ():
         for name in [name for name in saes if name in subject.made]:
             where = folder if isinstance(folder, Path) else subject.checkpoints[name]
             _say_fit(where, prove(lm, tokens, at, saes[name], subject.made[name], name=name), say)

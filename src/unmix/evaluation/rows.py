@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.activations.rows import Rows, open_rows
+from unmix.activations.token_ids import longest
 from unmix.config import OUTLIER, MaskConfig
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
@@ -41,7 +42,13 @@ def evaluate_rows(
         def held_out(hook: str = hook) -> Iterator[Tensor]:
             return (arrays[hook] for arrays in source.held_out(tokens))
 
-        results.append(of_hook(hook, saes, held_out, mask(trained_mask(recipe))))
+        result = of_hook(hook, saes, held_out, mask(trained_mask(recipe)))
+        ids_R = source.held_out_ids(tokens)
+        if ids_R is not None:
+            norm_R = torch.cat([x_BD.double().norm(dim=1) for x_BD in held_out()])
+            far_R = longer(norm_R, result["outliers"]["longer_than"])
+            result["outlier_tokens"] = longest(ids_R, far_R.cpu().numpy())
+        results.append(result)
     return {
         "corpus": str(recipe.activations.rows),
         "model": recipe.model.name,

@@ -12,7 +12,13 @@ from unmix.evaluation.subject import Subject, find_subject, tightest
 
 
 def find_subjects(
-    folders: Sequence[Path], say: Callable[[str], None], *, model: str | None, corpus: str | None, hook: str | None
+    folders: Sequence[Path],
+    say: Callable[[str], None],
+    *,
+    model: str | None,
+    corpus: str | None,
+    hook: str | None,
+    hook_out: str | None = None,
 ) -> Subject:
     """All of them in one: sequences as long as the shortest, the tightest of their masks, names with their folder's.
 
@@ -20,7 +26,10 @@ def find_subjects(
     """
     labels = _labels(folders)
     hooks = {folder: None if (folder / "run.yaml").exists() else hook for folder in folders}  # a run has its own
-    subjects = [find_subject(folder, model=model, corpus=corpus, hook=hooks[folder]) for folder in folders]
+    subjects = [
+        find_subject(folder, model=model, corpus=corpus, hook=hooks[folder], hook_out=hook_out, transcoders=True)
+        for folder in folders
+    ]
     _require_one("model", "--model NAME", labels, [subject.model.name for subject in subjects])
     _require_one("corpus", "--corpus SOURCE", labels, [subject.corpus.source for subject in subjects])
     named = [_named(label, subject, folder) for label, subject, folder in zip(labels, subjects, folders, strict=True)]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,21 +56,44 @@ class Subject:
     made: Mapping[str, Origin] = field(default_factory=dict)
     """name -> what its files say of it, of those that unmix did not train."""
 
+    @property
+    def hooks(self) -> list[str]:
+        """Every hook that is read, those of transcoders' outputs too."""
+        outs = [out for name in self.made if (out := self.hook_out(name)) is not None]
+        return list(dict.fromkeys([*self.saes, *outs]))
+
+    def hook_out(self, name: str) -> str | None:
+        """Where the y of a transcoder is read; None for one that gives its input back."""
+        made = self.made.get(name)
+        return made.hook_out if made is not None and made.transcoder else None
+
 
 def find_subject(
-    folder: Path, *, model: str | None, corpus: str | None, hook: str | None, transcoders: bool = False
+    folder: Path,
+    *,
+    model: str | None,
+    corpus: str | None,
+    hook: str | None,
+    hook_out: str | None = None,
+    transcoders: bool = False,
 ) -> Subject:
-    """What the folder speaks of, with another model, corpus or hook where one is given; `transcoders` too, or not.
+    """What the folder speaks of, with another model, corpus or hooks where they are given; `transcoders` too, or not.
+
+    Of a transcoder `made` says where y is read.
 
     Raises `UserError` if it is neither a run nor an SAE, or does not say what is needed and not given.
     """
+    ours = (folder / "run.yaml").exists() or "unmix_recipe" in metadata(folder)
+    if ours and hook_out is not None:
+        raise UserError(f"--hook-out {hook_out} is for transcoders, and {folder} holds none; leave it out")
     if (folder / "run.yaml").exists():
         return _of_run(folder, model, corpus, hook)
     if not (folder / CONFIG).exists() and recognise(folder) is None:
-        raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG})")
-    if "unmix_recipe" in metadata(folder):
+        inside = "; give the folder that it is a part of" if folder.is_file() else ""
+        raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG}){inside}")
+    if ours:
         return _of_ours(folder, model, corpus, hook)
-    return _of_others(folder, model, corpus, hook, transcoders)
+    return _of_others(folder, model, corpus, hook, hook_out, transcoders)
 
 
 def recipe_of(run: Path) -> RunConfig:
@@ -154,20 +177,27 @@ def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | No
     )
 
 
-def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | None, transcoders: bool) -> Subject:
+def _of_others(
+    folder: Path, model: str | None, corpus: str | None, hook: str | None, hook_out: str | None, transcoders: bool
+) -> Subject:
     """An SAE of another library, or of a folder that says little of its training: what its files say is in `Origin`."""
     sae, made = read(folder)
     if made.transcoder and not transcoders:
         raise UserError(
             f"{folder} is a transcoder ({made.hook or 'its input'} -> {made.hook_out or 'its output'}): its y is no x̂, "
-            "and this version evaluates dictionaries that give their input back"
+            "and what is asked for wants dictionaries that give their input back; `unmix evaluate` and `unmix verify` "
+            "take transcoders"
         )
+    if hook_out is not None and not made.transcoder:
+        raise UserError(f"--hook-out {hook_out} is for transcoders, and {folder} is none; leave it out")
+    made = replace(made, hook_out=canonical(hook_out)) if hook_out is not None else made
     missing = [
         flag
         for flag, value in (
             ("--model NAME", model),
             ("--corpus SOURCE", corpus),
             ("--hook HOOK", hook or made.hook),
+            ("--hook-out HOOK", made.hook_out if made.transcoder else ""),
         )
         if value is None
     ]
