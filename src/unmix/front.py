@@ -43,7 +43,9 @@ def sweep(
     `training={"lr": 1e-3}`. Nothing given at all is the demo.
 
     `activations` takes the place of model and corpus: x_RD of any tensors or numpy arrays (memory maps too), or hook ->
-    x_RD; the path of a `.npy` or safetensors file; an iterable of batches x_BD. A tenth of the rows is held out.
+    x_RD; the path of a `.npy` or safetensors file; an iterable of batches x_BD. A tenth of the rows is held out. Where
+    it is known which token each row is of, a pair: `activations=(x_RD, ids_R)`, or batches (x_BD, ids_B); rows of
+    `activations.special_ids` are then left out, and the tokens that are outliers are named.
 
     The run is in `runs/NAME`, as that of `unmix sweep`; called again with the same arguments, a run that was stopped is
     resumed, to the same bits. `evaluate`: judge the dictionaries on what was held out. `quiet` shows nothing. `force`:
@@ -56,9 +58,9 @@ def sweep(
     from unmix.cli.sweep import run_sweep
     from unmix.devices import resolve
 
-    rows, keys = _activations(activations, keys)
+    rows, ids, keys = _activations(activations, keys)
     found = _recipe(recipe, keys)
-    given: Rows | None = None if rows is None else rows_of(found, rows, resolve(found.device))
+    given: Rows | None = None if rows is None else rows_of(found, rows, resolve(found.device), ids)
     folder = Path(runs) / found.name
     with Progress(quiet=quiet) as progress:
         run_sweep(progress, found, folder, force=force, evaluate=evaluate, given=given)
@@ -205,16 +207,20 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row.get(name) for row in rows] for name in names}
 
 
-def _activations(given: Any, keys: dict[str, Any]) -> tuple[Mapping[str, Any] | Iterable[Any] | None, dict[str, Any]]:
-    """(the rows, if they are to be handed over; the keywords with what follows from them)."""
+def _activations(
+    given: Any, keys: dict[str, Any]
+) -> tuple[Mapping[str, Any] | Iterable[Any] | None, Any, dict[str, Any]]:
+    """(the rows, if they are to be handed over; their token ids, if known; the keywords with what follows)."""
     from unmix.activations.arrays import is_array
     from unmix.activations.rows import GIVEN
+    from unmix.activations.token_ids import parted
     from unmix.config import HOOK
 
     if given is None:
-        return None, keys
+        return None, None, keys
     if isinstance(given, str | Path):
-        return None, {**keys, "activations.rows": str(given)}
+        return None, None, {**keys, "activations.rows": str(given)}
+    given, ids = parted(given)
     if not isinstance(given, Iterable):
         raise UserError(f"activations: {type(given).__name__} is no tensor, array, path, mapping or iterable of them")
     hooks = [keys["hook"]] if isinstance(keys.get("hook"), str) else list(keys.get("hook") or [HOOK])
@@ -226,7 +232,9 @@ def _activations(given: Any, keys: dict[str, Any]) -> tuple[Mapping[str, Any] | 
         if len(hooks) != 1:
             raise UserError(f"one array of activations is of one hook, and {len(hooks)} are named; give hook -> rows")
         given = {hooks[0]: given}
-    return given, {**keys, "hook": hooks, "activations.rows": GIVEN}
+    elif ids is not None:
+        raise UserError("token ids of all rows stand beside an array, or hook -> array; of batches, give each its own")
+    return given, ids, {**keys, "hook": hooks, "activations.rows": GIVEN}
 
 
 def _recipe(recipe: str | Path | None, keys: dict[str, Any]) -> RunConfig:

@@ -9,7 +9,7 @@ each epoch: chunk c is rows c·C … (c + 1)·C of a permutation seeded by (seed
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,9 @@ import safetensors
 import torch
 from torch import Tensor
 
-from unmix.activations.stream import Batch, gather, part
+from unmix.activations import token_ids
+from unmix.activations.chunked import Chunked
+from unmix.activations.stream import Batch
 from unmix.errors import UserError
 
 SUFFIXES = (".npy", ".safetensors")
@@ -29,8 +31,11 @@ _READ = 1024  # rows that the fingerprint is of
 NO_POSITION = -1
 
 
-class Arrays:
-    """A source of training batches over rows in memory or in files: every hook's x_RD, row r of one token in all."""
+class Arrays(Chunked):
+    """A source of training batches over rows in memory or in files: every hook's x_RD, row r of one token in all.
+
+    With `ids_R`, the token of each row, rows of `special_ids` are left out.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,8 @@ class Arrays:
         held_out: float,
         seed: int,
         device: torch.device | None = None,
+        ids_R: Any = None,
+        special_ids: Sequence[int] = (),
     ) -> None:
         self.arrays = {hook: _checked(hook, x_RD) for hook, x_RD in arrays.items()}
         self.widths = {hook: int(x_RD.shape[1]) for hook, x_RD in self.arrays.items()}
@@ -50,7 +57,14 @@ class Arrays:
             raise UserError(f"every hook needs the same rows, one a token; there are {said}")
         self.rows = next(iter(counts.values()))
         self.batch_tokens, self.seed, self.device = batch_tokens, seed, device or torch.device("cpu")
-        self.train_R, self.held_out_R = split(self.rows, held_out, seed)
+        self.ids_R = None if ids_R is None else token_ids.checked(ids_R, self.rows)
+        kept_R = token_ids.kept(self.ids_R, special_ids, self.rows)
+        self.left_out = int((~kept_R).sum())
+        self.train_R, self.held_out_R = (rows[kept_R[rows]] for rows in split(self.rows, held_out, seed))
+        if not (len(self.train_R) and len(self.held_out_R)):
+            raise UserError(
+                f"activations.special_ids = {list(special_ids)} leaves too few of {self.rows:,} activations"
+            )
         self.size = len(self.train_R)
         self.chunk_tokens = min(chunk_rows, self.size)
         self._chunk: tuple[int, Batch] | None = None
@@ -58,23 +72,15 @@ class Arrays:
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the shapes, and up to 1,024 rows that are spread evenly over each array."""
+        """16 hex digits over the shapes, and up to 1,024 rows that are spread evenly over each array; token ids."""
         digest = hashlib.sha256()
         some_R = np.linspace(0, self.rows - 1, min(self.rows, _READ)).astype(np.int64)
         for hook, x_RD in self.arrays.items():
             digest.update(f"{hook} {tuple(x_RD.shape)}".encode())
             digest.update(_take(x_RD, some_R).numpy().tobytes())
+        if self.ids_R is not None:
+            digest.update(self.ids_R.tobytes())
         return digest.hexdigest()[:16]
-
-    def head(self) -> Batch:
-        """Chunk 0."""
-        return self._read(0)
-
-    def batches(self, first: int, last: int) -> Iterator[Batch]:
-        """Batches number first … last - 1."""
-        for step in range(first, last):
-            rows = (step * self.batch_tokens, (step + 1) * self.batch_tokens)
-            yield gather(lambda number, start, end: part(self._read(number), start, end), self.chunk_tokens, *rows)
 
     def held_out(self, rows: int) -> Iterator[dict[str, Tensor]]:
         """Some thousands of the held-out rows at a time, hook -> x_BD in float32, up to `rows` of them."""
@@ -82,7 +88,11 @@ class Arrays:
             some_B = self.held_out_R[start : min(start + 4096, rows)]
             yield {hook: _take(x_RD, some_B).to(self.device) for hook, x_RD in self.arrays.items()}
 
-    def _read(self, number: int) -> Batch:
+    def held_out_ids(self, rows: int) -> np.ndarray | None:
+        """The tokens of the rows that `held_out` gives, where they are known."""
+        return None if self.ids_R is None else self.ids_R[self.held_out_R[:rows]]
+
+    def read(self, number: int) -> Batch:
         """Chunk `number`; the last one asked for is kept."""
         if self._chunk is None or self._chunk[0] != number:
             self._chunk = None  # room for the new one
