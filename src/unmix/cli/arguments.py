@@ -23,6 +23,7 @@ LISTS = (
     "sae.prefixes",
     "training.betas",
     "activations.hooks",
+    "activations.special_ids",
     "corpus.roles",
     "sinks",
 )  # keys that take several values

@@ -11,10 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted, read_recipe, recipe_arguments, recipes_text
+from unmix.cli.outlook import lines_of, outlooks_of
 from unmix.cli.progress import Progress
+from unmix.cli.published import beside
 from unmix.cli.screen import show
 
 if TYPE_CHECKING:
+    from unmix.config import RunConfig
     from unmix.training.plan import Plan, Spread
 
 
@@ -24,14 +27,17 @@ def add_plan(commands: Any) -> None:
         "plan",
         help="what a sweep would take: tokens, operations, memory, disk, time on this machine",
         description="Open what the recipe reads, time some steps of every member and a chunk of activations, and say\n"
-        "what the sweep would take, and what limits it. Takes what `unmix sweep` takes; trains and writes nothing\n"
-        "(tokens and timings go into the cache, where the sweep finds them).",
+        "what the sweep would take, and what limits it; how many tokens published dictionaries had; and, from three\n"
+        "finished runs like it on, what it will explain by the scaling law through those. Takes what `unmix sweep`\n"
+        "takes; trains and writes nothing (tokens and timings go into the cache, where the sweep finds them).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=recipes_text(),
         allow_abbrev=False,
     )
     recipe_arguments(parser)
-    parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)")
+    parser.add_argument(
+        "--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs), finished ones too"
+    )
     parser.add_argument("--json", action="store_true", help="print it as JSON")
     parser.set_defaults(run=_run)
 
@@ -44,11 +50,14 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     found = plan(recipe, folder, Progress.say)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
+    outlooks = outlooks_of(recipe, found.read, args.runs)
     if args.json:
         more = {"run": str(folder), "epochs": found.epochs, "sweep_s": asdict(found.sweep_s), "disk_free": free}
-        print(json.dumps({**asdict(found), **more, "limits": _limits(found, free)}, indent=1))
+        published = [budget._asdict() for budget in beside(recipe.sae.features)]
+        laws = {"published": published, "scaling_laws": [asdict(outlook) for outlook in outlooks]}
+        print(json.dumps({**asdict(found), **more, "limits": _limits(found, free), **laws}, indent=1))
         return 0
-    show(_lines(found, folder, free))
+    show([*_lines(found, folder, free), *_published(recipe, found), *lines_of(outlooks, args.runs)])
     return 0
 
 
@@ -72,6 +81,17 @@ def _lines(found: Plan, folder: Path, free: int) -> Iterator[tuple[str, str]]:
         yield "", f"then {span(found.extension_s)} for what is trained on after the choice"
     yield "", "without evaluation and report; tokenizing is done"
     yield "limits", _limits(found, free)
+
+
+def _published(recipe: RunConfig, found: Plan) -> Iterator[tuple[str, str]]:
+    features = recipe.sae.features
+    yield (
+        "published",
+        f"this one: {found.read:,} tokens, {found.read / features:,.0f} for each of {features:,} features",
+    )
+    for budget in beside(features):
+        per_feature = f"{budget.tokens / budget.features:,.0f} for each of {budget.features:,}"
+        yield "", f"{budget.tokens:,} tokens, {per_feature}: {budget.what} ({budget.source})"
 
 
 def _limits(found: Plan, free: int) -> str:
