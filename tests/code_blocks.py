@@ -10,7 +10,7 @@ import ast
 import re
 import shlex
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import yaml
 from unmix.config import RunConfig
 
 ROOT = Path(__file__).parents[1]
-PAGES = sorted(["README.md", "CONTRIBUTING.md", *(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+PAGES = ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))]
 KINDS = {"python": "python", "sh": "shell", "console": "console", "yaml": "yaml", "text": "text"}
 """What may stand behind ```."""
 _COMMAND = re.compile(r"([A-Z]+=\S+ )*(unmix|pip|python|ssh|scripts/\S+|benchmarks/\S+|\.ci/\S+)( |$)")
@@ -74,10 +74,21 @@ def blocks(page: str) -> list[Block]:
         elif lines[at].startswith("    ") and (first == 0 or not lines[first - 1].strip()):
             while at < len(lines) and (lines[at].startswith("    ") or not lines[at].strip()):
                 at += 1
-            text = "\n".join(line[4:] for line in lines[first:at]).rstrip()
-            found.append(Block(page, first + 1, kind(text), text))
+            found += _indented(page, first + 1, "\n".join(line[4:] for line in lines[first:at]).rstrip())
             continue
         at += 1
+    return found
+
+
+def _indented(page: str, line: int, text: str) -> list[Block]:
+    """The block; several where what stands behind an empty line is of another kind."""
+    found: list[Block] = []
+    for part in text.split("\n\n"):
+        if found and found[-1].kind == kind(part):
+            found[-1] = replace(found[-1], text=f"{found[-1].text}\n\n{part}")
+        else:
+            found.append(Block(page, line, kind(part), part))
+        line += part.count("\n") + 2
     return found
 
 

@@ -21,7 +21,7 @@ from unmix.kernels import gpu_graph, gpu_workspace
 from unmix.kernels.dispatch import Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
-STEPS = 20
+STEPS = 14
 KEYS: dict[str, Any] = {"border": 0.9, "mask": "none", "auxk": 0.0, "kernels": "auto"}
 
 
@@ -99,7 +99,7 @@ def assert_same(one, other):
 )
 def test_a_replayed_step_is_a_launched_one(architecture, l0, keys, graphs):
     """Tokens are 4 or 5 a batch; one is not finite and is left out."""
-    batches = {step: few(batch(step + 1), 4 + step % 2) for step in range(STEPS)} | {13: few(spoiled(14, math.nan), 4)}
+    batches = {step: few(batch(step + 1), 4 + step % 2) for step in range(STEPS)} | {9: few(spoiled(10, math.nan), 4)}
     keys = keys | {"on_nonfinite": "skip"}
     one, said = trained(batches, architecture, l0, True, **keys)
     other, said_too = trained(batches, architecture, l0, False, **keys)

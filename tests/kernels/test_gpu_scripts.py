@@ -69,16 +69,19 @@ def test_all_timings_run_and_their_floors_are_of_their_shapes(monkeypatch):
         monkeypatch.setattr(gpu_times, "DEVICE", DEVICE)
         monkeypatch.setattr(gpu_times, "SHAPES", {"S": (5, 20, 4, 3), "M": (4, 10, 3, 2)})
         monkeypatch.setattr(gpu_times, "DENSITIES", (0.2, 0.5))
-        monkeypatch.setattr(gpu_times, "median_ms", lambda call, inputs: (call(inputs[0]), 1.0)[1])
-        best = {"float32_tflops": 1.0, "copy_tb_per_s": 1.0, "gather_16_mb_tb_per_s": 0.5}
+        monkeypatch.setattr(gpu_times, "median_ms", lambda call, inputs, *_: (call(inputs[0]), 1.0)[1])
+        best = {"float32_tflops": 1.0, "tf32_tflops": 8.0, "copy_tb_per_s": 1.0, "gather_16_mb_tb_per_s": 0.5}
         phases = gpu_times.time_phases(best, math.inf)
-        assert [(row["size"], row["row"]) for row in phases] == [(n, row) for n in "SM" for row in gpu_times.tasks(1)]
+        rows = [f"{row}, {how}" for row in gpu_times.tasks(1) for how in ("fp32", "tf32")]
+        assert [(row["size"], row["row"]) for row in phases] == [(size, row) for size in "SM" for row in rows]
         assert all(row["ms"].keys() == row["floor"].keys() and 0 < row["L0"] <= row["F"] for row in phases)
-        page = table_of(phases[:4], best)
+        page = table_of(phases[:8], best)
+        assert "auto would select in tf32, as above, and take sparse steps of a relu below 7.0% active" in page
         assert page.splitlines()[0].startswith("one training step on a GPU: D=5, F=20, B=4;")
         assert "encode" in page
         assert "relu" in page
-        assert phases[0]["floor"]["encode"] == pytest.approx(2 * 4 * 5 * 20 / 1e9)
+        in_float32, in_tf32 = (row["floor"]["encode"] for row in phases[:2])
+        assert in_float32 == pytest.approx(2 * 4 * 5 * 20 / 1e9) == 8 * in_tf32
         assert gpu_times.time_phases(best, 0.0)[0]["not_timed"] == "no time left for it"
         assert [row["size"] for row in gpu_times.crossover()] == ["S", "M"]
         assert all(row["ours"] is not None for row in gpu_times.time_adam(best))
@@ -93,6 +96,7 @@ def table_of(rows, best):
 
     settings = {"width": 5, "features": 20, "tokens": 4, "l0": 3.0, "repeats": 7}
     found = {"gpu": "a GPU", "memory_gb": 80.0, "torch": "2.13", "settings": settings, "best": best}
+    found |= {"auto": {"selection": "tf32", "border": 0.07}}
     return table(found | {"rows": {row["row"]: row for row in rows}})
 
 
