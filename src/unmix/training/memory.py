@@ -12,11 +12,15 @@ their memory is the system's, which takes it back when it needs it, and is not c
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from importlib.util import find_spec
+
+import torch
 
 from unmix.activations.stream import Source
 from unmix.config import RunConfig
-from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Gated, TopK
 from unmix.dictionary.table import MORE, nonlinearity, objective
 from unmix.kernels import dead, dense, dense_bf16, find, tiles
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
@@ -24,7 +28,7 @@ from unmix.kernels.task import Task
 from unmix.training.member import Entry
 from unmix.training.revive import AUXK_SHARE
 
-AUTOGRAD = 20  # arrays of (tokens, F) that a dense step of a jumprelu or gated holds at once, as far as was seen
+AUTOGRAD = 20  # arrays of (tokens, F) that a step by autograd holds at once, as far as was seen
 
 
 def chunk(source: Source, rows: int) -> int:
@@ -38,12 +42,36 @@ def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
     return 16 * sum(weights) + _scratch(recipe, source, entries) + 16 * max(weights)
 
 
-def on_device(recipe: RunConfig, source: Source, entries: Sequence[Entry], rows: int) -> int:
+def on_device(recipe: RunConfig, source: Source, entries: Sequence[Entry], rows: int, device: torch.device) -> int:
     """Bytes on an accelerator: the chunk, all members, and the arrays of the largest step; not the language model."""
-    B = recipe.training.batch_tokens
-    features = max(_shape(recipe, source, entry)[1] for entry in entries)
-    step = AUTOGRAD * 4 * B * features  # the definition, in one piece; the kernels for GPUs take less
+    kernels = device.type == "cuda" and recipe.training.kernels != "portable" and find_spec("triton") is not None
+    step = max(_step_on_device(recipe, source, entry, kernels) for entry in entries)
     return chunk(source, rows) + 16 * sum(_weights(recipe, source, entry) for entry in entries) + step
+
+
+def _step_on_device(recipe: RunConfig, source: Source, entry: Entry, kernels: bool) -> int:
+    """Bytes of a member's step, by `kernels.gpu` where these are used and know it, else by the definition."""
+    (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
+    B, phi = training.batch_tokens, nonlinearity(sae, entry.l0 or 1.0)
+    rows = 4 * B * D * (3 + len(sae.prefixes or ()))  # x, the error in double, and a gradient for each prefix
+    if not kernels or isinstance(phi, Gated):
+        at_once = B if sae.auxk_coefficient or isinstance(phi, BatchTopK) else min(B, tiles.tokens(F))
+        return rows + AUTOGRAD * 4 * at_once * F + 8 * D * F
+    from unmix.kernels.gpu_workspace import DENSE_ABOVE, TILE_BYTES
+
+    whole = isinstance(phi, BatchTopK)
+    tile = 4 * F * (B if whole else min(B, max(1, TILE_BYTES // (4 * F))))
+    k = (entry.l0 or 1.0) * (MORE if sae.multi_k else 1)
+    if isinstance(phi, TopK | AbsTopK | BatchTopK):
+        group = min(64, max(1, F // (6 * math.ceil(k))))  # the largest of each group of features, at least and at most
+        arrays, entries = 1 + 2 / group, 1.5 * k * B
+    else:
+        border = DENSE_ABOVE if training.border == "auto" else training.border
+        arrays, entries = 2.5, min(1.0, HYSTERESIS * border) * B * F  # z, its gradient, and what is above 0
+    beside = 8 * D * F if sae.multi_k or sae.aligned else 0
+    if sae.auxk_coefficient or sae.preactivation_coefficient:
+        beside += 16 * D * F + int(12 * AUXK_SHARE * B * F)
+    return rows + int(arrays * 17 / 16 * tile) + int(40 * entries) + beside
 
 
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:

@@ -128,7 +128,7 @@ def plan(recipe: RunConfig, folder: Path, say: Say) -> Plan:
         sparse_flops=_sparse_flops(recipe, inputs, whole, schedule.steps * B),
         host_bytes=held + memory.chunk(source, rows) + memory.members(recipe, source, whole),
         device=str(inputs.device),
-        device_bytes=memory.on_device(recipe, source, whole, rows) if on_device else None,
+        device_bytes=memory.on_device(recipe, source, whole, rows, inputs.device) if on_device else None,
         disk_bytes=room(recipe, inputs, schedule, {entry.name: folder / "members" / entry.name for entry in whole}),
         chunks=chunks,
         harvest_s=chunks * one_chunk,

@@ -110,7 +110,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
     peak = held + memory.chunk(inputs.source, rows) + memory.members(recipe, inputs.source, whole)
     watch.say(f"about {size(peak)} of memory at the peak")
     if not force:
-        _require_device_memory(inputs, memory.on_device(recipe, inputs.source, whole, rows))
+        _require_device_memory(inputs, memory.on_device(recipe, inputs.source, whole, rows, inputs.device))
     if manifest is None:
         manifest = new_manifest(recipe, inputs, measured)
     else:
