@@ -1,12 +1,14 @@
 """Ten features of a built site by a rule, and how well the labels of all of them tell where they fire.
 
     python pick.py RUN          the chosen member
+    python pick.py SAE          the only one
 
 Six are of the report's rule (`unmix.report.features`): the two most frequent of those on at most one token in ten, the
 two rarest that fired ten times or more, the two that write most (the largest logit). Two are the clearest: they fire
 wherever their favourite token stands (no near miss), their label is right on every window, and of such they fired most.
 Two promise ill. Of the features that fired ten times or more, on at most one token in ten: the one whose best match in
-the other members is the worst, and the one whose firings are on the most mixed tokens (entropy).
+the other members is the worst, and the one whose firings are on the most mixed tokens (entropy). Where there is no
+other member, the first of these is the one that has the nearest other row in its own dictionary.
 
 A label is tried on the windows on which `unmix explore --explain` tries a description (`describe_text.split`). Read as
 a rule and without a model, it says that the feature fires in a window if one of its tokens, those before →, stands
@@ -36,22 +38,31 @@ FEW, WEAK = 100, 0.6
 def main(run: Path) -> None:
     site = run / "explore/site"
     manifest = read_manifest(site)
-    member = manifest["chosen"]
+    member = manifest["chosen"] or manifest["members"][0]["name"]
     [facts] = [row for row in manifest["members"] if row["name"] == member]
     index, vocabulary, get = read_object(site, f"{member}/index"), _bytes(site), Records(site, manifest, member)
-    threshold = unmix.open_run(run).sae(member).weights["threshold"]
+    sae = unmix.open_run(run).sae(member) if (run / "run.yaml").exists() else unmix.load_sae(run)
+    threshold = sae.weights.get("threshold")
     records = [get(i) for i in range(facts["features"])]
     print(f"{member}: {len(records)} features, {sum(r['firings'] > 0 for r in records)} of them fired", end=" ")
-    print(f"on {facts['tokens']['counted']:,} tokens; threshold {float(threshold[0]):.3f}\n")
+    print(f"on {facts['tokens']['counted']:,} tokens", end="\n\n" if threshold is None else "; ")
+    if threshold is not None:
+        print(f"threshold {float(threshold[0]):.3f}\n")
     for why, record in ten(records, index["entropy"], vocabulary):
-        i, best = record["i"], stability(record)
+        i, (what, best) = record["i"], match(record)
         print(f"{why:<13} {i:>5}  {record['firings']:>6} firings  {100 * record['density']:.3g} %", end="  ")
-        print(f"entropy {index['entropy'][i]:.2f}  best match {best:.2f}", end="  ")
+        print(f"entropy {index['entropy'][i]:.2f}  {what} {best:.2f}", end="  ")
         print(f"logit {reach(record):+.1f}  {record['label']}")
     print()
     seldom = [record for record in records if record["firings"] < FEW]
-    weak = sum(record["max"] < WEAK for record in seldom)
-    print(f"{len(seldom)} features fired fewer than {FEW} times, {weak} of them never at {WEAK} or more\n")
+    print(f"{len(seldom)} features fired fewer than {FEW} times", end="")
+    if threshold is not None:
+        print(f", {sum(record['max'] < WEAK for record in seldom)} of them never at {WEAK} or more", end="")
+    else:
+        often = [record["max"] for record in records if record["firings"] >= FEW]
+        once = [record["max"] for record in seldom if record["firings"]]
+        print(f"; median max of those that fired {np.median(once):.2f}, of all others {np.median(often):.2f}", end="")
+    print("\n")
     for line in tried(records, vocabulary):
         print(line)
 
@@ -64,14 +75,23 @@ def ten(records: list[Record], entropy: list[float], vocabulary: dict[int, bytes
     return [
         *six,
         *(("clearest", record) for record in sorted(clear, key=lambda record: (-record["firings"], record["i"]))[:2]),
-        ("least stable", min(fit, key=lambda record: (stability(record), record["i"]))),
+        alone(fit),
         ("most mixed", max(fit, key=lambda record: (entropy[record["i"]], -record["i"]))),
     ]
 
 
-def stability(record: Record) -> float:
-    """The best match in any other member."""
-    return max(row["cos"] for row in record["stability"])
+def alone(fit: list[Record]) -> tuple[str, Record]:
+    """The one that is least found again; without another member the one most like another of its own dictionary."""
+    if fit[0]["stability"]:
+        return "least stable", min(fit, key=lambda record: (match(record)[1], record["i"]))
+    return "most doubled", max(fit, key=lambda record: (match(record)[1], -record["i"]))
+
+
+def match(record: Record) -> tuple[str, float]:
+    """The largest cosine of decoder rows: with those of any other member, else with the others of its own."""
+    if record["stability"]:
+        return "best match", max(row["cos"] for row in record["stability"])
+    return "nearest row", record["decoder"][0][1]
 
 
 def reach(record: Record) -> float:
