@@ -1,0 +1,91 @@
+"""The tables and pictures of write-up 2: python records/2026-11-27_smollm2-writeups/tables.py runs/normalized
+
+Writes normalized.md, members.jsonl and pareto_HOOK.png beside this file, by the functions of `scripts/normalized_sae.py`:
+each number at one L0 is linear in log L0 between the two members of a kind around it.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+RECORD = Path(__file__).parent
+sys.path.insert(0, str(RECORD.parents[1] / "scripts"))
+import normalized_sae as before  # noqa: E402
+from matplotlib.figure import Figure  # noqa: E402
+
+from unmix.report import axes  # noqa: E402
+
+LEVELS = (30, 60, 100)
+PANELS = {
+    "relu, error over ‖x‖^k": ["sae.k0", "sae.k1", "sae.k2"],
+    "normalized, noise": ["sae.k0", "nsae.k0", "nsae.k1", "nsae.k2"],
+    "plain cures": ["sae.k0", "masked", "special", "token"],
+}
+
+
+def rows(folder: Path) -> dict[str, list[before.Row]]:
+    """Hook -> its evaluated members, flat."""
+    found: dict[str, list[before.Row]] = {}
+    for result in json.loads((folder / "evaluation.json").read_text(encoding="utf-8"))["hooks"]:
+        for name, row in result["saes"].items():
+            kind, _, l1 = name.removeprefix(f"{result['hook']}-").rpartition("-l1-")
+            groups = row["by_norm"]["groups"]
+            parts = {"top": groups["top 1 %"], "rest": groups["the rest"], "bottom": groups["bottom 1 %"]}
+            found.setdefault(result["hook"], []).append({**row, "kind": kind, "alpha": float(l1), **parts})
+    return found
+
+
+def pareto(members: list[before.Row], hook: str) -> bytes:
+    """Explained variance above, cost in cross-entropy below, a column a question."""
+    with axes.style():
+        figure = Figure(figsize=(11, 7), layout="constrained")
+        figure.suptitle(f"{hook}: ordinary held-out tokens", x=0.01, ha="left", fontsize=13, fontweight="bold")
+        grid = figure.subplots(2, len(PANELS), sharex=True, sharey="row")
+        for column, (title, kinds) in enumerate(PANELS.items()):
+            for row, (value, label) in enumerate(
+                (("explained_variance", "explained variance"), ("delta_ce", "ΔCE, nats per token"))
+            ):
+                panel = grid[row][column]
+                for index, kind in enumerate(kinds):
+                    points = sorted((m["l0"], m[value]) for m in before.of_kind(members, kind) if m["l0"] > 0.5)
+                    colour = axes.GREY if kind == "sae.k0" else axes.colours(list(range(4)))[index - 1]
+                    panel.plot(*zip(*points, strict=True), "o-", color=colour, label=kind, markersize=4, linewidth=1.4)
+                panel.set_xscale("log")
+                if row == 0:
+                    panel.set_title(title, loc="left", fontsize=10)
+                    panel.legend(fontsize=8, loc="lower right")
+                    panel.set_ylim(bottom=max(0.0, panel.get_ylim()[0]))
+                else:
+                    panel.set_xlabel("active features per token (L0)")
+                if column == 0:
+                    panel.set_ylabel(label)
+        return axes.png(figure)
+
+
+def of_members(members: list[before.Row]) -> list[str]:
+    """A line a dictionary, as it was measured."""
+    lines = ["| kind | α | L0 | expl. var. | ΔCE | KL | dead | L0, shortest 1 % | the rest | longest 1 % |"]
+    lines.append("|---|" + "--:|" * 9)
+    for m in members:
+        l0 = [f"{m[part]['l0']:.1f}" for part in ("bottom", "rest", "top")]
+        cells = [f"{m['alpha']:g}", f"{m['l0']:.1f}", f"{m['explained_variance']:.3f}"]
+        cells += [f"{m['delta_ce']:.3f} ± {m['delta_ce_standard_error']:.3f}", f"{m['kl']:.3f}", f"{m['dead']:.1%}", *l0]
+        lines.append(f"| {m['kind']} | " + " | ".join(cells) + " |")
+    return lines
+
+
+def main() -> None:
+    before.LEVELS = LEVELS
+    text, kept = ["# Tables of write-up 2\n\nWritten by `tables.py`.\n"], []
+    for hook, members in rows(Path(sys.argv[1])).items():
+        (RECORD / f"pareto_{hook}.png").write_bytes(pareto(members, hook))
+        text += [f"\n## {hook}, every dictionary\n", *of_members(members)]
+        text += [f"\n## {hook}, at equal L0\n", *before.table_at_levels([members])]
+        text += [f"\n## {hook}, by length, at L0 = 60\n", *before.table_by_norm(members, 60)]
+        kept += [{"hook": hook} | {key: m[key] for key in (*before.KEPT, "top", "rest", "bottom")} for m in members]
+    (RECORD / "normalized.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    (RECORD / "members.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
