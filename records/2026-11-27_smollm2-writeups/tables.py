@@ -1,6 +1,6 @@
-"""The tables and pictures of write-up 2: python records/2026-11-27_smollm2-writeups/tables.py runs/normalized
+"""The tables and pictures of write-up 2: python tables.py runs/outliers runs/without
 
-Writes normalized.md, members.jsonl and pareto_HOOK.png beside this file, by the functions of `scripts/normalized_sae.py`:
+Writes normalized.md, members.jsonl and pareto_HOOK.png beside this file, by functions of `scripts/normalized_sae.py`:
 each number at one L0 is linear in log L0 between the two members of a kind around it.
 """
 
@@ -15,7 +15,7 @@ from matplotlib.figure import Figure  # noqa: E402
 
 from unmix.report import axes  # noqa: E402
 
-LEVELS = (30, 60, 100)
+LEVELS = (10, 25, 50)
 PANELS = {
     "relu, error over ‖x‖^k": ["sae.k0", "sae.k1", "sae.k2"],
     "normalized, noise": ["sae.k0", "nsae.k0", "nsae.k1", "nsae.k2"],
@@ -46,15 +46,16 @@ def pareto(members: list[before.Row], hook: str) -> bytes:
                 (("explained_variance", "explained variance"), ("delta_ce", "ΔCE, nats per token"))
             ):
                 panel = grid[row][column]
-                for index, kind in enumerate(kinds):
+                for index, kind in enumerate(kind for kind in kinds if before.of_kind(members, kind)):
                     points = sorted((m["l0"], m[value]) for m in before.of_kind(members, kind) if m["l0"] > 0.5)
                     colour = axes.GREY if kind == "sae.k0" else axes.colours(list(range(4)))[index - 1]
                     panel.plot(*zip(*points, strict=True), "o-", color=colour, label=kind, markersize=4, linewidth=1.4)
                 panel.set_xscale("log")
+                panel.set_xticks([5, 10, 25, 50, 100, 200], ["5", "10", "25", "50", "100", "200"])
+                panel.set_xticks([], minor=True)
                 if row == 0:
                     panel.set_title(title, loc="left", fontsize=10)
                     panel.legend(fontsize=8, loc="lower right")
-                    panel.set_ylim(bottom=max(0.0, panel.get_ylim()[0]))
                 else:
                     panel.set_xlabel("active features per token (L0)")
                 if column == 0:
@@ -63,13 +64,18 @@ def pareto(members: list[before.Row], hook: str) -> bytes:
 
 
 def of_members(members: list[before.Row]) -> list[str]:
-    """A line a dictionary, as it was measured."""
-    lines = ["| kind | α | L0 | expl. var. | ΔCE | KL | dead | L0, shortest 1 % | the rest | longest 1 % |"]
-    lines.append("|---|" + "--:|" * 9)
+    """A line a dictionary, as it was measured; behind `dead`, L0 of the shortest and longest 1 %."""
+    lines = [
+        "| kind | α | L0 | expl. var. | ΔCE | put everywhere | KL | dead | L0, shortest 1 % | the rest | longest 1 % |"
+    ]
+    lines.append("|---|" + "--:|" * 10)
     for m in members:
         l0 = [f"{m[part]['l0']:.1f}" for part in ("bottom", "rest", "top")]
         cells = [f"{m['alpha']:g}", f"{m['l0']:.1f}", f"{m['explained_variance']:.3f}"]
-        cells += [f"{m['delta_ce']:.3f} ± {m['delta_ce_standard_error']:.3f}", f"{m['kl']:.3f}", f"{m['dead']:.1%}", *l0]
+        everywhere = (m.get("outliers") or {}).get("delta_ce_everywhere")
+        cells += [f"{m['delta_ce']:.3f} ± {m['delta_ce_standard_error']:.3f}"]
+        cells += ["" if everywhere is None else f"{everywhere:.3f}", f"{m['kl']:.3f}", f"{m['dead']:.1%}"]
+        cells += l0
         lines.append(f"| {m['kind']} | " + " | ".join(cells) + " |")
     return lines
 
@@ -77,11 +83,11 @@ def of_members(members: list[before.Row]) -> list[str]:
 def main() -> None:
     before.LEVELS = LEVELS
     text, kept = ["# Tables of write-up 2\n\nWritten by `tables.py`.\n"], []
-    for hook, members in rows(Path(sys.argv[1])).items():
+    for hook, members in {hook: of for run in sys.argv[1:] for hook, of in rows(Path(run)).items()}.items():
         (RECORD / f"pareto_{hook}.png").write_bytes(pareto(members, hook))
         text += [f"\n## {hook}, every dictionary\n", *of_members(members)]
         text += [f"\n## {hook}, at equal L0\n", *before.table_at_levels([members])]
-        text += [f"\n## {hook}, by length, at L0 = 60\n", *before.table_by_norm(members, 60)]
+        text += [f"\n## {hook}, by length, at L0 = 25\n", *before.table_by_norm(members, 25)]
         kept += [{"hook": hook} | {key: m[key] for key in (*before.KEPT, "top", "rest", "bottom")} for m in members]
     (RECORD / "normalized.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (RECORD / "members.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
