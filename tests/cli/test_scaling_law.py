@@ -101,8 +101,10 @@ def words(overrides: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_plan_predicts_from_the_runs_that_are_there(words, overrides, tmp_path, capsys):
     for steps, features in itertools.product((500, 1000, 2000), (48, 96)):
         write_run(tmp_path / "runs" / f"{steps}-{features}", overrides, steps=steps, features=features)
-    (tmp_path / "runs" / "damaged").mkdir()
+    for name in ("damaged", "strange"):
+        write_run(tmp_path / "runs" / name, overrides, steps=600, features=64)
     (tmp_path / "runs" / "damaged" / "evaluation.json").write_text("{")
+    (tmp_path / "runs" / "strange" / "evaluation.json").write_text('{"hooks": [{"saes": {"l0-4": {}}}]}')
     write_run(tmp_path / "runs" / "other", overrides, steps=700, features=64, activations__hooks=["resid_post.1"])
     write_run(tmp_path / "runs" / "kind", overrides, steps=700, features=64, sae__architecture="topk")
     write_run(tmp_path / "runs" / "unmasked", overrides, steps=700, features=64, training__mask="none")
@@ -110,6 +112,7 @@ def test_plan_predicts_from_the_runs_that_are_there(words, overrides, tmp_path, 
     found = json.loads(capsys.readouterr().out)
     [outlook] = found["scaling_laws"]
     assert outlook["law"]["runs"] == 6
+    assert set(outlook["unread"]) == {"damaged", "strange"}
     assert outlook["law"]["exponents"] == pytest.approx({"tokens": A, "features": B, "l0": C}, abs=1e-6)
     [prediction] = outlook["predictions"]
     assert prediction["explained_variance"] == pytest.approx(1 - law(4000 * 48, 64, 4))
@@ -120,6 +123,8 @@ def test_plan_predicts_from_the_runs_that_are_there(words, overrides, tmp_path, 
     assert "law 1 - EV = 2.5 · tokens^-0.200 · features^-0.100 · L0^-0.300, through 18 dictionaries of 6 runs" in said
     assert f"so explained variance will be {1 - law(4000 * 48, 64, 4):.3f} " in said
     assert "2.0 times outside of the tokens of these runs" in said
+    assert "not counted: damaged: " in said
+    assert "not counted: strange: runs/strange/evaluation.json is damaged, or of another version (KeyError" in said
     assert "published this one: 192,000 tokens, 3,000 for each of 64 features 10,000,000 tokens, 2,441 for each" in said
 
 

@@ -37,6 +37,8 @@ class Outlook:
     """By how many times the plan is outside of what the runs span."""
     refused: str | None = None
     """Why there is no law, or no prediction by it."""
+    unread: dict[str, str] = field(default_factory=dict)
+    """Folder -> why, of the evaluated ones that could not be read."""
 
 
 def outlooks_of(recipe: RunConfig, tokens: int, runs: Path) -> list[Outlook]:
@@ -50,17 +52,17 @@ def _outlook(recipe: RunConfig, hook: str, variant: str, tokens: int, runs: Path
     from unmix.cli.scaling_law import fit
 
     sae, training = recipe.of_variant(variant)
-    points = points_like(recipe, hook, variant, runs)
+    points, unread = points_like(recipe, hook, variant, runs)
     if not points:
-        return Outlook(
-            hook, variant, refused=f"none: no finished run like this in {runs}/, evaluated on held-out tokens"
-        )
+        why = f"none: no finished run like this in {runs}/, evaluated on held-out tokens"
+        return Outlook(hook, variant, refused=why, unread=unread)
     try:
         law = fit(points)
     except UserError as error:
-        return Outlook(hook, variant, refused=f"none: {error}")
+        return Outlook(hook, variant, refused=f"none: {error}", unread=unread)
     if not training.l0:
-        return Outlook(hook, variant, law, refused="no prediction: it is for an L0, and the recipe gives coefficients")
+        why = "no prediction: it is for an L0, and the recipe gives coefficients"
+        return Outlook(hook, variant, law, refused=why, unread=unread)
     predictions: list[Prediction] = []
     beyond: dict[str, float] = {}
     for l0 in training.l0:
@@ -68,15 +70,17 @@ def _outlook(recipe: RunConfig, hook: str, variant: str, tokens: int, runs: Path
         try:
             unexplained = law.unexplained(**at)
         except UserError as error:
-            return Outlook(hook, variant, law, refused=f"no prediction: {error}")
+            return Outlook(hook, variant, law, refused=f"no prediction: {error}", unread=unread)
         ends = (unexplained * math.exp(law.error), unexplained / math.exp(law.error))
         predictions.append(Prediction(l0, 1 - unexplained, 1 - ends[0], 1 - ends[1]))
         beyond |= {name: max(times, beyond.get(name, 0.0)) for name, times in law.beyond(**at).items()}
-    return Outlook(hook, variant, law, predictions, beyond)
+    return Outlook(hook, variant, law, predictions, beyond, unread=unread)
 
 
 def lines_of(outlooks: Sequence[Outlook], runs: Path) -> Iterator[tuple[str, str]]:
     """For people."""
+    for name, why in {name: why for outlook in outlooks for name, why in outlook.unread.items()}.items():
+        yield "", f"not counted: {name}: {why}"
     for outlook in outlooks:
         named = " ".join(filter(None, [outlook.hook if len(outlooks) > 1 else "", outlook.variant]))
         head, law = f"{named}: " if named else "", outlook.law

@@ -13,19 +13,21 @@ from unmix.runlog import newest_checkpoints, read_json
 from unmix.training.manifest import entries
 
 
-def points_like(recipe: RunConfig, hook: str, variant: str, runs: Path) -> list[Point]:
-    """Every evaluated dictionary of the finished runs in `runs` that differs from those of the recipe in tokens,
-    features, L0 and learning rate only: model, corpus, hook, architecture and mask are the same.
-
-    A folder that is no run, or whose files this version cannot read, is passed over.
+def points_like(recipe: RunConfig, hook: str, variant: str, runs: Path) -> tuple[list[Point], dict[str, str]]:
+    """(every evaluated dictionary of the finished runs in `runs` that differs from those of the recipe in tokens,
+    features, L0 and learning rate only: model, corpus, hook, architecture and mask are the same; folder -> why, of
+    those whose files cannot be read).
     """
     found: list[Point] = []
+    unread: dict[str, str] = {}
     for path in sorted(runs.glob("*/evaluation.json")):
         try:
             found += _points(recipe, hook, variant, path.parent)
-        except (UserError, KeyError, TypeError, ValueError):
-            continue
-    return found
+        except UserError as error:
+            unread[path.parent.name] = str(error)
+        except (KeyError, TypeError, ValueError) as error:
+            unread[path.parent.name] = f"{path} is damaged, or of another version ({type(error).__name__}: {error})"
+    return found, unread
 
 
 def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[Point]:
