@@ -131,6 +131,7 @@ def plan(record: Path) -> None:
 # -------------------------------------------------------------------------------------------------------- the figures
 
 Row = dict[str, Any]
+TICKS = (5, 10, 25, 50, 100, 200)
 LEVELS = (10, 30, 100)  # active features per token at which kinds are compared
 PANELS = {
     "relu": ["sae.k0", "sae.k1", "sae.k2"],
@@ -163,24 +164,26 @@ def of_kind(members: list[Row], kind: str) -> list[Row]:
     return [row for row in members if row["kind"] == kind]
 
 
-def pareto(members: list[Row], hook: str) -> bytes:
-    """Explained variance above, cost in cross-entropy below, a column a question."""
+def pareto(members: list[Row], hook: str, panels: dict[str, list[str]] = PANELS) -> bytes:
+    """Explained variance above, cost in cross-entropy below, a column a question; kinds that are not there left out."""
     with axes.style():
-        figure = Figure(figsize=(14, 7), layout="constrained")
+        figure = Figure(figsize=(3.5 * len(panels), 7), layout="constrained")
         figure.suptitle(
             f"{hook}: what each kind reaches, at every L0", x=0.01, ha="left", fontsize=13, fontweight="bold"
         )
-        grid = figure.subplots(2, len(PANELS), sharex=True, sharey="row")
-        for column, (title, kinds) in enumerate(PANELS.items()):
+        grid = figure.subplots(2, len(panels), sharex=True, sharey="row")
+        for column, (title, kinds) in enumerate(panels.items()):
             for row, (value, label) in enumerate(
                 (("explained_variance", "explained variance"), ("delta_ce", "ΔCE, nats per token"))
             ):
                 panel = grid[row][column]
-                for index, kind in enumerate(kinds):
+                for index, kind in enumerate(kind for kind in kinds if of_kind(members, kind)):
                     points = sorted((m["l0"], m[value]) for m in of_kind(members, kind) if m["l0"] > 0.5)
                     colour = axes.GREY if kind == "sae.k0" else axes.colours(list(range(4)))[index - 1]
                     panel.plot(*zip(*points, strict=True), "o-", color=colour, label=kind, markersize=4, linewidth=1.4)
                 panel.set_xscale("log")
+                panel.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+                panel.set_xticks([], minor=True)
                 if row == 0:
                     panel.set_title(title, loc="left", fontsize=10)
                     panel.legend(fontsize=8, loc="lower right")

@@ -11,9 +11,6 @@ from pathlib import Path
 RECORD = Path(__file__).parent
 sys.path.insert(0, str(RECORD.parents[1] / "scripts"))
 import normalized_sae as before  # noqa: E402
-from matplotlib.figure import Figure  # noqa: E402
-
-from unmix.report import axes  # noqa: E402
 
 LEVELS = (10, 25, 50)
 PANELS = {
@@ -33,34 +30,6 @@ def rows(folder: Path) -> dict[str, list[before.Row]]:
             parts = {"top": groups["top 1 %"], "rest": groups["the rest"], "bottom": groups["bottom 1 %"]}
             found.setdefault(result["hook"], []).append({**row, "kind": kind, "alpha": float(l1), **parts})
     return found
-
-
-def pareto(members: list[before.Row], hook: str) -> bytes:
-    """Explained variance above, cost in cross-entropy below, a column a question."""
-    with axes.style():
-        figure = Figure(figsize=(11, 7), layout="constrained")
-        figure.suptitle(f"{hook}: ordinary held-out tokens", x=0.01, ha="left", fontsize=13, fontweight="bold")
-        grid = figure.subplots(2, len(PANELS), sharex=True, sharey="row")
-        for column, (title, kinds) in enumerate(PANELS.items()):
-            for row, (value, label) in enumerate(
-                (("explained_variance", "explained variance"), ("delta_ce", "ΔCE, nats per token"))
-            ):
-                panel = grid[row][column]
-                for index, kind in enumerate(kind for kind in kinds if before.of_kind(members, kind)):
-                    points = sorted((m["l0"], m[value]) for m in before.of_kind(members, kind) if m["l0"] > 0.5)
-                    colour = axes.GREY if kind == "sae.k0" else axes.colours(list(range(4)))[index - 1]
-                    panel.plot(*zip(*points, strict=True), "o-", color=colour, label=kind, markersize=4, linewidth=1.4)
-                panel.set_xscale("log")
-                panel.set_xticks([5, 10, 25, 50, 100, 200], ["5", "10", "25", "50", "100", "200"])
-                panel.set_xticks([], minor=True)
-                if row == 0:
-                    panel.set_title(title, loc="left", fontsize=10)
-                    panel.legend(fontsize=8, loc="lower right")
-                else:
-                    panel.set_xlabel("active features per token (L0)")
-                if column == 0:
-                    panel.set_ylabel(label)
-        return axes.png(figure)
 
 
 def of_members(members: list[before.Row]) -> list[str]:
@@ -84,7 +53,7 @@ def main() -> None:
     before.LEVELS = LEVELS
     text, kept = ["# Tables of write-up 2\n\nWritten by `tables.py`.\n"], []
     for hook, members in {hook: of for run in sys.argv[1:] for hook, of in rows(Path(run)).items()}.items():
-        (RECORD / f"pareto_{hook}.png").write_bytes(pareto(members, hook))
+        (RECORD / f"pareto_{hook}.png").write_bytes(before.pareto(members, hook, PANELS))
         text += [f"\n## {hook}, every dictionary\n", *of_members(members)]
         text += [f"\n## {hook}, at equal L0\n", *before.table_at_levels([members])]
         text += [f"\n## {hook}, by length, at L0 = 25\n", *before.table_by_norm(members, 25)]
