@@ -1,6 +1,7 @@
 """Batch s is a pure function of s; every token of an epoch comes once."""
 
 import numpy as np
+import pytest
 import torch
 from echo_model import Echo
 from hypothesis import given, settings
@@ -47,3 +48,35 @@ def test_a_chunk_is_harvested_once():
     s = stream(batch=6, chunk=5)
     list(s.batches(0, 5))
     assert s.model.passes == 1
+
+
+class Small(Echo):
+    """A device with room for so many sequences in a pass."""
+
+    def __init__(self, room):
+        super().__init__()
+        self.room, self.asked = room, []
+
+    def activations(self, ids_NT, hooks):
+        self.asked.append(len(ids_NT))
+        if len(ids_NT) > self.room:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+        return super().activations(ids_NT, hooks)
+
+
+@given(room=st.integers(1, 9))
+def test_a_pass_that_there_is_no_room_for_is_made_smaller_and_stays_so(room):
+    s, whole = stream(chunk=9, batch=9), stream(chunk=9, batch=9)
+    s.model = Small(room)
+    for mine, theirs in zip(s.batches(0, 12), whole.batches(0, 12), strict=True):
+        assert torch.equal(mine.activations["h"], theirs.activations["h"])
+    refused = [asked for asked in s.model.asked if asked > room]
+    assert refused == s.model.asked[: len(refused)]
+
+
+def test_where_one_sequence_is_too_much_it_is_out_of_memory():
+    s = stream()
+    s.model = Small(0)
+    with pytest.raises(torch.cuda.OutOfMemoryError):
+        list(s.batches(0, 1))
+    assert s.model.asked == [3, 1]

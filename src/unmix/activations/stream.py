@@ -79,6 +79,8 @@ class Stream:
         kept_NT: np.ndarray | None = None,
     ) -> None:
         self.device = device or torch.device("cpu")
+        tokens = _FORWARD_TOKENS if self.device.type == "cpu" else _FORWARD_TOKENS_ELSEWHERE
+        self._per_pass = max(1, tokens // ids_NT.shape[1])
         self.model, self.ids_NT, self.hooks, self.kept_NT = model, ids_NT, list(hooks), kept_NT
         self.batch_tokens, self.chunk_sequences, self.seed = batch_tokens, chunk_sequences, seed
         self.chunk_tokens = chunk_sequences * ids_NT.shape[1]
@@ -128,14 +130,23 @@ class Stream:
         destination[order] = torch.arange(len(order))  # row r of the chunk is written where the shuffle wants it
         destination = destination.to(self.device)
         arrays = {hook: torch.empty(len(order), width, device=self.device) for hook, width in self.widths.items()}
-        per_pass = max(1, (_FORWARD_TOKENS if self.device.type == "cpu" else _FORWARD_TOKENS_ELSEWHERE) // t)
-        for start in range(0, c, per_pass):
-            found = self.model.activations(ids_CT[start : start + per_pass], self.hooks)
-            at = slice(start * t, (start + per_pass) * t)
+        start = 0
+        while start < c:
+            end = min(c, start + self._per_pass)
+            try:
+                found = self.model.activations(ids_CT[start:end], self.hooks)
+            except torch.cuda.OutOfMemoryError:
+                if end - start == 1:
+                    raise
+                self._per_pass = (end - start) // 2  # from here on
+                torch.cuda.empty_cache()
+                continue
+            at = slice(start * t, end * t)
             rows = destination[at] if kept is None else destination[at][kept[at].to(self.device)]
             for hook, x_NTD in found.items():
                 x_RD = x_NTD.flatten(0, 1) if kept is None else x_NTD.flatten(0, 1)[kept[at].to(x_NTD.device)]
                 arrays[hook][rows] = x_RD.to(self.device, torch.float32)
+            start = end
         positions = torch.arange(t).repeat(c)
         return Batch(arrays, ids_CT.flatten()[order], positions[order]).to(self.device)
 
