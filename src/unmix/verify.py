@@ -15,7 +15,7 @@ from unmix.disk import sha256
 from unmix.errors import UserError
 from unmix.evaluation.opened import open_subject
 from unmix.evaluation.proof import mends, prove
-from unmix.interop.load import load_sae, recognise
+from unmix.interop.load import load_sae, one_inside, recognise
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.training import checkpoint
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
@@ -44,7 +44,8 @@ def verify(folder: Path) -> Found:
         return _store(folder)
     if (folder / CONFIG).exists() or (folder / checkpoint.CHECKSUMS).exists() or recognise(folder):
         return Found("sae", "one dictionary", _sae(folder))
-    raise UserError(f"{folder} is neither a run (run.yaml), nor a store (manifest.json), nor an SAE ({CONFIG})")
+    remedy = f"; give a folder inside it that is one, such as {inside}" if (inside := one_inside(folder)) else ""
+    raise UserError(f"{folder} is neither a run (run.yaml), nor a store (manifest.json), nor an SAE ({CONFIG}){remedy}")
 
 
 def prove_folder(

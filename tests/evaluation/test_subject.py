@@ -13,6 +13,7 @@ from unmix.config import MaskConfig
 from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
 from unmix.evaluation.subject import PROCESSED, UNKNOWN_SPLIT, find_subject
+from unmix.interop.load import load_sae
 from unmix.training import run
 
 
@@ -144,6 +145,20 @@ def test_a_file_or_nothing_is_one_line(tmp_path, capsys):
     for name in ("file", "nothing"):
         assert main(["evaluate", str(tmp_path / name)]) == 2
         assert "is neither a run (run.yaml) nor an SAE (cfg.json)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["evaluate"], ["verify"], ["explore", "--build"]])
+@pytest.mark.parametrize("below", ["layer_3", "resid/layer_3/width_16k"])
+def test_a_folder_of_dictionaries_says_which_to_give(words, below, tmp_path, capsys):
+    """As they come from the hub: the dictionary lies some folders further down."""
+    (tmp_path / "of" / "docs").mkdir(parents=True)
+    (tmp_path / "of" / below).parent.mkdir(parents=True, exist_ok=True)
+    inside = saelens(tmp_path / "of" / below, **GPT2)
+    command, *more = words
+    assert main([command, str(tmp_path / "of"), *more]) == 2
+    assert f"give a folder inside it that is one, such as {inside}" in capsys.readouterr().err
+    with pytest.raises(UserError, match=f"such as {inside}"):
+        load_sae(tmp_path / "of")
 
 
 def test_the_model_that_was_not_trained_on_is_said(overrides, tmp_path, capsys):

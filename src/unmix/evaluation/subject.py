@@ -15,7 +15,7 @@ from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import canonical
 from unmix.interop.hub import named_on_the_hub
-from unmix.interop.load import load_sae, read, recognise
+from unmix.interop.load import load_sae, one_inside, read, recognise
 from unmix.interop.origin import Origin
 from unmix.runlog import newest_checkpoints, read_manifest
 
@@ -89,8 +89,10 @@ def find_subject(
     if (folder / "run.yaml").exists():
         return _of_run(folder, model, corpus, hook)
     if not (folder / CONFIG).exists() and recognise(folder) is None:
-        inside = "; give the folder that it is a part of" if folder.is_file() else ""
-        raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG}){inside}")
+        remedy = "; give the folder that it is a part of" if folder.is_file() else ""
+        if inside := one_inside(folder):
+            remedy = f"; give a folder inside it that is one, such as {inside}"
+        raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG}){remedy}")
     if ours:
         return _of_ours(folder, model, corpus, hook)
     return _of_others(folder, model, corpus, hook, hook_out, transcoders)

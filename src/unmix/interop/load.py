@@ -162,6 +162,18 @@ def _source(path: Path, pickles: bool) -> Source:
     return Source(folder, names, file, pickles)
 
 
+def one_inside(folder: Path) -> Path | None:
+    """The first dictionary below a folder that is none, nearest first, three levels down at most."""
+    level = [folder] if folder.is_dir() else []
+    for _ in range(3):
+        level = [inside for above in level for inside in sorted(above.iterdir()) if inside.is_dir()]
+        for inside in level:
+            within = Source(inside, frozenset(one.name for one in inside.iterdir()))
+            if any(form.is_here(within) for form in FORMATS):
+                return inside
+    return None
+
+
 def _unknown(source: Source, pickled: list[str]) -> str:
     """What stands there instead of a dictionary, and what to give."""
     folder, names = source.folder, source.names
@@ -176,10 +188,7 @@ def _unknown(source: Source, pickled: list[str]) -> str:
     lacks = f"{folder} is no SAELens folder: it has no {' and no '.join(missing)}"
     if "run.yaml" in names:
         return f"{lacks}; it is an unmix run: give one of its checkpoints, members/NAME/step-000001000"
-    for form in FORMATS:
-        for inside in sorted(one for one in folder.iterdir() if one.is_dir()):
-            within = Source(inside, frozenset(one.name for one in inside.iterdir()))
-            if form.is_here(within):
-                return f"{lacks}; give a folder inside it that has them, such as {inside}"
+    if inside := one_inside(folder):
+        return f"{lacks}; give a folder inside it that is one, such as {inside}"
     some = ", ".join(sorted(names)[:6]) + (", …" if len(names) > 6 else "")
     return f"{lacks}; give one that has them (this one holds {some or 'nothing'})"
