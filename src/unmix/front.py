@@ -100,19 +100,22 @@ def load_model(name: str, *, dtype: str = "float32", device: str = "cpu") -> Lan
 
 
 def top_features(
-    lm: LanguageModel, sae: Dictionary, text: str, hook: str | None = None, *, most: int = 10
+    lm: object, sae: Dictionary, text: str, hook: str | None = None, *, most: int = 10
 ) -> list[tuple[str, list[tuple[int, float]]]]:
     """(token, its strongest features as (feature, f)) for the BOS and every token of a text, the largest |f| first.
 
-    `hook`: where the dictionary reads, if its files do not say. Raises `UserError` if nobody says it.
+    `lm`: of `load_model`, or a model of nnsight, nnterp or TransformerLens that has its tokenizer. `hook`: where the
+    dictionary reads, if its files do not say. Raises `UserError` if nobody says it, or the model cannot be read.
     """
     from unmix.explore.prompt import read_prompt
+    from unmix.lm.wrapped import language_model_of, place_name
 
     hook = hook or (sae.cfg.hook if sae.cfg else None)
     if hook is None:
         raise UserError("the dictionary does not say where it reads; give the hook, such as resid_post.3")
-    read = read_prompt(lm, hook, sae, text)
-    tokens = [str(lm.tokenizer.decode([token])) for token in read.ids_T.tolist()]
+    model = language_model_of(lm)
+    read = read_prompt(model, place_name(model.model, hook), sae, text)
+    tokens = [str(model.tokenizer.decode([token])) for token in read.ids_T.tolist()]
     return [(token, active[:most]) for token, active in zip(tokens, read.features, strict=True)]
 
 
@@ -138,14 +141,21 @@ class Run:
 
     @property
     def choices(self) -> dict[str, str]:
-        """hook -> the member that the rule has chosen; a member that was trained on stands for what it was."""
-        from unmix.runlog import read_choices
+        """hook -> the member that the rule has chosen; a member that was trained on stands for what it was.
 
+        With `choice.per_variant` a hook has several, and they go by hook and variant, as the names of members do.
+        """
+        from unmix.runlog import read_choices, split_name
+
+        made = [choice for choice in read_choices(self.folder) if choice.get("member")]
+        hooks = [
+            next(str(c.get("hook", "")) for c in choice["candidates"] if c["member"] == choice["member"])
+            for choice in made
+        ]
         there, found = self.members, {}
-        for choice in read_choices(self.folder):
-            if name := choice.get("member"):
-                chosen = next(c for c in choice["candidates"] if c["member"] == name)
-                found[str(chosen.get("hook", ""))] = f"{name}-extended" if f"{name}-extended" in there else str(name)
+        for hook, name in zip(hooks, (str(choice["member"]) for choice in made), strict=True):
+            key = hook if hooks.count(hook) == 1 else split_name(name)[0]
+            found[key] = f"{name}-extended" if f"{name}-extended" in there else name
         return found
 
     @property
@@ -202,9 +212,17 @@ class Run:
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
-    """Rows as columns, in the order in which keys first appear; None where a row lacks one."""
+    """Rows as columns, in the order in which keys first appear; None where a row lacks one.
+
+    Whole numbers are floats in a column that has both: polars wants one type.
+    """
     names = dict.fromkeys(key for row in rows for key in row)
-    return {name: [row.get(name) for row in rows] for name in names}
+    return {name: _of_one_type([row.get(name) for row in rows]) for name in names}
+
+
+def _of_one_type(column: list[Any]) -> list[Any]:
+    both = {int, float} <= {type(value) for value in column}
+    return [float(value) if type(value) is int else value for value in column] if both else column
 
 
 def _activations(

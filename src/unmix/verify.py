@@ -18,6 +18,7 @@ from unmix.evaluation.proof import mends, prove
 from unmix.interop.load import load_sae, one_inside, recognise
 from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.training import checkpoint
+from unmix.training.extension import extension_ends, extension_logged
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
 
 PROOF_TOKENS = 8_192
@@ -113,20 +114,19 @@ def _metrics(folder: Path, recipe: RunConfig, manifest: dict[str, Any]) -> tuple
     if torn:
         problems.append(f"{path}: the last line is cut short; the command that was stopped makes it again")
     swept, names = sweep_schedule(recipe), [entry.name for entry in entries(recipe)]
-    phases = [("sweep", names, names, 0, swept.steps)]
+    phases = [("sweep", names, names, 0, logged_in(manifest, recipe), ends(manifest, swept.steps))]
     with suppress(UserError):  # _json says so
         for extended, plan in read_extensions(folder).items():
             if extended not in names:
                 problems.append(f"{folder / 'extension.json'} names {extended}, which the recipe does not have")
             elif isinstance(plan, dict) and {"from_step", "to_step"} <= plan.keys():
-                phases.append(("extend", [extended], [f"{extended}-extended"], plan["from_step"], plan["to_step"]))
+                logged, stops = extension_logged(plan, recipe), extension_ends(plan)
+                phases.append(("extend", [extended], [f"{extended}-extended"], plan["from_step"], logged, stops))
     planned = {name for phase, members, *_ in phases if phase == "extend" for name in members}
-    for phase, members, folders, after, end in phases:
+    for phase, members, folders, after, logged, stops in phases:
         of_phase = [row for row in rows if row["phase"] == phase and (phase == "sweep" or row["member"] in members)]
         saved = [step for name in folders for step in checkpoint.steps_on_disk(folder / "members" / name)]
         newest = max([row["step"] for row in of_phase] + saved, default=after)
-        logged = [[0, recipe.training.log_every]] if phase == "extend" else logged_in(manifest, recipe)
-        stops = [end] if phase == "extend" else ends(manifest, end)
         steps = logged_steps(after, newest, logged, stops)
         problems += [f"{path}, {phase}: {gap}" for gap in gaps(of_phase, members, steps)]
         if strangers := sorted({row["member"] for row in of_phase} - set(members)):

@@ -100,6 +100,28 @@ def test_harvest_then_sweep_from_the_store(recipe, tmp_path, capsys):
     assert manifest["corpus"]["store_dtype"] == "bfloat16"
 
 
+def test_a_store_has_what_the_sweep_and_its_extension_read(recipe, tmp_path):
+    store, more = tmp_path / "store", ["--choice.extend_to", "80"]
+    assert unmix("harvest", recipe, "--out", store, *more, tmp_path=tmp_path) == 0
+    rows = sum(shard["rows"] for shard in json.loads((store / "manifest.json").read_text())["shards"])
+    assert rows >= 80 * 48  # in whole shards
+    words = ["--activations.store", store, "--choice.max_active", "40", "--no-evaluate", *more]
+    assert unmix("sweep", recipe, *words, tmp_path=tmp_path) == 0
+    page = (tmp_path / "runs/tiny/report.html").read_text()
+    assert f"{80 * 48 / rows:.2f} times over the store ({rows:,} activations)" in page
+
+
+def test_variants_that_are_chosen_apart_are_extended_apart(recipe, tmp_path):
+    words = ["--architecture", "relu", "topk", "--l0", "3", "6", "--choice.per_variant", "true"]
+    words += ["--choice.extend_to", "80", "--choice.max_active", "40", "--no-evaluate"]
+    assert unmix("sweep", recipe, *words, tmp_path=tmp_path) == 0
+    run = tmp_path / "runs" / "tiny"
+    extended = json.loads((run / "extension.json").read_text())
+    assert len(extended) == 2
+    assert {name.split("-")[0] for name in extended} == {"relu", "topk"}
+    assert all((run / f"members/{name}-extended/step-000000080/cfg.json").exists() for name in extended)
+
+
 def test_evaluate_a_run_and_a_folder_and_see_it_in_the_report(recipe, tmp_path, capsys):
     run = tmp_path / "runs" / "tiny"
     assert unmix("sweep", recipe, "--train-only", "--l1", "1", "3", tmp_path=tmp_path) == 0

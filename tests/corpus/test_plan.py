@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 from tiny_models import tiny_tokenizer
 
 from unmix.config import CorpusConfig
-from unmix.corpus.plan import FOREIGN, bound_of_streams, doubt_of_ids, facts_of_corpus, plan
+from unmix.corpus.plan import FOREIGN, bos_stand_in, bound_of_streams, doubt_of_ids, facts_of_corpus, plan
 from unmix.corpus.tokens import SourceFacts, Tokens
 
 TOKENIZER = tiny_tokenizer()
@@ -62,3 +63,29 @@ def test_a_dataset_of_the_hub_without_a_bound_is_said_to_be_read_to_its_end() ->
     )
     assert said.startswith("datasets:owner/name is read to its end")
     assert "--corpus.max_tokens 1000" in said
+
+
+def test_a_folder_far_larger_than_what_is_read_is_said_to_be_read_to_its_end(tmp_path: Path) -> None:
+    (tmp_path / "part").mkdir()
+    with (tmp_path / "part" / "much.txt").open("wb") as file:
+        file.truncate(300_000_000)  # nothing is written
+    said = bound_of_streams(CorpusConfig(source=str(tmp_path)), 1000)
+    assert said == (
+        f"{tmp_path} is read to its end, 0.3 GB, which may take long; this run reads 1,000 activations: "
+        "--corpus.max_tokens 1000 reads no more than these take, from the beginning"
+    )
+    assert bound_of_streams(CorpusConfig(source=str(tmp_path)), 4_000_000) == ""  # it needs about that much
+    assert bound_of_streams(CorpusConfig(source=str(tmp_path), max_tokens=5000), 1000) == ""
+
+
+def test_what_stands_in_for_a_bos_is_said() -> None:
+    assert bos_stand_in(TOKENIZER, tokens()) is None
+    without = tiny_tokenizer()
+    without.bos_token = None
+    assert bos_stand_in(without, tokens()) == "<|endoftext|>"
+    said = plan(tokens(), without, IDS.size)[0]
+    assert said.endswith("every row begins with '<|endoftext|>', which stands in for a BOS: the tokenizer has none")
+    of_turns = tiny_tokenizer()
+    of_turns.add_special_tokens({"bos_token": "<|im_start|>"})
+    assert bos_stand_in(of_turns, tokens()) == "<|endoftext|>"
+    assert "the tokenizer's own, '<|im_start|>', marks turns of a chat" in plan(tokens(), of_turns, IDS.size)[0]

@@ -80,8 +80,10 @@ def test_several_hooks_at_once_are_each_alone(lm: LanguageModel, ids_NT: torch.T
         assert alone.shape == (3, 9, WIDTH)
 
 
-@pytest.mark.parametrize(("hook", "blocks"), [("resid_pre.0", 0), ("attn_out.0", 1), ("resid_post.1", 2)])
+@pytest.mark.parametrize(("hook", "blocks"), [("resid_pre.0", 0), ("attn_out.0", 1), ("resid_post.1", 2), ("", 2)])
 def test_later_blocks_do_not_run(lm: LanguageModel, ids_NT: torch.Tensor, hook: str, blocks: int) -> None:
+    names = {module: name for name, module in lm.model.named_modules()}
+    hook = hook or names[find_blocks(lm.model)[1]]  # a module by its path
     ran = []
     handles = [block.register_forward_pre_hook(lambda *_, i=i: ran.append(i)) for i, block in
                enumerate(find_blocks(lm.model))]  # fmt: skip

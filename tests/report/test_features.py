@@ -12,10 +12,10 @@ from unmix.report.features import Segment, _Words, picked, section, visible
 BYTES = {"1": "a", "2": " b", "3": "\xf0\x9f", "4": "\x98\x80", "5": "<c>\n", "6": "\xe2\x80\xae"}
 
 
-def record(i: int, density: float, firings: int, reach: float) -> dict:
+def record(i: int, density: float, firings: int, reach: float, mean: float = 1.0) -> dict:
     window = {"s": 0, "p": 0, "c": 1, "ids": [0, 1, 3, 4, 5], "v": [[1, 2.0], [3, 0.9]], "m": [0]}
     return {
-        "i": i, "density": density, "firings": firings, "max": 2.0, "label": f"label {i}",
+        "i": i, "density": density, "firings": firings, "max": 2.0, "mean": mean, "label": f"label {i}",
         "groups": {"top": [window] * 3, "uniform": [window]}, "logits": {"plus": [[2, reach]], "minus": []},
     }  # fmt: skip
 
@@ -38,6 +38,12 @@ def test_the_rule():
     assert len({r["i"] for _, r in found}) == 8
     assert found == picked(RECORDS, seed=3)
     assert {r["i"] for seed in range(20) for _, r in picked(RECORDS, seed)[6:]} == {0, 7, 8, 9}
+
+
+def test_what_writes_most_does_not_depend_on_the_length_of_decoder_rows():
+    moved = [record(r["i"], r["density"], r["firings"], r["logits"]["plus"][0][1] / c, c) for r, c in
+             zip(RECORDS, (1.0, 7.0, 0.1, 20.0, 3.0, 0.5, 1.0, 1.0, 0.01, 4.0), strict=True)]  # fmt: skip
+    assert [(why, r["i"]) for why, r in picked(moved, 3)] == [(why, r["i"]) for why, r in picked(RECORDS, 3)]
 
 
 def test_fewer_features_than_places_and_none():

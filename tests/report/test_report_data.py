@@ -88,7 +88,7 @@ def test_the_extension_is_found_without_its_description(make: Make) -> None:
 
 
 def test_mistakes_end_in_one_line(make: Make, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="is no run folder: it has no run\\.yaml"):
+    with pytest.raises(UserError, match="is not a run folder: it has no run\\.yaml"):
         read(tmp_path)
     folder = make(l1=(1.0,), steps=40)
     (folder / "metrics.jsonl").write_text("")

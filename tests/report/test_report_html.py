@@ -68,7 +68,7 @@ def test_holds_the_numbers(make: Make) -> None:
     assert "inside the band" in page
     assert "40,960,000 by the extended one" in page
     assert "6.61 times over the corpus" in page
-    assert "not on held-out text" in page
+    assert "the stream trained on; what is of held-out documents says so" in page
     assert "x̂" in page
     assert "λ = 5 is the smallest coefficient" in page
     assert page.count('<tr class="chosen">') == 2
@@ -137,7 +137,7 @@ def test_a_choice_without_an_extension_claims_no_prediction(make: Make) -> None:
 
 def test_a_prediction_that_is_not_known_yet(make: Make) -> None:
     page = report(make(steps=1000, extend_to=3000, chosen=5.0, came_true=False))
-    assert "What comes true is not known yet" in page
+    assert "It has not been measured yet" in page
 
 
 def test_no_admissible_member(make: Make) -> None:

@@ -5,6 +5,8 @@ from curves import curve, decays, power
 from tiny_run import make
 
 from unmix import config
+from unmix.errors import UserError
+from unmix.front import Run
 from unmix.runlog import append_metrics, read_choices, write_json, write_manifest
 from unmix.training import chosen
 from unmix.training.manifest import FORMAT
@@ -105,6 +107,10 @@ def test_with_per_variant_there_is_one_for_each_variant_of_each_hook(variants):
     assert {c["member"] for c in found[0]["candidates"]} == {"resid_post.0-plain-l1-1", "resid_post.0-plain-l1-2"}
     assert chosen.note_what_came_true(path) == read_choices(path)
     assert [choice["variant"] for choice in read_choices(path)] == ["plain", "wide", "plain", "wide"]
+    assert Run(path).choices == {choice["member"].removesuffix(f"-l1-{end}"): choice["member"]
+                                 for choice, end in zip(found, (2, 1, 1, 2), strict=True)}  # fmt: skip
+    with pytest.raises(UserError, match=r"a choice for each of resid_post\.0-plain, resid_post\.0-wide, "):
+        _ = Run(path).choice
 
 
 def test_without_variants_per_variant_changes_nothing(folder, overrides):

@@ -60,8 +60,21 @@ def test_a_longer_extension_continues_one_without_a_decay(overrides, tmp_path):
     extension.extend(tmp_path / "once", "l1-3", 80, 0.25)
     assert same(state(tmp_path / "twice", "l1-3-extended", 80), state(tmp_path / "once", "l1-3-extended", 80))
     assert not (tmp_path / "twice/members/l1-3-extended/superseded").exists()
+    assert verify(tmp_path / "twice").problems == []  # 50 is no multiple of the interval, and has its line
     with pytest.raises(UserError, match="extended to 80 steps already; --steps 60 is less"):
         extension.extend(tmp_path / "twice", "l1-3", 60)
+
+
+def test_an_extension_at_another_interval_of_lines_is_whole(overrides, tmp_path):
+    recipe = make(overrides, training__steps=30, training__l1=[3.0])
+    run.sweep(recipe, tmp_path / "run")
+    extension.extend(tmp_path / "run", "l1-3", 50)
+    run.sweep(make(overrides, training__steps=30, training__l1=[3.0], training__log_every=4), tmp_path / "run")
+    assert verify(tmp_path / "run").problems == []
+    extension.extend(tmp_path / "run", "l1-3", 80)
+    steps = [row["step"] for row in metrics(tmp_path / "run") if row["phase"] == "extend"]
+    assert steps == [35, 42, 49, 50, *range(52, 81, 4)]
+    assert verify(tmp_path / "run").problems == []
 
 
 def test_an_extension_planned_anew_and_stopped_goes_on_from_its_own_checkpoint(overrides, tmp_path):

@@ -39,6 +39,14 @@ def test_neither_is_known_before_the_window_has_passed():
     assert row["rare_fraction"] is None
 
 
+def test_with_noise_silence_is_counted_over_the_tokens_that_are_looked_at_without_it():
+    """One in 16: a feature that fires once in 100 tokens must not be dead after 160 of which 10 were looked at."""
+    member = train(with_dead_half("relu", noise=0.1), 20)
+    assert (member.silent_F[::2] == 20 * 128 // 16).all()
+    assert member.metrics(20 * 128)["dead_fraction"] is None
+    assert member.metrics(20 * 128 // 16)["dead_fraction"] >= 0.5
+
+
 @pytest.mark.parametrize("architecture", ["relu", "jumprelu", "batchtopk", "gated"])
 def test_dead_features_start_anew_when_their_time_has_come(architecture):
     member = with_dead_half(architecture, training={"resample_every": 20, "lr": LR})

@@ -1,6 +1,7 @@
 """Whole small runs: members do not affect each other; what is said, saved and kept."""
 
 import json
+import shutil
 import weakref
 
 import pytest
@@ -11,7 +12,7 @@ from tiny_run import make
 from unmix.errors import UserError
 from unmix.interop.load import load_sae
 from unmix.runlog import read_manifest, read_metrics
-from unmix.training import manifest, run
+from unmix.training import checkpoint, manifest, run
 from unmix.training.inputs import open_inputs
 from unmix.training.run import Watch
 
@@ -36,6 +37,31 @@ def test_a_float32_store_trains_to_the_bits_of_the_stream(overrides, tmp_path):
     assert read_manifest(tmp_path / "b" / "run.yaml")["corpus"]["store_dtype"] == "float32"
 
 
+def test_a_store_is_enough_the_texts_may_be_gone(overrides, tmp_path):
+    recipe = make(overrides, training__l1=[3.0], training__steps=20)
+    store = write_store(recipe, tmp_path / "store")
+    shutil.rmtree(recipe.corpus.source)
+    shutil.rmtree(tmp_path / "cache")
+    run.sweep(make(overrides, training__l1=[3.0], training__steps=20, activations__store=str(store)), tmp_path / "run")
+    assert checkpoint.step_folder(tmp_path / "run/members/l1-3", 20).exists()
+
+
+def test_what_auto_measured_is_said_and_kept_with_what_it_took(overrides, tmp_path):
+    said, auto = [], dict.fromkeys(("training__selection", "training__dense", "training__border"), "auto")
+    recipe = make(overrides, model__matmul="auto", training__l1=[3.0], training__steps=7, **auto)
+    run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
+    manifest = read_manifest(tmp_path / "run/run.yaml")
+    took, measured = manifest["recipe"]["training"], manifest["measured"]
+    assert manifest["recipe"]["model"]["matmul"] in ("fp32", "bf16")
+    assert {took["selection"], took["dense"]} <= {"fp32", "bf16", "int8"}
+    assert 0 <= took["border"] < 1
+    assert measured
+    assert any(line.startswith("measured here, ms per step of ") for line in said)
+    before = (tmp_path / "run/run.yaml").read_bytes()
+    run.sweep(recipe, tmp_path / "run")
+    assert (tmp_path / "run/run.yaml").read_bytes() == before
+
+
 def test_what_is_read_again_is_said_before_training(overrides, tmp_path):
     recipe = make(overrides, training__l1=[3.0])
     store = write_store(recipe, tmp_path / "store")
@@ -45,7 +71,7 @@ def test_what_is_read_again_is_said_before_training(overrides, tmp_path):
         lines = [line for line in said if "times over" in line]
         if there:  # 60 steps of 48
             assert lines[0].startswith(
-                "2,880 activations are read, and there are 1,500: 1.9 times over, anew from step 31"
+                "2,880 activations are read, and there are 1,500: 1.9 times over, repeating from step 31"
             )
         else:
             assert not lines  # the corpus has enough

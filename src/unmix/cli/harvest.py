@@ -16,7 +16,7 @@ def add_harvest(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "harvest",
-        help="write activations to disk, to train on them again and again",
+        help="write activations to disk, to train on them repeatedly",
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         description="Run the model of a recipe over its corpus and write the shuffled activations to a store.\n"
@@ -24,10 +24,10 @@ def add_harvest(commands: Any) -> None:
     )
     recipe_arguments(parser)
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="DIR", help="the store; one that was stopped is resumed"
+        "--out", type=Path, required=True, metavar="DIR", help="the store; an unfinished one is resumed"
     )
     parser.add_argument(
-        "--tokens", type=int, help="how many; what the sweep of the recipe and its extension read if not given"
+        "--tokens", type=int, help="how many (default: as many as the recipe's sweep and extension read)"
     )
     parser.add_argument(
         "--dtype", choices=["bfloat16", "float16", "float32"], default="bfloat16", help="on disk (bfloat16)"
@@ -53,7 +53,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     began = time.perf_counter()
 
     def progress(rows: int) -> None:
-        say(f"{rows:,} of {wanted:,} activations, {rows / (time.perf_counter() - began):,.0f} tokens/s")
+        say(f"{rows:,} activations ({wanted:,} are needed), {rows / (time.perf_counter() - began):,.0f} tokens/s")
 
     harvest(
         open_stream(recipe, model, tokens),

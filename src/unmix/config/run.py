@@ -11,7 +11,7 @@ from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
 from unmix.config.mask import as_keys
 from unmix.config.messages import problem_text
 from unmix.config.section import Section
-from unmix.config.training import ChoiceConfig, TrainingConfig, Variant
+from unmix.config.training import MAX_ACTIVE, ChoiceConfig, TrainingConfig, Variant
 
 UNKNOWN = "unknown"
 HOOK = "activations"
@@ -82,6 +82,20 @@ class RunConfig(Section):
             return data
         return data | {"sae": sae | {"architecture": "batchtopk"}}
 
+    @model_validator(mode="before")
+    @classmethod
+    def _some_member_is_below_the_cap(cls, data: Any) -> Any:
+        """Without a cap of one's own: where every L0 asked for is above the usual one, the smallest of them."""
+        if not isinstance(data, dict) or not isinstance(choice := data.get("choice") or {}, dict):
+            return data
+        variants = data.get("variants") or {}
+        sections = [data, *(variants.values() if isinstance(variants, dict) else ())]
+        trained = [part.get("training") for part in sections if isinstance(part, dict)]
+        asked = [l0 for keys in trained if isinstance(keys, dict) for l0 in _numbers(keys.get("l0"))]
+        if "max_active" in choice or not asked or min(asked) <= MAX_ACTIVE:
+            return data
+        return data | {"choice": choice | {"max_active": min(asked)}}
+
     @model_validator(mode="after")
     def _variants_fit(self) -> RunConfig:
         sections: tuple[type[Section], ...] = (SAEConfig, TrainingConfig)
@@ -100,7 +114,7 @@ class RunConfig(Section):
             where = f"variant {name}: " if name else ""
             if sae.takes_k and not training.l0:
                 raise ValueError(
-                    f"{where}{sae.architecture} keeps as many features as it is told to, and takes no l1; "
+                    f"{where}{sae.architecture} keeps a given number of features, and takes no l1; "
                     "give training.l0 (--l0 20 50), or an architecture with a penalty (--architecture relu)"
                 )
             if sae.has_target and not training.l0:
@@ -110,7 +124,7 @@ class RunConfig(Section):
                 )
             if sae.architecture in PER_TOKEN and any(k != int(k) for k in training.l0):
                 raise ValueError(
-                    f"{where}{sae.architecture} keeps whole features of each token, and training.l0 = {training.l0}; "
+                    f"{where}{sae.architecture} keeps a whole number of features per token, and l0 = {training.l0}; "
                     "give whole numbers, or batchtopk"
                 )
             if training.l0 and max(training.l0) > sae.features:
@@ -128,3 +142,8 @@ class RunConfig(Section):
                 f"choice.extend_to = {to} is less than training.steps = {self.training.steps}; raise it, or give null"
             )
         return self
+
+
+def _numbers(values: Any) -> list[float]:
+    """Those of a list; of anything else, which pydantic refuses or takes as it is, none."""
+    return [float(v) for v in values if isinstance(v, int | float)] if isinstance(values, list | tuple) else []

@@ -114,7 +114,7 @@ class TrainingConfig(Section):
             if not 0 < value < float("inf"):
                 raise ValueError(f"l0 = {value:g} is no number of active features; give numbers above 0")
         if len(set(values)) < len(values):
-            raise ValueError("a number stands twice in l0; name each once")
+            raise ValueError("l0 names a number twice; name each once")
         return values
 
     @model_validator(mode="after")
@@ -132,7 +132,7 @@ class TrainingConfig(Section):
             if not 0 <= value < float("inf"):
                 raise ValueError(f"l1 = {value:g} is not a penalty; give numbers of at least 0")
         if len(set(values)) < len(values):
-            raise ValueError("a coefficient stands twice in l1; name each once")
+            raise ValueError("l1 names a coefficient twice; name each once")
         return values
 
     @model_validator(mode="after")
@@ -176,11 +176,17 @@ class Variant(Section):
         return values
 
 
+MAX_ACTIVE = 100.0
+"""`choice.max_active`, unless it is given."""
+
+
 class ChoiceConfig(Section):
     """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
 
-    max_active: float = Field(default=100, gt=0)
-    """N of the rule: fewer than so many active features per token, but not far fewer."""
+    max_active: float = Field(default=MAX_ACTIVE, gt=0)
+    """N of the rule: fewer than so many active features per token, but not far fewer; of members that were asked for an
+    L0, and have about that, at most so many asked for. If every L0 asked for is above 100, the smallest of them unless
+    this is given."""
     per_variant: bool = Field(default=False)
     """One choice for each variant of each hook; if false, one for each hook, over all of its variants."""
     extend_to: int | None = Field(default=None, ge=1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from typing import Any
 
 from unmix.config import CorpusConfig
@@ -10,6 +11,8 @@ from unmix.corpus import hub
 from unmix.corpus.tokens import Tokens
 
 _SHOWN = 12  # tokens of the first row
+LONG, MANY = 200_000_000, 100
+"""Bytes of text that take minutes to tokenize; and, for each activation that is read, far more than it needs."""
 FOREIGN = 0.8
 """Share of ln V above which ids are taken for another tokenizer's. The embedded model pays 0.53 ln V on Python's
 library, 1.2 and 1.4 ln V where its ids are shifted by 17 or permuted; guessing by frequency alone pays 0.78."""
@@ -17,14 +20,16 @@ library, 1.2 and 1.4 ln V where its ids are shifted by 17 or permuted; guessing 
 
 def plan(tokens: Tokens, tokenizer: Any, read: int) -> list[str]:
     """Two lines: documents, tokens, and how many times over `read` activations read them; the first row's tokens."""
-    bos = tokenizer.decode([tokens.bos_id])
+    bos = repr(tokenizer.decode([tokens.bos_id]))
+    if bos_stand_in(tokenizer, tokens) is not None:
+        bos += f", which stands in for a BOS: {_own_bos(tokenizer)}"
     n, T = tokens.ids_NT.shape
     kept = tokens.activations
     of_which = "" if tokens.kept_NT is None else f" ({kept:,} of them, {kept / (n * T):.1%}, become activations)"
     unit = "documents" if tokens.documents != 1 else "document"
     said = (
         f"plan: {tokens.documents:,} {unit}, {n * T:,} tokens for training{of_which}; {read:,} activations are read, "
-        f"{read / kept:.2g} epochs; every row begins with {bos!r}"
+        f"{read / kept:.2g} epochs; every row begins with {bos}"
     )
     first = [tokenizer.decode([int(i)]) for i in tokens.ids_NT[0, :_SHOWN]]
     shown = [repr(token) for token in first]
@@ -36,17 +41,31 @@ def plan(tokens: Tokens, tokenizer: Any, read: int) -> list[str]:
 
 
 def bound_of_streams(corpus: CorpusConfig, read: int) -> str:
-    """A line where a dataset of the hub will be read to its end, though a run reads `read` activations; else empty."""
+    """A line where much more is read than a run of `read` activations needs; else empty.
+
+    That is a dataset of the hub, of which nobody knows how long it is, or a folder or file of at least `LONG` bytes and
+    `MANY` bytes for each activation.
+    """
     if corpus.max_tokens is not None:
         return ""
-    sources = [part.source for _, part in corpus.parts if part.source.startswith(hub.PREFIX)]
-    there = [source for source in sources if hub.named(source).folder is None]
-    if not there:
-        return ""
-    return (
-        f"{there[0]} is read to its end, which may take long; this run reads {read:,} activations: "
-        f"--corpus.max_tokens {read} reads no more than these take"
-    )
+    for _, part in corpus.parts:
+        if part.source.startswith(hub.PREFIX):
+            what = "" if hub.named(part.source).folder is not None else "its end,"
+        else:
+            there = _bytes(Path(part.source))
+            what = f"its end, {there / 1e9:.1f} GB," if there >= max(LONG, MANY * read) else ""
+        if what:
+            return (
+                f"{part.source} is read to {what} which may take long; this run reads {read:,} activations: "
+                f"--corpus.max_tokens {read} reads no more than these take, from the beginning"
+            )
+    return ""
+
+
+def _bytes(source: Path) -> int:
+    """Of a file, or of all files below a folder; 0 where there is none."""
+    files = source.rglob("*") if source.is_dir() else [source]
+    return sum(path.stat().st_size for path in files if path.is_file())
 
 
 def doubt_of_ids(tokens: Tokens, loss: float, vocabulary: int) -> str:
@@ -74,3 +93,20 @@ def facts_of_corpus(tokens: Tokens) -> dict[str, Any]:
         "sources": [facts._asdict() for facts in tokens.sources] or None,
     }
     return {key: value for key, value in found.items() if value is not None}
+
+
+def bos_stand_in(tokenizer: Any, tokens: Tokens) -> str | None:
+    """The token that rows begin with, where it is not the tokenizer's own BOS; None where it is.
+
+    Activations behind it may not be those of the model's usual sequences, which begin with the BOS or with the text.
+    """
+    own = tokenizer.bos_token
+    if own is not None and tokenizer.convert_tokens_to_ids(own) == tokens.bos_id:
+        return None
+    return str(tokenizer.convert_ids_to_tokens(tokens.bos_id))
+
+
+def _own_bos(tokenizer: Any) -> str:
+    if tokenizer.bos_token is None:
+        return "the tokenizer has none"
+    return f"the tokenizer's own, {tokenizer.bos_token!r}, marks turns of a chat"

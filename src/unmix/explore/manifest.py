@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -67,24 +67,23 @@ def require_same(folder: Path, manifest: Manifest, inputs: dict[str, Any]) -> No
     if not changed:
         return
     remedy = "give --anew to build it again, or --out for another folder"
-    members = {key.split(".")[1] if key.count(".") else key for key, _, _ in changed if key.startswith("members")}
-    if all(key.startswith("members.") for key, _, _ in changed):
-        key, old, new = next((row for row in changed if row[0].endswith(".checkpoint")), changed[0])
-        raise UserError(
-            f"{folder} was built from other checkpoints of {', '.join(sorted(_members(changed)))} ({_said(key, old)}, "
-            f"is now {_value(new)}); {remedy}"
-        )
-    key, old, new = next(row for row in changed if not members or not row[0].startswith("members"))
-    raise UserError(f"{folder} was built with {_said(key, old)}, which is now {_value(new)}; {remedy}")
-
-
-def _members(changed: Iterable[tuple[str, Any, Any]]) -> set[str]:
-    return {
-        key.removeprefix("members.").removesuffix(end) for key, _, _ in changed for end in _ENDS if key.endswith(end)
-    }
-
-
-_ENDS = (".checkpoint", ".hook", ".weights", ".config")
+    others = [row for row in changed if not row[0].startswith("members.")]
+    if others:
+        key, old, new = others[0]
+        raise UserError(f"{folder} was built with {_said(key, old)}, which is now {_value(new)}; {remedy}")
+    was, now = manifest["inputs"]["members"], inputs["members"]
+    if more := sorted(now.keys() - was.keys()):
+        raise UserError(f"{folder} was built without {', '.join(more)}; {remedy}")
+    if gone := sorted(was.keys() - now.keys()):
+        raise UserError(f"{folder} was built with {', '.join(gone)}, not among the members now; {remedy}")
+    said = [
+        f"{name} ({was[name].get('checkpoint')}, is now {now[name].get('checkpoint')})"
+        if was[name].get("checkpoint") != now[name].get("checkpoint")
+        else f"{name} (other {', '.join(key for key in now[name] if now[name][key] != was[name].get(key))})"
+        for name in sorted(now)
+        if now[name] != was[name]
+    ]
+    raise UserError(f"{folder} was built from other checkpoints of {', '.join(said)}; {remedy}")
 
 
 _FLAGS = {"asked_tokens": "--tokens", "asked_members": "--member"}

@@ -114,9 +114,9 @@ def verdict(choice: Choice) -> str:
         f"for step {words.whole(choice.predict_step)}, with a band from {band}."
     )
     if not math.isfinite(choice.true_l0):
-        return f"{said} What comes true is not known yet."
+        return f"{said} It has not been measured yet."
     where = "inside" if chosen.low <= choice.true_l0 <= chosen.high else "outside"
-    came = f"{words.number(choice.true_l0)} came true at step {words.whole(choice.true_step)}, {where} the band."
+    came = f"Measured there: {words.number(choice.true_l0)}, {where} the band."
     return f"{said} {came}"
 
 

@@ -2,7 +2,8 @@
 
 two frequent     the most frequent of those active on at most one token in ten (more say little by themselves)
 two rare         the least frequent of those that fired ten times or more
-two that write   the largest logit that a decoder row adds to any token
+two that write   the largest logit that a feature adds to any token at its mean value, so that it does not matter
+                 how value and length of the decoder row share the work
 two at random    of all that fired, drawn with the site's fingerprint as the seed
 """
 
@@ -86,7 +87,8 @@ def _section(site: Path) -> Section:
     seed = int(manifest["fingerprint"], 16)
     text = SiteText(site, manifest["tokens"]["context"])
     shown = [_shown(why, text.fill(record), name, words) for why, record in picked(records, seed)]
-    return Section(name, manifest["tokens"]["counted"], manifest["tokens"]["mask"], f"{SITE}/index.html", shown)
+    counted = {**manifest["tokens"], **members[name].get("tokens", {})}["counted"]  # hooks have outliers of their own
+    return Section(name, counted, manifest["tokens"]["mask"], f"{SITE}/index.html", shown)
 
 
 def picked(records: list[dict[str, Any]], seed: int) -> list[tuple[str, dict[str, Any]]]:
@@ -106,8 +108,9 @@ def picked(records: list[dict[str, Any]], seed: int) -> list[tuple[str, dict[str
 
 
 def _reach(record: dict[str, Any]) -> float:
+    """The largest logit at the feature's mean value: the same for f, W_dec and for c f, W_dec / c."""
     logits = record["logits"]
-    return max((value for _, value in logits["plus"]), default=0.0) if logits else 0.0
+    return (record["mean"] or 0.0) * max((value for _, value in logits["plus"]), default=0.0) if logits else 0.0
 
 
 def _records(folder: Path) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unmix.activations.rows import GIVEN
 from unmix.errors import UserError
 from unmix.report import axes, words
 from unmix.report.data import RunData
@@ -61,9 +62,11 @@ def behind(folder: Path, evaluation: dict[str, Any]) -> str:
     return f"Evaluated before {what}: {'; '.join(said)}."
 
 
-def command(folder: Path) -> str:
-    """What to type for an evaluation of the newest checkpoints."""
-    return f"unmix evaluate {shlex.quote(str(folder))}"
+def command(run: RunData) -> str:
+    """What to type for an evaluation of the newest checkpoints; in Python, where that was handed the activations."""
+    if run.section("recipe", "activations").get("rows") == GIVEN:
+        return f"unmix.sweep(activations=…, name={run.folder.name!r})"
+    return f"unmix evaluate {shlex.quote(str(run.folder))}"
 
 
 def draw_evaluation(evaluation: dict[str, Any], run: RunData) -> list[list[Picture]]:

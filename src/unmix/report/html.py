@@ -80,7 +80,7 @@ def render(
         held_out=held_out,
         behind=behind(run.folder, evaluation) if evaluation else "",
         learned=learned,
-        evaluate=command(run.folder),
+        evaluate=command(run),
         lengths=lengths,
         hook_lengths=hook_lengths,
         summary=facts.summary(run),

@@ -23,7 +23,7 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
             "Corpus",
             _joined(corpus.get("source"), _count(corpus, "train_documents"), _count(corpus, "train_tokens")),
         ),
-        ("Split", "training stream: every number here is measured on what was trained on, not on held-out text"),
+        ("Split", "curves, members and choice: the stream trained on; what is of held-out documents says so"),
         ("Tokens masked", _tokens_masked(run)),
         ("Activations", _activations(run)),
         ("Arithmetic", _arithmetic(run)),

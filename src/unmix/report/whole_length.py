@@ -51,7 +51,7 @@ def whole_length(run: RunData, member: Member, name: str) -> Picture:
         caption += f" The dash in the grey bar is the prediction for step {words.whole(choice.predict_step)}"
         caption += " with its error band"
         caption += (
-            ", the star what came true." if np.isfinite(choice.true_l0) else "; what comes true is not known yet."
+            ", the star what was measured there." if np.isfinite(choice.true_l0) else "; it has not been measured yet."
         )
     end = whole.last()
     alt = (

@@ -1,6 +1,6 @@
 """Members trained on beyond the sweep, each from its state before any decay: one extension a member.
 
-RUN/extension.json            member -> from_step, to_step, decay_fraction
+RUN/extension.json            member -> from_step, to_step, decay_fraction; logged, ended: which steps it logs, as run.yaml
 RUN/members/NAME-extended/    its checkpoints; superseded/1, 2 …: what an extension planned anew put aside
 """
 
@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from unmix.activations.rows import Rows
+from unmix.config import RunConfig
 from unmix.disk import require_room
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Scratch
 from unmix.precision import keep
-from unmix.runlog import append_metrics, keep_metrics, read_extensions, read_metrics, write_json
+from unmix.runlog import Logged, append_metrics, keep_metrics, read_extensions, read_metrics, write_json
 from unmix.training import checkpoint
 from unmix.training.inputs import open_inputs
 from unmix.training.lock import locked
@@ -69,7 +70,7 @@ def _extend(
     if not start.exists():
         raise UserError(f"{member_name} has not come to step {swept.stable_until:,} yet; finish `unmix sweep` first")
     if wrong := checkpoint.damage(start):
-        raise UserError(f"{wrong}; the extension begins there: bring it back from a copy, or sweep anew")
+        raise UserError(f"{wrong}; the extension begins there: restore it from a copy, or sweep again")
     schedule = Schedule(steps, swept.lr_warmup_steps, swept.l1_warmup_steps, round(decay_fraction * steps))
     if schedule.stable_until < swept.stable_until:
         most = 1 - swept.stable_until / steps
@@ -85,13 +86,18 @@ def _extend(
     plan = {"from_step": swept.stable_until, "to_step": steps, "decay_fraction": decay_fraction}
     target = folder / "members" / f"{member_name}-extended"
     checkpoint.tidy(target)
-    if (old := plans.get(member_name)) not in (None, plan):
-        _continue(folder, member_name, old, schedule, anew)
-    write_json(folder / "extension.json", plans | {member_name: plan})
+    old = plans.get(member_name)
+    if old is not None and not (isinstance(old, dict) and plan.items() <= old.items()):
+        _continue(folder, member_name, old, schedule, anew, in_python=given is not None)
     have = checkpoint.newest_whole([target], watch.say)
     first = have or swept.stable_until
+    every, ended = extension_logged(old or plan, recipe), extension_ends(old or {})
+    if every[-1][1] != recipe.training.log_every:
+        every = [*(pair for pair in every if pair[0] < first), [first, recipe.training.log_every]]
+    ended = sorted({step for step in ended if step <= first and step != steps})
+    write_json(folder / "extension.json", plans | {member_name: plan | {"logged": every, "ended": ended}})
     if first >= steps:
-        watch.say(f"{member_name} has its {steps:,} steps")
+        watch.say(f"{member_name} already has its {steps:,} steps")
         return
     inputs = open_inputs(recipe, watch.say, given)
     check_inputs(manifest, inputs, folder)
@@ -101,14 +107,24 @@ def _extend(
         raise UserError(f"{member_name} was halted by batch {member.halted_at:,} of the sweep; extend another --member")
     if not force:
         require_room(folder, room(recipe, inputs, schedule, {member_name: target}), "the checkpoints of the extension")
-    watch.say(f"training {member_name} on from step {first:,}")
+    watch.say(f"training {member_name} further from step {first:,}")
     began, metrics = swept.stable_until, folder / "metrics.jsonl"
-    every = [[0, recipe.training.log_every]]
-    name_gaps(metrics, "extend", {member_name: first}, began, every, [steps], watch.say)
-    train_members(recipe, [member], inputs, schedule, began, first, metrics, "extend", {member_name: target}, watch)
+    name_gaps(metrics, "extend", {member_name: first}, began, every, [*ended, steps], watch.say)
+    of_member = {member_name: target}
+    train_members(recipe, [member], inputs, schedule, began, first, metrics, "extend", of_member, watch, logged=every)
 
 
-def _continue(folder: Path, member: str, old: Any, schedule: Schedule, anew: bool) -> None:
+def extension_logged(plan: dict[str, Any], recipe: RunConfig) -> Logged:
+    """Which steps an extension logs; plans of before do not say that it was ever another interval."""
+    return plan.get("logged") or [[0, recipe.training.log_every]]
+
+
+def extension_ends(plan: dict[str, Any]) -> list[int]:
+    """The last steps of an extension: that of now, and where it had ended before it was given more."""
+    return [*plan.get("ended", []), *([plan["to_step"]] if "to_step" in plan else [])]
+
+
+def _continue(folder: Path, member: str, old: Any, schedule: Schedule, anew: bool, in_python: bool) -> None:
     """See that what an earlier plan made is the beginning of the new one; else put aside what is not, if asked."""
     target = folder / "members" / f"{member}-extended"
     try:
@@ -121,13 +137,18 @@ def _continue(folder: Path, member: str, old: Any, schedule: Schedule, anew: boo
         raise UserError(f"{member} is extended to {done:,} steps already; --steps {schedule.steps:,} is less")
     usable = min(stable, schedule.stable_until)
     beyond = [step for step in steps if step > usable]
+    if not steps:  # nothing was saved, or somebody has moved it away
+        _put_aside(folder, member, 0, [])
     if not beyond:
         return
     if not anew:
         why = f"it decays from step {stable:,}" if stable < done else "the new decay begins before that"
+        into = target / "superseded"
+        remedy = f"give --anew to put {len(beyond)} checkpoints aside, into {into}, or other --steps and --decay"
+        if in_python:  # where there is no --anew
+            remedy = f"move {target} out of the run, or give another choice.extend_to or choice.extend_decay_fraction"
         raise UserError(
-            f"{member} is extended to {done:,} steps, and {why}, so the new extension begins earlier; give --anew to "
-            f"put {len(beyond)} checkpoints aside, into {target / 'superseded'}, or other --steps and --decay"
+            f"{member} is extended to {done:,} steps, and {why}, so the new extension begins earlier; {remedy}"
         )
     _put_aside(folder, member, max((step for step in steps if step <= usable), default=0), beyond)
 
@@ -139,7 +160,9 @@ def _put_aside(folder: Path, member: str, after: int, steps: list[int]) -> None:
         return bool(row["phase"] == "extend" and row["member"] == member and row["step"] > after)
 
     metrics = folder / "metrics.jsonl"
-    append_metrics(folder / "metrics.superseded.jsonl", [row for row in read_metrics(metrics) if gone(row)])
+    if not (rows := [row for row in read_metrics(metrics) if gone(row)]) and not steps:
+        return
+    append_metrics(folder / "metrics.superseded.jsonl", rows)
     keep_metrics(metrics, lambda row: not gone(row))
     target = folder / "members" / f"{member}-extended"
     number = 1 + max((int(p.name) for p in target.glob("superseded/*") if p.name.isdigit()), default=0)

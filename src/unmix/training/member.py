@@ -155,18 +155,19 @@ class Member:
         self.tokens += tokens
         self.recent.append(found.error)
         self._count(self.window, raw_BD, x_BD, sums, task)
-        active_F = sums.active_F
+        active_F, looked = sums.active_F, tokens
         if sums.threshold is not None:
             self.threshold = self.threshold + (sums.threshold - self.threshold) / _averaged(self.updates)
         if self.as_saved is not None:
             some_BD = x_BD[:: self._sampled]
             plain = reference.alone(some_BD, some_BD, self.weights, task, self.threshold)
             self._count(self.as_saved, raw_BD[:: self._sampled], some_BD, plain if late else plain.read(), task)
-            active_F = plain.active_F if task.noise else active_F
+            if task.noise:
+                active_F, looked = plain.active_F, len(some_BD)
         if self.controller is not None:
-            l0 = wide(active_F.sum()) / len(x_BD[:: self._sampled] if task.noise else x_BD)
+            l0 = wide(active_F.sum()) / looked
             self.controller.saw(l0 if late else l0.item())
-        self.silent_F = torch.where(active_F > 0, 0, self.silent_F + tokens)
+        self.silent_F = torch.where(active_F > 0, 0, self.silent_F + looked)
         how = Adam(lr, self.updates, self.training.betas, self._shrink(found), task.unit_norm, stop_1=stop_1)
         self.step.adam(self.weights, self.gradients, self.first, self.second, how)
         task.phi.constrain(self.weights)
@@ -298,7 +299,8 @@ class Member:
         Where training takes tokens otherwise, they are over the sample; those of training are called `noisy_…` with
         noise, else `training_…`.
         """
-        known = self.tokens >= dead_after_tokens
+        looked = self.tokens / self._sampled if self.config.noise else self.tokens
+        known = looked >= dead_after_tokens
         dead = wide(self.silent_F >= dead_after_tokens).mean().item() if known else None
         silent = wide(self.silent_F >= dead_after_tokens / RARE).mean().item()
         rare = None if dead is None else silent - dead

@@ -224,6 +224,9 @@ def _model_flops(inputs: Inputs, hooks: Sequence[str], tokens: int) -> int | Non
     lm = getattr(inputs.source, "model", None)
     if lm is None or not hasattr(lm, "model"):
         return None
-    last = max(int(found[0]) for hook in hooks if (found := re.findall(r"\d+", hook)))
-    weights = sum(p.numel() for block in find_blocks(lm.model)[: last + 1] for p in block.parameters())
+    numbers = [re.findall(r"\d+", hook) for hook in hooks]  # none: before the blocks, or behind them
+    blocks = find_blocks(lm.model)
+    last = max((int(found[0]) for found in numbers if found), default=-1)
+    last = last if all(numbers) else len(blocks) - 1
+    weights = sum(p.numel() for block in blocks[: last + 1] for p in block.parameters())
     return 2 * weights * tokens

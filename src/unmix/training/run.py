@@ -58,6 +58,7 @@ from unmix.training.manifest import (
 )
 from unmix.training.measure import Facts
 from unmix.training.member import Entry, Member, new_member
+from unmix.training.missed import said_of_missed
 from unmix.training.schedule import Schedule
 
 
@@ -98,7 +99,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         manifest = renewed(manifest, recipe, made)
         if min(reached.values()) >= schedule.steps:
             write_manifest(folder / "run.yaml", manifest)
-            watch.say(f"{folder} has its {schedule.steps:,} steps")
+            watch.say(f"{folder} already has its {schedule.steps:,} steps")
             return
     inputs = open_inputs(recipe, watch.say, given)
     held = resident()  # before the trials, whose memory is freed and used again
@@ -136,7 +137,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         upto = min((step for step in at.values() if step > first), default=schedule.steps)
         if len(behind) < len(members):
             names = ", ".join(member.entry.name for member in behind)
-            watch.say(f"step {upto:,} is there of the others: {names} from step {first:,}")
+            watch.say(f"the others are at step {upto:,}; catching up: {names} from step {first:,}")
         of_behind = {member.entry.name: folders[member.entry.name] for member in behind}
         train_members(
             recipe, behind, inputs, schedule, 0, first, metrics, "sweep", of_behind, watch, logged=logged, upto=upto
@@ -144,6 +145,8 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         if len(behind) < len(members):
             order_metrics(metrics, list(folders))
         at |= dict.fromkeys(of_behind, upto)
+    for line in said_of_missed([row for row in read_metrics(metrics) if row["phase"] == "sweep"]):
+        watch.say(line)
 
 
 def _require_device_memory(inputs: Inputs, needed: int) -> None:
@@ -188,7 +191,7 @@ def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict
     """(the recipe with nothing left to `auto`, what was measured for that)."""
     if recipe.activations.store is None:
         recipe = pinned(with_matmul(recipe, inputs.model["matmul"]), inputs.corpus)
-    recipe, measured = decide(recipe, inputs.source.widths)
+    recipe, measured = decide(recipe, inputs.source.widths, say)
     if measured:
         say(said(recipe, measured))
     return recipe, measured
@@ -222,6 +225,7 @@ def train_members(
     facts = {
         "model": None if recipe.model.name == recipes.UNKNOWN else inputs.model["name"],
         "context": inputs.context or None,
+        "modules": inputs.model.get("modules", {}),  # a store of before does not say
         "metadata": {
             "dataset_path": inputs.corpus["source"],
             "run": recipe.name,
@@ -272,8 +276,8 @@ def repeats(source: Source, steps: int) -> str:
         return ""
     first = source.size // source.batch_tokens
     return (
-        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over, anew "
-        f"from step {first:,} on; give a larger corpus or store, or fewer steps, if that is not meant"
+        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over, "
+        f"repeating from step {first:,} on; if that is not intended, give a larger corpus or store, or fewer steps"
     )
 
 
