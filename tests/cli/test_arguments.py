@@ -1,4 +1,9 @@
-from unmix.cli.arguments import split_dotted
+"""What the words of a command make of a recipe."""
+
+import pytest
+
+from unmix.cli.arguments import recipe_with, split_dotted
+from unmix.errors import UserError
 
 
 def test_dotted_keys_are_taken_out_wherever_they_stand():
@@ -7,3 +12,27 @@ def test_dotted_keys_are_taken_out_wherever_they_stand():
     )
     assert words == ["sweep", "my.yaml", "--name", "x"]
     assert dotted == {"a.b": ["1"], "training.l1": ["0", "5"], "c.d": ["e"]}
+
+
+@pytest.mark.parametrize(
+    ("variants", "asked"),
+    [
+        ("{a: {training: {l1: [1]}}, b: {training: {l1: [2]}}}", {"l0": [20]}),
+        ("{a: {training: {l1: [1]}}, b: {training: {l1: [2]}}}", {"l1": [5]}),
+        ("{a: {training: {l0: [9]}}, b: {training: {l0: [8]}}}", {"l1": [5]}),
+    ],
+)
+def test_what_every_variant_sets_itself_cannot_be_asked_for(tmp_path, variants, asked):
+    """In the place of a variant's coefficients an L0 would be dropped without a word."""
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: two\nsae: {{architecture: relu}}\nvariants: {variants}\n")
+    [key] = asked
+    with pytest.raises(UserError, match=rf"--{key} changes nothing: every variant of the recipe sets its own l[01]; "):
+        recipe_with(str(path), asked, {}, [])
+
+
+def test_an_l0_goes_to_the_variants_that_set_nothing(tmp_path):
+    path = tmp_path / "recipe.yaml"
+    path.write_text("name: two\nsae: {architecture: relu}\nvariants: {a: {training: {l1: [1]}}, b: {}}\n")
+    recipe = recipe_with(str(path), {"l0": [20]}, {}, [])
+    assert [recipe.of_variant(name)[1].l0 for name in ("a", "b")] == [[], [20]]

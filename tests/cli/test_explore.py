@@ -79,6 +79,24 @@ def test_one_member_elsewhere(run, tmp_path, capsys):
     assert err.splitlines()[-1].endswith(f"--member l1-9: {run} has l1-1, l1-3")
 
 
+def test_features_are_matched_with_another_run(base, copy, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", "150")
+    (tmp_path / "b").mkdir()
+    other = train(tmp_path / "b", ["resid_post.1"], **{"training.seed": 7})
+    before = {path: path.stat().st_mtime_ns for path in copy.rglob("acts/*/*")}
+    _, err = said(capsys, "explore", copy, "--build", "--beside", other)
+    assert "all 1 shards are there" in err
+    assert {path: path.stat().st_mtime_ns for path in copy.rglob("acts/*/*")} == before
+    shown = read_script((copy / "explore/site/manifest.js").read_bytes())["beside"]
+    assert [(row["name"], row["seed"]) for row in shown] == [("b/run/l1-1", 7), ("b/run/l1-3", 7)]
+    record = read_script((copy / "explore/site/l1-1/f/00000.js").read_bytes())[5]
+    match = next(row for row in record["stability"] if row["member"] == "b/run/l1-3")
+    assert f"b/run/l1-3:{match['i']} {match['cos']:.4g}" in said(capsys, "show", copy, "l1-1:5").out
+    said(capsys, "explore", copy, "--build", "--beside")
+    assert read_script((copy / "explore/site/manifest.js").read_bytes())["beside"] == []
+    assert "b/run" not in said(capsys, "show", copy, "l1-1:5").out
+
+
 def test_an_sae_that_unmix_did_not_train(base, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("UNMIX_CACHE", str(base / "cache"))
     folder = tmp_path / "sae"
@@ -138,6 +156,8 @@ def test_an_sae_of_another_library_whatever_its_files_are_called(write, base, tm
         (["explore", "RUN", "--build", "--tokens", "64"], "--tokens 320, which is now 64; give --anew"),
         (["explore", "RUN", "--build", "--hook", "resid_pre.0"], "--hook resid_pre.0: "),
         (["explore", "/no/such/place", "--build"], "/no/such/place is neither a run"),
+        (["explore", "RUN", "--build", "--beside", "RUN"], "holds nothing but what is explored; give other"),
+        (["explore", "RUN", "--beside", "/no/such/place"], "there is no folder /no/such/place"),
         (["show", "RUN"], "show takes a FEATURE or --text"),
         (["show", "RUN", "3", "--text", "x"], "show takes a FEATURE or --text"),
         (["show", "RUN", "3"], "give --member, one of l1-1, l1-3"),
@@ -189,6 +209,14 @@ def test_a_feature_in_the_terminal_is_the_one_of_the_page(run, capsys, monkeypat
     assert [float(line.split()[0]) for line in top] == values
     assert len({line.index("▐") for line in top}) == 1  # peaks stand below each other
     assert said(capsys, "show", run, str(record["i"]), "--member", "l1-1", "--most", "3").out == out
+
+
+def test_where_a_feature_fires_uncounted_is_said(run, capsys):
+    records = read_script((run / "explore/site/l1-1/f/00000.js").read_bytes())
+    record = max(records, key=lambda record: record["left_out"].get("first", {"firings": 0})["firings"])
+    first = record["left_out"]["first"]
+    out = said(capsys, "show", run, f"l1-1:{record['i']}").out
+    assert f"not counted: {first['firings']} of 20 tokens at position 0, max {first['max']:.4g}" in out
 
 
 def test_a_feature_that_never_fired_is_shown_too(run, copy, capsys):

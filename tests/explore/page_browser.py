@@ -25,6 +25,7 @@ VIEWS = {
     "bands": "#/m/l0-2/f/11?tab=mass",
     "dead": "#/m/l0-2/f/3",
     "text": "#/m/l0-2/text/2/7",
+    "prompts": "#/m/l0-2/prompts/0",
     "compare": "#/compare/l0-2/l0-4",
     "both": "#/compare/l0-2/l0-4/11",
     "notes": "#/notes",

@@ -52,6 +52,7 @@ WORDS = b" the| cat|def| def| return|import|(|)|self|.| mat| sat|s| 12".split(b"
 VOCABULARY = [*HOSTILE, *WORDS]
 SPECIAL = len(VOCABULARY)  # <|endoftext|>
 GRIN = (HOSTILE.index(b"\xf0\x9f"), HOSTILE.index(b"\x98\x80"))
+OTHER = "other <i>run</i>/l0-2"  # matched, and not shown
 
 
 class Truth(NamedTuple):
@@ -70,7 +71,7 @@ def put(site: Path, key: str, value: Any, *, plain: bool = False) -> None:
     file = site / f"{key}.js"
     file.parent.mkdir(parents=True, exist_ok=True)
     said = json.dumps(value if plain else packed(value)).replace("<", "\\u003c")
-    file.write_text(f"UNMIX.put({json.dumps(key)}, {said})\n")
+    file.write_text(f"UNMIX.put({json.dumps(key)}, {said});\n")
 
 
 def put_bytes(site: Path, key: str, data: bytes) -> None:
@@ -138,7 +139,10 @@ def feature(t: Truth, name: str, other: str, i: int, rng: np.random.Generator) -
     common |= {
         "logits": {"plus": [[k, 2.5 - k / 10] for k in range(10)], "minus": [[k + 12, k / 10 - 2] for k in range(10)]},
         "decoder": [[j, rounded(0.9 - 0.1 * n)] for n, j in enumerate(rng.permutation(40)[:5].tolist())],
-        "stability": [{"member": other, "i": match, "cos": 0.91 if i % 4 else 0.3}],
+        "stability": [
+            {"member": other, "i": match, "cos": 0.91 if i % 4 else 0.3},
+            {"member": OTHER, "i": 39 - i, "cos": 0.75},
+        ],
     }
     if not len(values):
         empty = {"density": 0, "max": 0, "mean": None, "std": None, "q": [], "hist": {"edges": [], "counts": []}}
@@ -235,7 +239,7 @@ def member(t: Truth, name: str) -> dict[str, Any]:
     explained = [0.7 + n / 50 for n in range(10)]
     return {
         "name": name, "hook": "resid_post.3", "architecture": "batchtopk", "features": features,
-        "asked": {"l0": 4 if second else 2}, "step": 2000, "training_tokens": 1024000, "l0": rounded(l0),
+        "asked": {"l0": 4 if second else 2}, "step": 2000, "seed": 0, "training_tokens": 1024000, "l0": rounded(l0),
         "explained_variance": 0.93 if second else 0.81, "delta_ce": 0.12 if second else 0.31, "delta_ce_se": 0.01,
         "dead": 0.01, "frequent": 0.03, "never": int((density == 0).sum()),
         "shards": {"features": SHARD, "sequences": PAGES},
@@ -254,6 +258,25 @@ DESCRIPTIONS = {
     "11": {"text": "the word mat, after cat", "model": "m<b>", "detection": SCORE, "fuzzing": None},
     "12": {"text": HOSTILE_WORDS, "model": "", "detection": None, "fuzzing": None},
 }
+
+
+def prompts() -> list[dict[str, Any]]:
+    """Texts that come with the site: every token once, and a few."""
+    texts = [("every token", "all", [SPECIAL, *range(len(VOCABULARY))]), ("a <b>few</b>", "the cat", [SPECIAL, 23, 24])]
+    return [
+        {
+            "name": name,
+            "text": text,
+            "ids": ids,
+            "norm": [10.0 + p % 7 for p in range(len(ids))],
+            "err": [0.1] * len(ids),
+            "m": [0],
+            "more": [0] * len(ids),
+            "truncated": False,
+            "f": [[[p % 40, 3.0 + p], [(p + 7) % 40, 1.5]] if p else [] for p in range(len(ids))],
+        }
+        for name, text, ids in texts
+    ]
 
 
 def write_page(site: Path) -> None:
@@ -291,12 +314,14 @@ def write_site(site: Path, *, server: bool = False) -> Truth:
         put(site, f"{name}/index", index_of(records) | {"match": match, "sequence_ids": [*range(len(t.ids_ST) - 2)]})
         for page in range(0, len(records), SHARD):
             put(site, f"{name}/f/{page // SHARD:05}", records[page : page + SHARD])
+        put(site, f"{name}/prompts", prompts())
         for page in range(0, len(t.ids_ST) - 2, PAGES):
             kept = range(page, min(page + PAGES, len(t.ids_ST) - 2))
             put_bytes(site, f"{name}/t/{page // PAGES:05}", tokens(t, name, kept))
     write_texts(site, t, TEXT_PAGE)
     put(site, "l0-2/descriptions", DESCRIPTIONS)
-    put(site, "manifest", manifest(t, members, server=server), plain=True)
+    more = {"beside": [{"name": OTHER, "hook": "resid_post.3", "features": 40, "seed": 1}], "prompts": 2}
+    put(site, "manifest", manifest(t, members, server=server) | more, plain=True)
     return t
 
 

@@ -142,9 +142,9 @@ def test_every_row_opens_its_text(browser: Browser, tmp_path: Path) -> None:
     put_bytes(tmp_path, "l0-2/t/00002", tokens(truth, "l0-2", range(8, 12)))
     from unmix.explore.pack import read_script
 
-    index = read_script((tmp_path / "l0-2/index.js").read_bytes().replace(b"\n", b";\n"))
+    index = read_script((tmp_path / "l0-2/index.js").read_bytes())
     put(tmp_path, "l0-2/index", index | {"sequence_ids": [*range(12)]})
-    about = read_script((tmp_path / "manifest.js").read_bytes().replace(b"\n", b";\n"))
+    about = read_script((tmp_path / "manifest.js").read_bytes())
     about["members"][0]["sequences"] = 12
     put(tmp_path, "manifest", about, plain=True)
     walk = Opened(browser, tmp_path)

@@ -139,6 +139,19 @@ def test_a_prompt_shows_its_tokens_and_their_features(served: Served) -> None:
     assert page.evaluate("window.hacked") is None
 
 
+def test_builtin_texts_are_a_start(served: Served) -> None:
+    page = served.go("#/m/l0-2/prompt")
+    assert page.locator(".top a", has_text="prompt").all_inner_texts() == ["prompt"]
+    page.locator('.switch[aria-label="texts"] button', has_text="few").click()
+    page.locator(".text-box").wait_for()
+    assert page.locator("#prompt").input_value() == "the cat"
+    assert served.handler.asked == [("/api/prompt", {"member": "l0-2", "text": "the cat"})]
+    pressed = page.locator('.switch[aria-label="texts"] button[aria-pressed=true]')
+    assert pressed.all_inner_texts() == ["a <b>few</b>"]
+    page.locator("#prompt").fill("the cat sat")
+    assert pressed.count() == 0
+
+
 def test_features_are_changed_and_both_texts_stand_side_by_side(served: Served) -> None:
     page = served.go("#/m/l0-2/f/11")
     page.locator("a", has_text="steer").click()

@@ -62,6 +62,18 @@ def test_nothing_of_a_token_runs(opened: Opened) -> None:
     assert page.locator("img, iframe, main script, main b:has(b), [onerror], [onmouseover]").count() == 0
 
 
+def test_builtin_prompts_are_text_too(opened: Opened) -> None:
+    ids = [SPECIAL, *range(len(VOCABULARY))]
+    page = opened.go("#/m/l0-2/prompts/0")
+    box = page.locator(".text-box")
+    assert box.text_content() == expected(ids)
+    assert set(box.evaluate("e => [...e.querySelectorAll('*')].map(x => x.tagName)")) == {"SPAN"}
+    for n in range(box.locator("[data-at]").count()):
+        box.locator("[data-at]").nth(n).dispatch_event("click")
+    assert page.evaluate("window.hacked") is None
+    assert page.locator("img, iframe, main script, main b, [onerror], [onmouseover]").count() == 0
+
+
 def test_what_cannot_be_seen_has_a_name(opened: Opened, site: tuple[Path, Truth]) -> None:
     names = {
         b"\x00": r"\x00",

@@ -183,6 +183,70 @@ def test_a_text_that_is_not_kept_is_no_dead_end(opened: Open) -> None:
     page.locator("h1", has_text="Text 0").wait_for()
 
 
+def test_matches_beside_have_names_and_seeds_and_no_links(opened: Open) -> None:
+    page = opened().go("#/m/l0-2/f/11")
+    panel = page.locator(".panel", has_text="In the other dictionaries")
+    assert "This one is of seed 0." in panel.locator(".note").first.inner_text()
+    own, beside = panel.locator("tr").all()
+    assert own.locator("td").first.inner_text() == "l0-4 seed 0"
+    assert own.locator("a").count() == 2
+    assert beside.locator("td").all_inner_texts() == ["other <i>run</i>/l0-2 seed 1", "28", "", "0.75", ""]
+    assert beside.locator("a").count() == 0
+    cut = "e => e.scrollWidth > e.clientWidth"
+    assert not any(cell.evaluate(cut) for cell in panel.locator("td:first-child").all())  # long names are whole
+
+
+def test_builtin_prompts_by_keyboard(opened: Open) -> None:
+    """Every token of each text with all its features, in the folder."""
+    walk = opened()
+    page, press = walk.go("#/m/l0-2"), lambda *keys: [walk.page.keyboard.press(key) for key in keys]
+    page.locator(".top a", has_text="prompts").focus()
+    press("Enter")
+    walk.title("Prompt: every token")
+    assert page.locator(".top a[aria-current]").inner_text() == "prompts"
+    press("j")
+    walk.title("Prompt: a <b>few</b>")
+    cells = lambda: [row.locator("td").all_inner_texts() for row in page.locator(".token-features tbody tr").all()]  # noqa: E731
+    assert [(row[0], row[2]) for row in cells()] == [("2", "5"), ("9", "1.5")]  # of the last token
+    page.locator(".text-box").focus()
+    press("ArrowLeft")
+    page.locator(".token-features .note", has_text="position 1").wait_for()
+    assert [(row[0], row[2]) for row in cells()] == [("1", "4"), ("8", "1.5")]
+    assert page.url.endswith("#/m/l0-2/prompts/1/1")
+    press("ArrowLeft")
+    page.locator(".token-features p", has_text="Left out of all numbers. 0 features").wait_for()
+    press("]")
+    page.wait_for_function("name => document.querySelector('.top select').value === name", arg="l0-4")
+    assert page.url.endswith("#/m/l0-4/prompts/1/0")
+    press("k")
+    walk.title("Prompt: every token")
+    page.locator(".token-features a").first.focus()
+    press("Enter")
+    walk.title("Feature 37")
+
+
+def test_builtin_prompts_by_tap(opened: Open) -> None:
+    walk = opened(**PHONE)
+    page = walk.go("#/m/l0-2")
+    page.locator(".top a", has_text="prompts").tap()
+    page.locator(".switch button", has_text="few").tap()
+    walk.title("Prompt: a <b>few</b>")
+    page.locator(".text-box [data-at]").nth(1).tap()
+    page.locator(".token-features .note", has_text="position 1").wait_for()
+    page.locator(".token-features button", has_text="colour").first.tap()
+    assert "h9" in page.locator(".text-box [data-at]").nth(1).get_attribute("class").split()
+
+
+def test_a_site_without_builtin_prompts_offers_none(browser: Browser, tmp_path: Path) -> None:
+    write_large(tmp_path, 40)
+    walk = Opened(browser, tmp_path)
+    page = walk.go("#/m/l0-2")
+    assert page.locator(".top a").all_inner_texts() == ["unmix", "features", "texts", "notes"]
+    page = walk.go("#/m/l0-2/prompts/0")
+    assert page.locator("h1").inner_text() == "Nothing here"
+    walk.close()
+
+
 def test_search_and_filters(opened: Open, site: tuple[Path, Truth]) -> None:
     truth = site[1]
     walk = opened(viewport={"width": 1280, "height": 2600})

@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from far_tensor import far
 from tiny_models import CONTEXT, EOT, WIDTH, tiny_model_folder
 
 from unmix.activations.mask import Mask
@@ -94,3 +95,17 @@ def test_a_tokenizer_of_another_model_is_refused(lm, monkeypatch):
     monkeypatch.setattr(type(lm), "vocabulary", 50)
     with pytest.raises(UserError, match=r"outside the vocabulary of .*, 50"):
         prompt_ids(lm, TEXT)
+
+
+def test_the_activations_of_a_model_on_a_gpu_are_brought_to_the_dictionary(lm, monkeypatch):
+    sae = new_dictionary(WIDTH, 48, 2.0, 0)
+    mask = Mask(MaskConfig(special=True, norm_above=10), special_ids(lm.tokenizer), 1.0)
+    wanted, inner = read_prompt(lm, HOOK, sae, TEXT, mask=mask), type(lm).activations
+
+    def on_gpu(self, ids_NT, hooks):
+        return {hook: far(x_NTD) for hook, x_NTD in inner(self, ids_NT, hooks).items()}
+
+    monkeypatch.setattr(type(lm), "activations", on_gpu)
+    found = read_prompt(lm, HOOK, sae, TEXT, mask=mask)
+    assert found.features == wanted.features
+    assert all(torch.equal(a, b) for a, b in zip(found, wanted, strict=True) if isinstance(a, torch.Tensor))

@@ -115,11 +115,18 @@ def test_one_sae_is_served_as_its_explorer_was_built(folder, tmp_path):
     config = json.loads((alone / "cfg.json").read_text())
     config["metadata"] = {"hook_name": config["metadata"]["hook_name"], "context_size": 16}
     (alone / "cfg.json").write_text(json.dumps(config))
-    corpus = str(folder.parent / "texts")
+    corpus = shutil.copytree(folder.parent / "texts", tmp_path / "texts")
     out = tmp_path / "elsewhere"
-    build(alone, out, Wanted(model=str(tiny_model_folder()), corpus=corpus), lambda line: None)
-    served, _ = opened(alone, out)
+    build(alone, out, Wanted(model=str(tiny_model_folder()), corpus=str(corpus)), lambda line: None)
+    served, said = opened(alone, out)
     assert list(served.members) == ["sae"]
+    [fit] = [line for line in said if "explained variance" in line]
+    assert f"{alone} at " in fit
+    assert ask(served, member="sae", feature=1)["offset"] == 0
+    shutil.rmtree(corpus)
+    served, said = opened(alone, out)
+    [fit] = [line for line in said if "was not measured" in line]
+    assert str(corpus) in fit
     assert ask(served, member="sae", feature=1)["offset"] == 0
 
 

@@ -11,8 +11,8 @@ HOOKS = ["mlp_out.1", "resid_post.0"]
 TOKENS = 16 * 23  # 23 sequences of 16: with shards of 80 tokens, four of 5 sequences and one of 3
 
 
-def train(folder: Path, hooks: list[str] = HOOKS) -> Path:
-    """The run's folder; UNMIX_CACHE has to be set."""
+def train(folder: Path, hooks: list[str] = HOOKS, **more: object) -> Path:
+    """The run's folder; UNMIX_CACHE has to be set. `more`: other keys of the recipe."""
     recipe = {
         "name": "tiny",
         "model.name": str(tiny_model_folder("gpt2")),
@@ -35,7 +35,7 @@ def train(folder: Path, hooks: list[str] = HOOKS) -> Path:
         "training.checkpoint_every": 1000,
         "training.dead_after_tokens": 500,
     }
-    run.sweep(make(recipe), folder / "run")
+    run.sweep(make(recipe | more), folder / "run")
     return folder / "run"
 
 

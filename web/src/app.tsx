@@ -10,6 +10,7 @@ import { NotesPage } from "./notesview";
 import { orderOf, random } from "./order";
 import { Pick, Unseen } from "./parts";
 import { PromptPage } from "./prompt";
+import { PromptsPage } from "./prompts";
 import { go, link, route, toFeature, toMember } from "./route";
 import { Sweep } from "./sweep";
 import { TextPage, toTexts } from "./texts";
@@ -41,7 +42,7 @@ export function App() {
   };
   const change = (next: Member) => {
     setLast(next);
-    go(path[0] === "m" && path[2] && path[2] !== "f" ? link("m", next.name, path[2], ...(path[2] === "text" ? path.slice(3) : [])) : toMember(next.name));
+    go(path[0] === "m" && path[2] && path[2] !== "f" ? link("m", next.name, path[2], ...(/^text|^prompts/.test(path[2]) ? path.slice(3) : [])) : toMember(next.name));
   };
   const search = () => {
     if (!document.getElementById("search")) go(toMember(member.name));
@@ -60,7 +61,7 @@ export function App() {
 function Bar({ member, path, change, lucky, search }: {
   member: Member; path: string[]; change: (member: Member) => void; lucky: () => void; search: () => void;
 }) {
-  const { members, server } = manifest();
+  const { members, server, prompts } = manifest();
   const [wanted, setWanted] = useState("");
   const jump = (event: Event) => {
     event.preventDefault();
@@ -69,6 +70,7 @@ function Bar({ member, path, change, lucky, search }: {
     (document.activeElement as HTMLElement | null)?.blur();
   };
   const here = (name: string) => (path[0] === name || (path[0] === "m" && (path[2] ?? "features") === name) ? "page" : undefined);
+  const asked = server ? "prompt" : "prompts";
   return (
     <header class="top">
       <nav aria-label="Views">
@@ -78,7 +80,7 @@ function Bar({ member, path, change, lucky, search }: {
         )}
         <a href={toMember(member.name)} aria-current={here("features")}>features</a>
         <a href={toTexts(member)} aria-current={here("text")}>texts</a>
-        {server && <a href={link("m", member.name, "prompt")} aria-current={here("prompt")}>prompt</a>}
+        {(server || !!prompts) && <a href={link("m", member.name, asked)} aria-current={here(asked)}>{asked}</a>}
         <a href={link("notes")} aria-current={here("notes")}>notes</a>
       </nav>
       <div class="tools">
@@ -103,6 +105,7 @@ function View({ path }: { path: string[] }) {
     if (path[2] === "f" && number(3) !== null) return <FeaturePage member={member} i={number(3)!} />;
     if (path[2] === "text") return <TextPage key={member.name} member={member} s={number(3)} position={number(4) ?? 0} />;
     if (path[2] === "prompt" && manifest().server) return <PromptPage key={member.name} member={member} />;
+    if (path[2] === "prompts" && manifest().prompts) return <PromptsPage key={member.name} member={member} n={number(3) ?? 0} position={number(4) ?? Infinity} />;
   }
   return <main><h1>Nothing here</h1><p>This address names no view{path[0] === "m" && !member ? `: there is no dictionary ${path[1]}` : ""}.</p><p><a href="#/">All dictionaries</a></p></main>;
 }

@@ -34,7 +34,7 @@ export function Compare({ a, b, i }: { a: Member; b: Member; i: number | null })
       <Head kicker="Two dictionaries side by side" title={<><a href={toMember(a.name)}>{a.name}</a> <span class="with">and</span> <a href={toMember(b.name)}>{b.name}</a></>}>
         <nav class="walk"><a class="button" href={link("compare", b.name, a.name)}>swap</a></nav>
       </Head>
-      <Over />
+      <Over member={a} />
       <Members of={[a, b]} />
       <Failure error={error} />
       {mine && theirs ? <Matches a={a} b={b} read={[{ index: left, match: mine }, { index: right, match: theirs }]} i={i} /> : left && right ? (

@@ -143,6 +143,7 @@ export const indexKey = (one: Member) => `${one.name}/index`;
 const pageKey = (one: Member, kind: string, at: number, each: number) => `${one.name}/${kind}/${number5(Math.floor(at / each))}`;
 export const featureKey = (one: Member, i: number) => pageKey(one, "f", i, one.shards.features);
 export const saidKey = (one: Member) => (one.described ? `${one.name}/descriptions` : null);
+export const promptsKey = (one: Member) => (manifest_.prompts ? `${one.name}/prompts` : null);
 
 export const loadIndex = (one: Member) => load<Index>(indexKey(one));
 

@@ -91,12 +91,12 @@ function Described({ text, model, ...scores }: Description) {
 function Body({ member, feature, index, tab, setTab }: { member: Member; feature: Feature; index: Index | undefined; tab: Tab; setTab: (tab: Tab) => void }) {
   const fired = feature.firings > 0;
   const more = counted(member, feature, countedIn.use());
-  const { firings, density, max, mean, words } = more;
+  const { firings, density, max, mean, tokens, words } = more;
   return (
     <>
       <p class="facts-line">
         {firings ? (
-          <>fires on <b>{percent(density)}</b> of tokens ({whole(firings)} times) · largest <b>{short(max)}</b> · mean {short(mean)}{!words && <>{feature.std ? ` ± ${short(feature.std)}` : ""}{feature.q && ` · median ${short(feature.q[0])} · 99 % below ${short(feature.q[2])}`}</>}</>
+          <>fires on <b>{percent(density)}</b> of {words && `${whole(tokens)} `}tokens ({whole(firings)} times) · largest <b>{short(max)}</b> · mean {short(mean)}{!words && <>{feature.std ? ` ± ${short(feature.std)}` : ""}{feature.q && ` · median ${short(feature.q[0])} · 99 % below ${short(feature.q[2])}`}</>}</>
         ) : (
           <>never fired on these {whole({ ...manifest().tokens, ...member.tokens }.counted)} tokens</>
         )}

@@ -39,6 +39,8 @@ export function useKeys(keys: Keys): void {
 
 const writing = (target: EventTarget | null) =>
   target instanceof HTMLElement && target.matches("input:not([type=checkbox]):not([type=radio]), textarea, select");
+/** What Enter presses by itself. */
+const pressed = ({ key, target }: KeyboardEvent) => key === "Enter" && target instanceof HTMLElement && target.matches("a, button");
 
 addEventListener("keydown", (event) => {
   if (modified(event) || event.isComposing) return;
@@ -46,7 +48,7 @@ addEventListener("keydown", (event) => {
     event.preventDefault(); // a search would be emptied
     return (event.target as HTMLElement).blur();
   }
-  if (writing(event.target) || !lettersOn.get() || document.querySelector("dialog[open]")) return;
+  if (writing(event.target) || pressed(event) || !lettersOn.get() || document.querySelector("dialog[open]")) return;
   for (let at = stack.length - 1; at >= 0; at--) {
     const act = stack[at].keys[event.key];
     if (act) {

@@ -16,6 +16,7 @@ export interface In {
   mean: number | null;
   top: Window[];
   counts: number[]; // of what is counted in, by the histogram's bins and above the last
+  tokens: number; // that the share is of
   words: string; // empty: nothing is counted in
 }
 
@@ -30,7 +31,7 @@ export function counted({ tokens }: Member, feature: Feature, reasons: Reason[])
   const sum = (of: (out: LeftOut) => number) => all.reduce((total, out) => total + of(out), 0);
   const total = asked.reduce((n, [reason]) => n + tokens!.left_out![reason], tokens?.counted ?? 0);
   const n = firings + sum((out) => out.firings);
-  if (!all.length) return { firings, density: words ? firings / total : density, max, mean, top, counts: [], words };
+  if (!all.length) return { firings, density: words ? firings / total : density, max, mean, top, counts: [], tokens: total, words };
   return {
     firings: n,
     density: n / total,
@@ -38,6 +39,7 @@ export function counted({ tokens }: Member, feature: Feature, reasons: Reason[])
     mean: ((mean ?? 0) * firings + sum((out) => out.mass)) / n,
     top: [...top, ...all.flatMap((out) => out.windows)].sort((a, b) => size(b) - size(a)),
     counts: all[0].counts.map((_, bin) => sum((out) => out.counts[bin])),
+    tokens: total,
     words,
   };
 }

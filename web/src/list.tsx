@@ -24,7 +24,7 @@ const COLUMNS: [Column | null, string, string, string][] = [
   [null, "tokens", "c-tokens", "The tokens with most of its activation"],
   [null, "promotes", "c-promotes", "The tokens whose logits it raises most"],
   ["nearest_cos", "nearest", "c-nearest", "The feature with the most similar decoder row, and the cosine"],
-  [null, "note", "c-note", "Your note, or its description, or its label"],
+  [null, "note or label", "c-note", "Your note, or its description, or its label"],
 ];
 const DEFAULTS = FIRST as unknown as Record<string, string | boolean>;
 

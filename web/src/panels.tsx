@@ -1,12 +1,12 @@
 // Beside the examples of a feature: its values, logits, neighbours, places, tokens and its match in other members.
 import type { ComponentChildren } from "preact";
 import { Columns, Histogram } from "./charts";
-import { member as memberOf } from "./data";
+import { manifest, member as memberOf } from "./data";
 import { looked } from "./examples";
 import { fixed, percent, short, signed, whole } from "./format";
-import { Bar, Bars, Filled, Open, Remark, Token, Words } from "./parts";
+import { Bar, Bars, Filled, Open, Remark, Said, Small, Token, Words } from "./parts";
 import type { In } from "./leftout";
-import { link, toFeature } from "./route";
+import { link } from "./route";
 import type { Feature, Index, Member, Pair } from "./types";
 
 function Panel({ title, note, children }: { title: string; note?: string; children: ComponentChildren }) {
@@ -94,18 +94,25 @@ function Neighbours({ member, feature, index }: { member: Member; feature: Featu
 }
 
 function Stability({ member, feature }: { member: Member; feature: Feature }) {
+  const all = feature.stability!;
+  const seedOf = (name: string) => (memberOf(name) ?? manifest().beside?.find((one) => one.name === name))?.seed ?? null;
+  const differ = new Set([member.name, ...all.map((match) => match.member)].map(seedOf)).size > 1;
+  const seed = (name: string) => (differ && seedOf(name) !== null ? ` seed ${seedOf(name)}` : "");
   return (
-    <Panel title="In the other dictionaries" note="Its best match by cosine of the decoder rows: near 1, the same feature was found again.">
-      <Bars>
-          {feature.stability!.map((match) => (
-            <tr>
-              <Words>{match.member}</Words>
-              <Words>{memberOf(match.member) ? <a href={toFeature(match.member, match.i)}>{match.i}</a> : match.i}</Words>
-              <Bar share={match.cos} />
-              <td>{fixed(match.cos)}</td>
-              <td>{memberOf(match.member) && <a href={link("compare", member.name, match.member, feature.i)} aria-label={`compare with ${match.i} of ${match.member}`}>compare</a>}</td>
-            </tr>
-          ))}
+    <Panel title="In the other dictionaries" note={`Its best match by cosine of the decoder rows: near 1, the same feature was found again.${seed(member.name) && ` This one is of${seed(member.name)}.`}`}>
+      <Bars kind="others">
+          {all.map((match) => {
+            const shown = memberOf(match.member);
+            return (
+              <tr>
+                <Words><Said text={match.member} />{seed(match.member) && <Small>{seed(match.member)}</Small>}</Words>
+                {shown ? <Open member={shown} i={match.i} /> : <Words>{match.i}</Words>}
+                <Bar share={match.cos} />
+                <td>{fixed(match.cos)}</td>
+                <td>{shown && <a href={link("compare", member.name, match.member, feature.i)} aria-label={`compare with ${match.i} of ${match.member}`}>compare</a>}</td>
+              </tr>
+            );
+          })}
       </Bars>
     </Panel>
   );

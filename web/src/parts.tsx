@@ -67,10 +67,13 @@ export const Options = ({ children }: Inside) => <div class="options">{children}
 /** What every number on the page is over. */
 export function Over({ member, children }: { member?: Member; children?: ComponentChildren }) {
   const tokens = { ...manifest().tokens, ...member?.tokens };
+  const counts = member ? [tokens.counted] : manifest().members.map((one) => one.tokens?.counted ?? tokens.counted);
+  const [least, most] = [Math.min(...counts), Math.max(...counts)]; // hooks have outliers of their own
+  const masked = tokens.masked && least === most ? ` (${many(tokens.masked, "token")})` : "";
   const split = tokens.split.replace(/_/g, "-");
   return (
     <p class="over">
-      All numbers: {whole(tokens.counted)} {split} tokens{tokens.corpus ? ` of ${tokens.corpus}` : ""}, {many(tokens.sequences, "sequence")} of {tokens.context}. Left out{tokens.masked ? ` (${many(tokens.masked, "token")})` : ""}: {tokens.mask || "nothing"}.{children}
+      All numbers: {whole(least)}{most > least && ` to ${whole(most)}, by hook,`} {split} tokens{tokens.corpus ? ` of ${tokens.corpus}` : ""}, {many(tokens.sequences, "sequence")} of {tokens.context}. Left out{masked}: {tokens.mask || "nothing"}.{children}
     </p>
   );
 }

@@ -2,8 +2,8 @@
 import { useEffect, useState } from "preact/hooks";
 import { type Change, type Prompted, prompt } from "./api";
 import { useIndex } from "./data";
-import { many } from "./format";
 import { Failure, Kicker, Over, Small } from "./parts";
+import { Builtins, tokensRead, useBuiltins } from "./prompts";
 import { route } from "./route";
 import { Steer } from "./steer";
 import { useTask } from "./task";
@@ -23,6 +23,7 @@ let lastText = "";
 
 export function PromptPage({ member }: { member: Member }) {
   const { value: index } = useIndex(member);
+  const { value: all } = useBuiltins(member);
   const { query } = route.use();
   const given = query.get("steer");
   const [text, setText] = useState(lastText);
@@ -31,9 +32,9 @@ export function PromptPage({ member }: { member: Member }) {
   const [at, setAt] = useState(0);
   const [changes, setChanges] = useState<Change[]>(given ? [{ feature: Number(given), kind: "add", strength: 1 }] : []);
   useEffect(() => void (lastText = text), [text]);
-  const ask = () => text && run(async () => {
-    const said = await prompt(member.name, text);
-    setFound({ of: text, member: member.name, text: asText(said), truncated: said.truncated });
+  const ask = (of = text) => of && run(async () => {
+    const said = await prompt(member.name, of);
+    setFound({ of, member: member.name, text: asText(said), truncated: said.truncated });
     setAt(said.tokens.length - 1);
   });
   const add = (i: number, kind: Change["kind"]) =>
@@ -44,6 +45,7 @@ export function PromptPage({ member }: { member: Member }) {
       <Kicker>{member.name} · {member.hook}</Kicker>
       <h1>Prompt</h1>
       <Over member={member}> Values of your text: from the model, now.</Over>
+      {all && <Builtins {...{ all }} value={all.findIndex((one) => one.text === text)} set={(n) => (setText(all[n].text), void ask(all[n].text))} />}
       <form class="prompt" onSubmit={(event) => (event.preventDefault(), void ask())}>
         <label for="prompt">A text; at most 512 tokens are read</label>
         <textarea id="prompt" rows={4} dir="auto" value={text} spellcheck={false} onInput={(event) => setText(event.currentTarget.value)}
@@ -53,7 +55,7 @@ export function PromptPage({ member }: { member: Member }) {
       <Failure error={error} />
       {shown && (
         <Reading {...{ member, index }} text={shown.text} at={Math.min(at, shown.text.ids.length - 1)} choose={setAt} first={-1}
-          said={` ${many(shown.text.ids.length, "token")}${shown.truncated ? "; the rest was cut off" : ""}.`}
+          said={tokensRead(shown.text.ids, shown.truncated)}
           act={(i) => <button onClick={() => add(i, "ablate")} aria-label={`change feature ${i}`}>change</button>} />
       )}
       <Steer {...{ member, index, text, changes, setChanges }} at={shown?.of === text ? at : null} shown={shown?.of === text ? shown.text : undefined} />

@@ -42,7 +42,7 @@ export function Sweep() {
           </p>
         )}
         {warnings.map((one) => (
-          <p class="behind">{one.name}: {percent(one.never! / one.features)} of the features never fired on these {short(tokens.counted)} tokens.</p>
+          <p class="behind">{one.name}: {percent(one.never! / one.features)} of the features never fired on these {short(one.tokens?.counted ?? tokens.counted)} tokens.</p>
         ))}
       </section>
       <section aria-label="Charts" class="pictures"><Pictures members={members} strong={strong} /></section>

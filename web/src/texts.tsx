@@ -21,7 +21,7 @@ export interface Tokenwise {
   more: number[];
 }
 
-export const tokenwise = (one: Sequence): Tokenwise => ({
+export const tokenwise = (one: Omit<Sequence, "s">): Tokenwise => ({
   ids: one.ids, norm: one.norm, err: one.err, masked: new Set(one.m), f: one.f, more: one.more,
 });
 

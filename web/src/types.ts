@@ -10,6 +10,7 @@ export interface Member {
   asked?: Record<string, number>;
   step?: number;
   training_tokens?: number;
+  seed?: number | null;
   l0: number | null;
   explained_variance: number | null;
   delta_ce: number | null;
@@ -42,6 +43,8 @@ export interface Manifest {
   members: Member[];
   chosen: string | null;
   server: boolean;
+  beside?: { name: string; seed: number | null }[]; // matched, and not shown
+  prompts?: number; // texts that come with unmix
 }
 
 export interface Vocabulary {
@@ -150,4 +153,11 @@ export interface Sequence {
   m: number[];
   f: Pair[][];
   more: number[];
+}
+
+/** A text that comes with unmix. */
+export interface Builtin extends Omit<Sequence, "s"> {
+  name: string;
+  text: string;
+  truncated: boolean;
 }

@@ -34,6 +34,10 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="where it is built (RUN_OR_SAE/explore)")
     parser.add_argument("--anew", action="store_true", help="replace a site of other checkpoints, tokens or documents")
     parser.add_argument("--member", nargs="+", default=[], metavar="NAME", help="these members of the run only")
+    parser.add_argument(
+        "--beside", type=Path, nargs="*", metavar="OTHER",
+        help="match every feature with those of these runs or SAEs too, at the same hook; none given: with none",
+    )  # fmt: skip
     parser.add_argument("--port", type=int, default=8200, help="where it is served; 0 is any that is free (8200)")
     parser.add_argument("--explain", metavar="URL", help="ask this OpenAI-compatible endpoint for descriptions")
     parser.add_argument("--explain-model", metavar="NAME", help="which of its models")
@@ -54,9 +58,9 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
 
     folder, kept = place_of(args.folder)
     out = args.out or kept / "explore"
-    wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew)
+    wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew, args.beside)
     there = read_manifest(out)
-    if args.build or args.anew or there is None or not there["site"]:
+    if args.build or args.anew or args.beside is not None or there is None or not there["site"]:
         page = build(folder, out, wanted, Progress.say)
         print(f"explorer: {page.resolve()}")
         if out == folder / "explore" and (folder / "report.html").exists():

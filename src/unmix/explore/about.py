@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from unmix.config import load_resolved
+from unmix.config import SAEConfig, TrainingConfig, load_resolved
 from unmix.dictionary.files import metadata
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
@@ -19,8 +19,8 @@ from unmix.runlog import read_choices, read_json, read_manifest, read_metrics
 
 
 def members_about(folder: Path, subject: Subject) -> dict[str, dict[str, Any]]:
-    """name -> architecture, asked, step, training_tokens, delta_ce, delta_ce_se; null where the folder does not say."""
-    architectures, effects = _architectures(folder), _effects(folder, subject)
+    """name -> architecture, asked, step, training_tokens, seed, delta_ce, delta_ce_se; null where it is not known."""
+    architectures, seeds, effects = _architectures(folder), seeds_of(folder), _effects(folder, subject)
     found = {}
     for saes in subject.saes.values():
         for name, sae in saes.items():
@@ -30,6 +30,7 @@ def members_about(folder: Path, subject: Subject) -> dict[str, dict[str, Any]]:
                 "asked": _asked(facts),
                 "step": facts.get("step"),
                 "training_tokens": facts.get("training_tokens"),
+                "seed": seeds.get(name.removesuffix("-extended")),
                 **effects.get(name, {"delta_ce": None, "delta_ce_se": None}),
             }
     return found
@@ -47,14 +48,24 @@ def _asked(facts: dict[str, Any]) -> dict[str, float]:
     return {key: facts[name] for key, name in (("l0", "target_l0"), ("l1", "l1")) if facts.get(name) is not None}
 
 
+def seeds_of(run: Path) -> dict[str, int]:
+    """member -> the seed that it was trained with; empty if the folder is no run."""
+    return {member: training.seed for member, (_, training) in _sections(run).items()}
+
+
 def _architectures(folder: Path) -> dict[str, str]:
     """member -> the architecture that it was trained as: a batchtopk is saved as a jumprelu."""
+    return {member: sae.architecture for member, (sae, _) in _sections(folder).items()}
+
+
+def _sections(folder: Path) -> dict[str, tuple[SAEConfig, TrainingConfig]]:
+    """member -> the sections of the recipe that it was trained by, those of its variant."""
     if not (folder / "run.yaml").exists():
         return {}
     recipe = load_resolved(read_manifest(folder / "run.yaml")["recipe"], folder / "run.yaml")
     variants = {row["member"]: row.get("variant") or "" for row in read_metrics(folder / "metrics.jsonl")}
     return {
-        member: recipe.of_variant(variant)[0].architecture
+        member: recipe.of_variant(variant)
         for member, variant in variants.items()
         if not variant or variant in recipe.variants
     }

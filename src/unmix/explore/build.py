@@ -14,6 +14,7 @@ from unmix.evaluation.memory import sequences_at_once
 from unmix.evaluation.opened import open_subject
 from unmix.evaluation.subject import Subject
 from unmix.explore import manifest, pages
+from unmix.explore.beside import find_beside
 from unmix.explore.draw import SEED
 from unmix.explore.duck import connected
 from unmix.explore.harvest import SHARD_TOKENS, Pass, measure_heads, missing_shards, write_shard
@@ -36,6 +37,8 @@ class Wanted:
     corpus: str | None = None
     hook: str | None = None
     anew: bool = False
+    beside: Sequence[Path] | None = None
+    """Dictionaries that features are matched with too; empty: none."""
 
 
 def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
@@ -47,8 +50,11 @@ def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
     with connected():  # without DuckDB nothing of this works: say so before the pass
         pass
     there = manifest.read_manifest(out)
-    subject, lm, tokens = open_subject(folder, say, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook)
+    subject, lm, tokens = open_subject(
+        folder, say, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook, with_bos=True
+    )
     job, inputs = _job(folder, subject, lm, tokens, wanted, there)
+    beside = find_beside(wanted.beside, None if wanted.anew else there, folder, job.saes, lm, say)
     if there is not None and wanted.anew:
         pages.require_ours(out / "site", there["site"])
         manifest.clear(out, there)
@@ -57,7 +63,7 @@ def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
         there = manifest.begin(out, inputs, {"folder": str(folder), "corpus": subject.corpus.source})
     manifest.require_same(out, there, inputs)
     harvest(job, out, there, say)
-    return publish(folder, open_store(out), replace(subject, saes=job.saes), lm, say)
+    return publish(folder, open_store(out), replace(subject, saes=job.saes), lm, say, beside)
 
 
 def _job(

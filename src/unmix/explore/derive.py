@@ -6,7 +6,7 @@ together. Memory is that of the tokens, of one block of features, and of the pai
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 
 from unmix.dictionary.model import Dictionary
 from unmix.explore import coactivation, examples, geometry, logits
+from unmix.explore.beside import Beside
 from unmix.explore.feature import Lengths, Numbers, lengths, numbers, spark
 from unmix.explore.labels import label
 from unmix.explore.left_out import Reasons, left_out, reasons
@@ -35,7 +36,7 @@ class Sight:
     reason_R: Reasons
     """Why a token is left out."""
     matches: dict[str, dict[str, geometry.Match]]
-    """member -> other member of the hook -> best matches."""
+    """member -> another of the hook, a member or one that is only matched -> best matches."""
 
 
 @dataclass(frozen=True)
@@ -52,8 +53,8 @@ class Known:
     """Tokens, from the first on, that pairs were counted on."""
 
 
-def see(store: Store, hook: str, saes: dict[str, Dictionary]) -> Sight:
-    """The tokens as the hook has them, and how its members match each other."""
+def see(store: Store, hook: str, saes: dict[str, Dictionary], beside: Sequence[Beside] = ()) -> Sight:
+    """The tokens as the hook has them, and how its members match each other, and those `beside` it."""
     text = store.text(hook)
     rows = {name: geometry.unit_rows(sae) for name, sae in saes.items()}
     matches: dict[str, dict[str, geometry.Match]] = {name: {} for name in saes}
@@ -61,6 +62,11 @@ def see(store: Store, hook: str, saes: dict[str, Dictionary]) -> Sight:
     for n, a in enumerate(names):
         for b in names[n + 1 :]:
             matches[a][b], matches[b][a] = geometry.matches(rows[a], rows[b])
+    for other in beside:
+        if other.hook == hook:
+            rows_GE = geometry.unit_rows(other.load())
+            for name in names:
+                matches[name][other.name] = geometry.matches(rows[name], rows_GE)[0]
     longest = store.manifest["measured"].get(hook, {}).get("longer_than")
     return Sight(hook, text, lengths(text.norm_R), examples.places(text), reasons(text, longest), matches)
 

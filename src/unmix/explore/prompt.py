@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from unmix.activations.mask import Mask
+from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import markers, plain
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
@@ -72,20 +73,35 @@ def read_prompt(
     Raises `UserError` for what `prompt_ids` does, for a hook that the model lacks, and for a dictionary of activations
     of another width.
     """
-    ids_T, truncated = prompt_ids(lm, text, longest)
-    x_TD = lm.activations(ids_T[None], [hook])[hook][0]
+    prompt = prompt_ids(lm, text, longest)
+    x_TD = lm.activations(prompt.ids_T[None], [hook])[hook][0]
     if x_TD.shape[1] != sae.width:
         raise UserError(
             f"the dictionary is for activations of width {sae.width}, and {hook} of {lm.name} has {x_TD.shape[1]}; "
             "give the hook that it was trained on"
         )
+    return reading(prompt, x_TD, sae, mask)
+
+
+def reading(prompt: Prompt, x_TD: Tensor, sae: Dictionary, mask: Mask | None) -> Read:
+    """The same of activations that are there, brought to the dictionary's device."""
+    ids_T, x_TD = prompt.ids_T, x_TD.to(sae.W_enc.device)
     with torch.no_grad():
         f_TF = sae.encode(x_TD)
         error_TD = (x_TD - sae.decode(f_TF, x_TD)).double()
     square_T = x_TD.double().square().sum(1)
     masked_T = torch.zeros(len(ids_T), dtype=torch.bool) if mask is None else ~mask.keeps(ids_T, x_TD.cpu())
     masked_T[:SKIP] = True
-    return Read(ids_T, truncated, square_T.sqrt(), error_TD.square().sum(1) / square_T, masked_T, _active(f_TF))
+    return Read(ids_T, prompt.truncated, square_T.sqrt(), error_TD.square().sum(1) / square_T, masked_T, _active(f_TF))
+
+
+def mask_of(trained: MaskConfig, special: list[int], measured: dict[str, float] | None, sae: Dictionary) -> Mask:
+    """What an evaluation leaves out: by the median norm that the store was built with, else by the training's bound."""
+    if measured is not None:
+        return Mask(trained, special, float(measured["median_norm"]))
+    if sae.longest is not None:
+        return Mask(trained, special, sae.longest / (trained.norm_above or OUTLIER))
+    return Mask(MaskConfig(special=trained.special, norm_above=None), special, 0.0)
 
 
 def _active(f_TF: Tensor) -> list[list[tuple[int, float]]]:

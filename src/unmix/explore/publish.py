@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -14,10 +14,12 @@ import numpy as np
 import unmix
 from unmix.disk import replacing, sha256, writing
 from unmix.evaluation.subject import Subject
-from unmix.explore import derive, descriptions, logits, manifest, member, pages
+from unmix.explore import derive, descriptions, logits, manifest, member, pages, prompts
 from unmix.explore.about import chosen_members, members_about
+from unmix.explore.beside import Beside
 from unmix.explore.duck import write_parquet
 from unmix.explore.left_out import totals
+from unmix.explore.prompt import mask_of, special_ids
 from unmix.explore.store import Store
 from unmix.explore.table import features_table
 from unmix.explore.texts import PAGE, text_pages
@@ -30,8 +32,12 @@ from unmix.runlog import write_json
 Say = Callable[[str], None]
 
 
-def publish(folder: Path, store: Store, subject: Subject, lm: LanguageModel, say: Say) -> Path:
+def publish(
+    folder: Path, store: Store, subject: Subject, lm: LanguageModel, say: Say, beside: Sequence[Beside] = ()
+) -> Path:
     """Derive every feature of the subject's members and write features/ and site/; answers the page.
+
+    `beside`: dictionaries that features are matched with too.
 
     Raises `UserError` if the folder of the site holds a file that is not the explorer's.
     """
@@ -43,8 +49,9 @@ def publish(folder: Path, store: Store, subject: Subject, lm: LanguageModel, say
     with writing(new):
         pages.remove(new)
     with pages.Site(new) as site:
-        there["derived"] = _fill(site, folder, store, subject, lm, described, say)
+        there["derived"] = _fill(site, folder, store, subject, lm, described, beside, say)
         site.copy_page()
+    there["beside"] = {one.name: one.facts for one in beside}
     there["site"] = sorted({*there["site"], *site.files})  # whichever of the two is there if this is stopped
     write_json(out / manifest.FILE, there)
     pages.replace(new, page)
@@ -62,6 +69,7 @@ def _fill(
     subject: Subject,
     lm: LanguageModel,
     described: dict[str, descriptions.Descriptions],
+    beside: Sequence[Beside],
     say: Say,
 ) -> dict[str, dict[str, dict[str, str]]]:
     """Every script of the site; answers member -> `files` of features/ with their checksums."""
@@ -69,7 +77,7 @@ def _fill(
     about, chosen = members_about(folder, subject), chosen_members(folder, subject.saes)
     readout, budget = logits.readout(lm), Budget(sum(map(len, subject.saes.values())))
     for hook, saes in subject.saes.items():
-        sight = derive.see(store, hook, saes)
+        sight = derive.see(store, hook, saes, beside)
         for name, sae in saes.items():
             say(f"features of {name}")
             known = derive.know(store, name, sae, sight, readout)
@@ -79,12 +87,15 @@ def _fill(
             members.append({**facts, "chosen": name in chosen, "described": len(described[name])})
             if described[name]:
                 site.put(descriptions.key(name), described[name])
+    texts = _put_prompts(site, store, subject, lm, say)
     id_R = store.tokens["id"]
     site.ids.update(np.unique(id_R).tolist())
     for key, data in text_pages(id_R):
         site.put_bytes(key, data)
     site.put("vocabulary", vocabulary(lm.tokenizer, site.ids))
-    site.put("manifest", _manifest(folder, store, subject, lm, members, chosen), packed=False)
+    facts = _manifest(folder, store, subject, lm, members, chosen)
+    more = {"beside": [one.shown for one in beside], "prompts": texts}
+    site.put("manifest", facts | more, packed=False)
     return derived
 
 
@@ -118,6 +129,20 @@ def _member(
         "coactivation_tokens": known.coactivation_tokens,
     }
     return facts, {path: sha256(store.folder / path)}
+
+
+def _put_prompts(site: pages.Site, store: Store, subject: Subject, lm: LanguageModel, say: Say) -> int:
+    """MEMBER/prompts.js of every member; answers how many texts there are."""
+    special, measured = special_ids(lm.tokenizer), store.manifest["measured"]
+    masks = {
+        hook: {name: mask_of(subject.trained, special, measured.get(hook), sae) for name, sae in saes.items()}
+        for hook, saes in subject.saes.items()
+    }
+    found = prompts.read_texts(lm, subject.saes, masks, say)
+    for name, texts in found.items():
+        site.put(prompts.key(name), texts)
+        site.ids.update(i for text in texts for i in text["ids"])
+    return min(map(len, found.values()))
 
 
 def _manifest(

@@ -6,13 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from unmix.activations.mask import Mask
-from unmix.config import OUTLIER, MaskConfig
-from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
+from unmix.evaluation.opened import say_fits_on_few
 from unmix.evaluation.subject import Subject, find_subject
 from unmix.explore.manifest import read_manifest as read_store
-from unmix.explore.prompt import special_ids
+from unmix.explore.prompt import mask_of, special_ids
 from unmix.explore.server_api import Member, Served
 from unmix.explore.server_files import read_manifest
 from unmix.explore.server_store import Windows
@@ -25,7 +23,8 @@ Say = Callable[[str], None]
 def open_served(
     folder: Path, out: Path, *, model: str | None, corpus: str | None, hook: str | None, say: Say
 ) -> Served:
-    """For the run or SAE in `folder`, whose explorer is in `out`. What is not given is as the explorer was built.
+    """For the run or SAE in `folder`, whose explorer is in `out`. What is not given is as the explorer was built. Of an
+    SAE that unmix did not train it is said how well it fits the model.
 
     Raises `UserError` for what `find_subject` and `load_language_model` do, if there is no site, and if it shows a
     member that the folder does not have.
@@ -39,6 +38,7 @@ def open_served(
         corpus = corpus or store.get("about", {}).get("corpus")
         hook = hook or next((row["hook"] for row in built.get("members", {}).values()), None)
     subject = find_subject(folder, model=model, corpus=corpus, hook=hook)
+    subject.require_bos(folder)
     for note in subject.notes:
         say(note)
     there = {name: (at, sae) for at, saes in subject.saes.items() for name, sae in saes.items()}
@@ -57,29 +57,26 @@ def open_served(
             f"warning: {subject.model.name} is not the model that the site was built with (its fingerprint is "
             f"{lm.fingerprint}, was {built['model']}); what is answered differs from what is shown"
         )
+    say_fits_on_few(folder, subject, lm, say)
     special, measured = special_ids(lm.tokenizer), store.get("measured", {})
     members = {}
     for name in shown:
         at, sae = there[name]
-        members[name] = Member(name, at, sae, _mask(subject.trained, special, measured.get(at), sae), site)
+        members[name] = Member(name, at, sae, mask_of(subject.trained, special, measured.get(at), sae), site)
     return Served(lm, bytes_of(lm.tokenizer), members, Windows(out))
 
 
 def _warn_of_others(folder: Path, built: dict[str, Any], subject: Subject, shown: list[str], say: Say) -> None:
     """Say it if the site was built from other checkpoints than those that answer."""
+    saes = {name: sae for members in subject.saes.values() for name, sae in members.items()}
     for name in shown:
-        was, now = built.get("members", {}).get(name, {}).get("checkpoint"), subject.checkpoints[name]
-        if was is not None and was != now:
-            say(
-                f"warning: the site shows {was}, and {now} answers; build it again with "
-                f"`unmix explore {folder} --build --anew`"
-            )
-
-
-def _mask(trained: MaskConfig, special: list[int], measured: dict[str, float] | None, sae: Dictionary) -> Mask:
-    """What an evaluation leaves out: by the median norm that the store was built with, else by the training's bound."""
-    if measured is not None:
-        return Mask(trained, special, float(measured["median_norm"]))
-    if sae.longest is not None:
-        return Mask(trained, special, sae.longest / (trained.norm_above or OUTLIER))
-    return Mask(MaskConfig(special=trained.special, norm_above=None), special, 0.0)
+        was, now = built.get("members", {}).get(name, {}), subject.checkpoints[name]
+        if not was:
+            continue
+        if was["checkpoint"] != now:
+            other = f"the site shows {was['checkpoint']}, and {now} answers"
+        elif was["fingerprint"] != saes[name].fingerprint:
+            other = f"the weights of {name} are not those that the site was built with"
+        else:
+            continue
+        say(f"warning: {other}; build it again with `unmix explore {folder} --build --anew`")

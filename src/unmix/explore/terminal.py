@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from unmix.explore.prompt import Read
 
 PEAK, ACTIVE, QUIET = "bold black on dark_orange", "black on navajo_white1", "dim"
+LEFT_OUT = {"first": "at position 0", "long": "longer than the mask allows", "special": "of the mask's other kinds"}
 STRONG = 0.5  # of the feature's maximum: from there on a token that is no peak is bold
 
 
@@ -74,6 +75,8 @@ def show_feature(console: Console, view: Shown, feature: int, examples: int) -> 
         f"max {_number(record['max'])}, mean {_number(record['mean'])}"
     )
     line(f"mask: {view.manifest['tokens']['mask']}", QUIET)
+    if outside := _left_out(record.get("left_out", {}), tokens.get("left_out", {})):
+        line(f"not counted: {outside}", QUIET)
     for title, pairs in (
         ("tokens", [(_quoted(view, i), _percent(share)) for i, share, _ in record["tokens"]]),
         ("promotes", _effects(view, record["logits"], "plus")),
@@ -114,6 +117,14 @@ def show_text(console: Console, view: Shown, read: Read, most: int) -> None:
             description = described.get(str(feature))
             what = _safe(description["text"]) if description else labels[feature]
             console.print(Text(f"    #{feature:<7}{value:>9.4g}  {what}"), no_wrap=True, overflow="crop")
+
+
+def _left_out(found: dict[str, Any], tokens: dict[str, int]) -> str:
+    """Where else it fires: on the tokens that the mask leaves out."""
+    return "; ".join(
+        f"{out['firings']:,} of {tokens[reason]:,} tokens {LEFT_OUT[reason]}, max {_number(out['max'])}"
+        for reason, out in found.items()
+    )
 
 
 def _row(window: dict[str, Any], view: Shown, largest: float, width: int) -> Text:
