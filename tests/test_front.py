@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 import unmix
 from unmix.cli import main
 from unmix.errors import UserError
-from unmix.front import Run
+from unmix.front import Run, columns
 
 FEW: dict[str, Any] = {
     "features": 32,
@@ -60,6 +60,17 @@ def test_metrics_are_columns(run: Run):
     assert len({len(column) for column in found.values()}) == 1
     assert found["step"][-1] == 30
     assert set(found["member"]) == {"l0-4", "l0-8"}
+
+
+def test_a_column_is_of_one_type(run: Run):
+    """As data frames want it; pandas and polars themselves: tests/interop/test_peers_frames."""
+    for found in (run.metrics(), run.evaluation()):
+        assert all(len({type(value) for value in column} - {type(None)}) <= 1 for column in found.values())
+    rows = [{"l1": 1, "dead": None, "member": "a"}, {"l1": 0.5, "dead": 0.25}, {"step": 3, "halted": True}]
+    mixed = columns(rows)
+    assert mixed["l1"] == [1.0, 0.5, None]
+    assert [type(value) for value in mixed["l1"]] == [float, float, type(None)]
+    assert (mixed["step"], mixed["dead"], mixed["halted"]) == ([None, None, 3], [None, 0.25, None], [None, None, True])
 
 
 def test_what_was_held_out_is_what_the_saved_dictionary_gives(run: Run, x_RD: np.ndarray):
@@ -194,17 +205,6 @@ def test_no_run_is_one_line(tmp_path: Path, run: Run):
         run.sae("l0-5")
 
 
-def test_the_names_are_these():
-    """Additions are welcome; a name that goes, or takes other arguments, breaks somebody's notebook."""
-    assert set(unmix.__all__) == {
-        "Run", "error_of", "load_model", "load_sae", "open_run", "splice", "steered", "sweep", "to_sae_lens",
-        "top_features", "with_feature",
-    }  # fmt: skip
-    assert all(callable(getattr(unmix, name)) for name in unmix.__all__)
-    names = {name for name in dir(Run) if not name.startswith("_")}
-    assert names == {"choice", "choices", "evaluation", "members", "metrics", "recipe", "report", "sae"}
-
-
 def test_a_run_a_member_and_a_checkpoint_load_alike(run: Run):
     chosen = unmix.load_sae(run.folder)
     step = run.members["l0-8"]
@@ -214,6 +214,10 @@ def test_a_run_a_member_and_a_checkpoint_load_alike(run: Run):
     assert not any(weight.requires_grad for weight in chosen.parameters())
     assert unmix.load_sae(run.folder, dtype=torch.float64).W_dec.dtype == torch.float64
     assert chosen.cfg.hook == "activations"
+    assert (chosen.cfg.step, chosen.cfg.training_tokens, chosen.cfg.asked) == (30, 30 * 64, {"l0": 8.0})
+    row = run.evaluation()["member"].index("l0-8")
+    assert chosen.cfg.metrics_of == "held_out (evaluation.json)"
+    assert chosen.cfg.metrics["explained_variance"] == run.evaluation()["explained_variance"][row]
     assert (chosen.d_in, chosen.d_sae) == (16, 32)
     assert "32 features of 16, jumprelu, activations of a model not named" in repr(chosen)
 

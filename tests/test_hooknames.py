@@ -25,7 +25,7 @@ def test_other_names_stay():
 def test_a_recipe_holds_our_names():
     found = config.load(None, {"activations.hooks": ["blocks.3.hook_resid_post", "mlp_out.1"]})
     assert found.activations.hooks == ["resid_post.3", "mlp_out.1"]
-    with pytest.raises(UserError, match="a hook stands twice"):
+    with pytest.raises(UserError, match="hooks names a hook twice"):
         config.load(None, {"activations.hooks": ["blocks.3.hook_resid_post", "resid_post.3"]})
 
 

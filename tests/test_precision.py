@@ -256,3 +256,42 @@ def test_without_its_kernels_a_gpu_has_nothing_to_decide(gpu, monkeypatch):
     monkeypatch.setattr(precision, "find_spec", lambda name: None)
     assert precision.decide(recipe(sae__architecture="relu"), WIDTHS)[1] == {}
     assert not gpu
+
+
+def test_a_cache_that_cannot_be_written_ends_no_run_and_is_said_once(tmp_path, monkeypatch):
+    """As where the home is read-only, of a run on rows or on a store, which needs no cache."""
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "file"))
+    asked, said = as_timed(monkeypatch), []
+    for _ in range(2):
+        found, figures = precision.decide(recipe(), WIDTHS, said.append)
+        assert decided(found)[:2] == ("bf16", "bf16")
+        assert figures["dense"] == TIMES.dense
+    assert len(asked) == 2, "it cannot have been remembered"
+    [line] = said
+    assert line.startswith(
+        "warning: what was measured is not kept, and is measured again by the next run: cannot write "
+    )
+    assert "set UNMIX_CACHE to a folder with room" in line
+    assert cache.remembered({"a": 1}, lambda: {"b": 2}) == {"b": 2}
+
+
+def test_without_a_home_nothing_is_remembered_and_what_needs_the_cache_says_so(monkeypatch):
+    def homeless():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.delenv("UNMIX_CACHE")
+    monkeypatch.setattr(cache.Path, "home", homeless)
+    assert cache.remembered({"a": 1}, lambda: {"b": 2}) == {"b": 2}
+    with pytest.raises(UserError, match=r"the cache has no place .*; set UNMIX_CACHE to a folder"):
+        cache.cache_folder()
+
+
+def test_the_model_s_products_are_decided_without_a_cache_too(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "file"))
+    lm = load_language_model(ModelConfig(name=str(tiny_model_folder("gpt2"))))
+    monkeypatch.setattr(precision, "rates", lambda *_: {"fp32": 1.0, "bf16": 2.0})
+    ids_NT, said = torch.zeros(2, 8, dtype=torch.int64), []
+    assert precision.matmul(recipe(), lm, ids_NT, said.append) == ("bf16", {"fp32": 1.0, "bf16": 2.0})
+    assert len(said) == 1

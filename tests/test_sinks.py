@@ -112,7 +112,7 @@ def test_the_real_wandb_without_a_key(tmp_path, monkeypatch):
 
 def test_a_run_that_wandb_does_not_begin_is_one_line(library, tmp_path):
     library(Wandb())
-    with pytest.raises(UserError, match=r"sinks: wandb cannot begin a run \(the server is busy\)" + REMEDY):
+    with pytest.raises(UserError, match=r"sinks: wandb cannot start a run \(the server is busy\)" + REMEDY):
         open_sinks(["wandb"], tmp_path, {"name": "one"})
 
 

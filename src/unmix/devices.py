@@ -18,7 +18,7 @@ def resolve(name: str) -> torch.device:
     Raises `UserError` if the machine, or this build of torch, has none of that kind or number, or it is no device.
     """
     if not re.fullmatch(NAMES, name):
-        raise UserError(f"device = {name} is none; give auto, cpu, cuda, cuda:1, mps or xpu")
+        raise UserError(f"device = {name} is not a device; give auto, cpu, cuda, cuda:1, mps or xpu")
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     device = torch.device(name)

@@ -88,7 +88,7 @@ def require_room(folder: Path, needed: int, what: str) -> None:
     if needed > free:
         raise UserError(
             f"{what} need {size(needed)} in {folder}, where {size(free)} are free; make room, write less, "
-            "or give --force to begin all the same"
+            "or give --force to begin anyway"
         )
 
 

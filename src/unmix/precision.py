@@ -6,13 +6,13 @@
     training.border       where they meet    }  on a GPU the last two, see `kernels.gpu_trial`
 
 What was decided stands in run.yaml with its figures, and a resumed run keeps it. What was measured is kept in the cache
-for each machine and shape, so that the same run decides the same twice.
+for each machine and shape, so that the same run decides the same twice; where it cannot, `say` is given a line.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
@@ -31,6 +31,7 @@ from unmix.lm.model import LanguageModel
 from unmix.lm.products import rates
 from unmix.machine import cpu_name
 
+Say = Callable[[str], None]
 OPEN = ("selection", "dense", "border")
 """Keys of `training` that may be `auto`."""
 
@@ -62,7 +63,9 @@ def keep(recipe: RunConfig, earlier: dict[str, Any]) -> RunConfig:
     )
 
 
-def matmul(recipe: RunConfig, lm: LanguageModel, ids_NT: torch.Tensor) -> tuple[str, dict[str, float]]:
+def matmul(
+    recipe: RunConfig, lm: LanguageModel, ids_NT: torch.Tensor, say: Say | None = None
+) -> tuple[str, dict[str, float]]:
     """(what the model multiplies in, tokens a second in each as far as that was measured).
 
     A model that is not in float32 multiplies in its own dtype, which is called fp32 here; one that is not on the
@@ -74,25 +77,25 @@ def matmul(recipe: RunConfig, lm: LanguageModel, ids_NT: torch.Tensor) -> tuple[
     if recipe.model.dtype != "float32" or lm.model.device.type != "cpu":
         return "fp32", {}
     what = {"model": lm.fingerprint, "hooks": hooks, "tokens": list(ids_NT.shape), **_machine()}
-    found = remembered(what, lambda: rates(lm, ids_NT, hooks))
+    found = remembered(what, lambda: rates(lm, ids_NT, hooks), say)
     return max(found, key=lambda name: found[name]), found
 
 
-def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[str, Any]]:
+def decide(recipe: RunConfig, widths: dict[str, int], say: Say | None = None) -> tuple[RunConfig, dict[str, Any]]:
     """(the recipe with `training` decided, the figures: seconds of a step), from hook -> D; {} if nothing is open."""
     training = recipe.training
     if not any(getattr(training, key) == "auto" for key in OPEN):
         return recipe, {}
     device = resolve(recipe.device)
     if device.type == "cuda" and training.kernels != "portable" and find_spec("triton") is not None:
-        return _decide_on_gpu(recipe, widths, device)
+        return _decide_on_gpu(recipe, widths, device, say)
     if training.kernels == "portable" or device.type != "cpu":  # which have no such choices
         return recipe, {}
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
     width, features = max(widths.values()), max(sae.features for sae in saes)
     shape = Shape(width, features, training.batch_tokens, _dense_formats(saes), all(sae.noise > 0 for sae in saes))
     what = {"step": shape._asdict(), **_machine()}
-    times = Times(**remembered(what, lambda: measure(shape)._asdict()))
+    times = Times(**remembered(what, lambda: measure(shape)._asdict(), say))
     found = {
         "dense": min(times.dense, key=lambda name: times.dense[name]),
         "selection": min(times.sparse, key=lambda name: times.sparse[name]),
@@ -103,7 +106,9 @@ def decide(recipe: RunConfig, widths: dict[str, int]) -> tuple[RunConfig, dict[s
     return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
 
 
-def _decide_on_gpu(recipe: RunConfig, widths: dict[str, int], device: torch.device) -> tuple[RunConfig, dict[str, Any]]:
+def _decide_on_gpu(
+    recipe: RunConfig, widths: dict[str, int], device: torch.device, say: Say | None
+) -> tuple[RunConfig, dict[str, Any]]:
     """The same for the kernels of a GPU, whose dense steps are in float32, at the largest shape.
 
     They are timed for a relu or a tanh_relu if there is one, else for a jumprelu, whose steps do a little more, else
@@ -121,7 +126,8 @@ def _decide_on_gpu(recipe: RunConfig, widths: dict[str, int], device: torch.devi
     shape |= {"tokens": training.batch_tokens, "of": of}
     gpu = torch.cuda.get_device_name(device)
     what = {"step on a GPU": shape, "gpu": gpu, "triton": version("triton"), **_machine()}
-    times = gpu_trial.Times(**remembered(what, lambda: gpu_trial.measure(**shape, device=device)._asdict()))
+    measured = remembered(what, lambda: gpu_trial.measure(**shape, device=device)._asdict(), say)
+    times = gpu_trial.Times(**measured)
     found = {"selection": times.selection} | ({} if of == "topk" else {"border": round(times.border, 4)})
     update = {key: value for key, value in found.items() if getattr(training, key) == "auto"}
     figures = {**shape, "gpu": gpu, "milliseconds": times._asdict()}
@@ -143,7 +149,7 @@ def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
     if "gpu" in figures:
         ms = figures["milliseconds"]
         sparse = f"{ms['fp32']:,.3g} selecting in fp32, {ms['tf32']:,.3g} in tf32"
-        text = f"measured on {figures['gpu']}, ms a step of {figures['tokens']:,} tokens: sparse at "
+        text = f"measured on {figures['gpu']}, ms per step of {figures['tokens']:,} tokens: sparse at "
         text += f"{figures['settled']:.1%} active {sparse}"
         if ms["dense"] is None:
             return f"{text}. So selection is in {t.selection}"
@@ -156,7 +162,7 @@ def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
         return ", ".join(f"{name} {1e3 * seconds:,.3g}" for name, seconds in times.items())
 
     return (
-        f"measured here, ms a step of {figures['tokens']:,} tokens: dense {each(figures['dense'])}; sparse at "
+        f"measured here, ms per step of {figures['tokens']:,} tokens: dense {each(figures['dense'])}; sparse at "
         f"{SETTLED:.0%} active, selecting in {each(figures['sparse'])}; at {BUSY:.0%}, "
         f"{1e3 * figures['sparse_busy']:,.3g}. So dense steps are in {t.dense}, selection in {t.selection}, "
         f"steps sparse below {t.border:.1%} active"
@@ -166,7 +172,7 @@ def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
 def said_of_model(chosen: str, found: dict[str, float]) -> str:
     """What `matmul` found, in one line."""
     each = ", ".join(f"{rate:,.0f} in {name}" for name, rate in found.items())
-    return f"measured here, tokens a second through the model: {each}; so it multiplies in {chosen}"
+    return f"measured here, tokens per second through the model: {each}; so its products are in {chosen}"
 
 
 def _machine() -> dict[str, Any]:

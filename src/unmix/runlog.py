@@ -123,7 +123,7 @@ def read_manifest(path: Path) -> dict[str, Any]:
     try:
         loaded = yamltext.parse(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
-        raise UserError(f"{path.parent} is no run folder: it has no {path.name}; give one such as runs/demo") from None
+        raise UserError(f"{path.parent} is not a run folder: it has no {path.name}; give one like runs/demo") from None
     except (OSError, ValueError) as error:  # UnicodeDecodeError is one
         raise UserError(f"{path} is damaged: {error}") from None
     if not isinstance(loaded, dict) or not isinstance(loaded.get("recipe"), dict):

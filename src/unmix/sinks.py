@@ -61,7 +61,7 @@ def _wandb(folder: Path, recipe: dict[str, Any]) -> tuple[Sink, Callable[[], Non
     try:
         run = wandb.init(project="unmix", name=recipe["name"], config=recipe, dir=str(folder), reinit="create_new")
     except Exception as error:  # as in `_log_in`
-        raise UserError(f"sinks: wandb cannot begin a run ({_line(error)}); {_OFFLINE}") from None
+        raise UserError(f"sinks: wandb cannot start a run ({_line(error)}); {_OFFLINE}") from None
 
     def write(rows: list[Row]) -> None:
         for step in sorted({row["step"] for row in rows}):

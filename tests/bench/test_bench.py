@@ -258,7 +258,7 @@ def test_the_page_has_the_numbers_and_commands_that_are():
     [
         (["--device", "cuda"], r"device = cuda: torch .* give --device cpu"),
         (["--device", "cuda:9"], r"device = cuda:9: .* give --device cpu"),
-        (["--device", "gpu"], r"device = gpu is none; give auto, cpu, cuda"),
+        (["--device", "gpu"], r"device = gpu is not a device; give auto, cpu, cuda"),
     ],
 )
 def test_a_device_that_is_not_there_is_one_line(words, said, capsys, monkeypatch):

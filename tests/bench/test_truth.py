@@ -109,7 +109,7 @@ def test_dictionaries_and_lines_are_kept(capsys, tmp_path):
     for seed in (0, 1):
         assert load_sae(out / f"seed-{seed}" / "topk-l0-3").features == 36
     assert main(["bench", "truth", "--out", str(out)]) == 2
-    assert "is there already; give a folder that is new or empty" in capsys.readouterr().err
+    assert "exists already; give a folder that is new or empty" in capsys.readouterr().err
 
 
 def test_the_table(capsys):

@@ -55,6 +55,4 @@ def test_other_shells_have_every_command(shell, capsys):
 def test_without_shtab_the_remedy_is_one_line(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "shtab", None)
     assert main(["completion", "bash"]) == 2
-    assert capsys.readouterr().err == (
-        "unmix: completion is made with shtab, which is not installed: pip install shtab\n"
-    )
+    assert capsys.readouterr().err == "unmix: completion needs shtab, which is not installed: pip install shtab\n"

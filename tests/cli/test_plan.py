@@ -30,9 +30,16 @@ def test_people_and_programs_get_the_same(overrides, tmp_path, capsys, monkeypat
     assert main(["plan", *words(overrides)]) == 0
     out = capsys.readouterr().out
     assert "run        runs/tiny: 4 members, 60 steps of 48 tokens" in out
-    assert f"2,880 activations are read of {found['there']:,} that there are" in out
+    assert f"2,880 activations are read, of {found['there']:,} available" in out
     assert all(f"\n{name:<11}" in out for name in ("memory", "disk", "time", "limits"))
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_hook_without_a_number(overrides, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    del overrides["activations.hooks"]
+    assert main(["plan", *words(overrides), "--hook", "transformer.wte", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["model_flops"] > 0
 
 
 @pytest.mark.parametrize(

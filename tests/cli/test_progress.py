@@ -41,7 +41,7 @@ def test_time_left_is_in_hours_minutes_and_seconds():
 
 def test_what_is_not_known_is_not_made_up():
     assert head(Standing(1999, 2000, 5000.0, 1.0)) == "step 1,999/2,000   99%  0:00:01 left  5,000 tokens/s"
-    assert head(Standing(5, 2000, None, None)) == "step 5/2,000    0%  time left not known yet"
+    assert head(Standing(5, 2000, None, None)) == "step 5/2,000    0%  time left unknown"
 
 
 @pytest.mark.parametrize("members", [1, 4, 30])
@@ -156,7 +156,7 @@ def test_a_live_view_moves_between_rows_and_gives_the_terminal_back(width):
 def test_two_signals_in_a_live_view_say_so_above_it_and_give_the_terminal_back():
     twice = "if step in (11, 22): import os, signal; os.kill(os.getpid(), signal.SIGTERM)"
     found = on_a_terminal(CODE.replace("now += 0.0625", f"now += 0.0625\n        {twice}"))
-    assert found.count("stopping after this step; once more leaves at once") == 1
+    assert found.count("stopping after this step; press Ctrl-C again to quit at once") == 1
     assert found.index("stopping after this step") < found.rindex("step 21/40") < found.index("\x1b[?25h")
     assert "KeyboardInterrupt" in found.rpartition("\x1b[?25h")[2]  # which the command line turns into its status
     assert "step 25/40" not in found

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unmix import config
+from unmix.cli.arguments import recipe_with
 from unmix.errors import UserError
 
 RECIPES = sorted((Path(__file__).parents[2] / "recipes").glob("*.yaml"))
@@ -17,6 +18,29 @@ def test_every_recipe_is_read_and_comes_back_from_its_resolved_form(path, tmp_pa
     assert config.RunConfig.model_validate(config.dump(recipe)) == recipe
 
 
+def members_of(recipe):
+    """(architecture, L0s that are asked for, coefficients) of each variant, or of the recipe itself."""
+    each = [recipe.of_variant(name) for name in recipe.variants or [""]]
+    return [(sae.architecture, training.l0, training.l1) for sae, training in each]
+
+
+@pytest.mark.parametrize(
+    ("named", "short", "members"),
+    [
+        ("gpt2-l1-sweep", {}, [("relu", [], [0, 5, 50, 500])]),
+        ("embedded-l1-sweep", {}, [("relu", [], [0, 0.5, 1.5, 5, 20])]),
+        ("gpt2-normalized", {}, [("relu", [], [0.03, 0.06, 0.12]), ("tanh_relu", [], [0.0005, 0.0015, 0.005])]),
+        ("demo", {}, [("batchtopk", [10, 20, 40, 80], [])]),
+        (None, {}, [("batchtopk", [10, 20, 40, 80], [])]),
+        (None, {"name": "mine"}, [("batchtopk", [10, 20, 40, 80], [])]),
+        (None, {"model": "gpt2", "hook": ["resid_pre.8"]}, [("batchtopk", [20, 40, 80, 160], [])]),
+    ],
+)
+def test_what_is_published_is_trained_as_published_and_the_rest_by_the_l0_that_is_asked_for(named, short, members):
+    """The default architecture may not change what the recipes of a write-up train."""
+    assert members_of(recipe_with(named, short, {}, [])) == members
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [
@@ -24,7 +48,7 @@ def test_every_recipe_is_read_and_comes_back_from_its_resolved_form(path, tmp_pa
         ({"trainin": {}}, "unknown key trainin; did you mean training?"),
         ({"zzz": 1}, "unknown key zzz; known here: name, device, model"),
         ({"training.l1": [-1.0]}, "l1 = -1 is not a penalty"),
-        ({"training.l1": [5.0, 5.0]}, "stands twice"),
+        ({"training.l1": [5.0, 5.0]}, "l1 names a coefficient twice"),
         ({"training.l1": [float("nan")]}, "l1"),
         ({"training.steps": 0}, "training.steps = 0"),
         ({"sae.features": "many"}, "sae.features = 'many'"),

@@ -167,3 +167,23 @@ def test_token_ids_and_chats_come_from_there_too(there: Hub) -> None:
     assert got.ids_NT[0, 1:3].tolist() == [5, 6]
     with pytest.raises(UserError, match=r"datasets:owner/name holds chats, .* no chat template"):
         load(field="messages")
+
+
+def test_a_cache_that_can_only_be_read_is_read(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only serves to remember a revision ends no run."""
+    first, _ = load()
+    there.newest = "def"
+    second, _ = load()
+
+    def refuse(path: Path) -> Any:
+        raise UserError("cannot write there")
+
+    monkeypatch.setattr(hub, "written_whole", refuse)
+    again, said = load()
+    assert (again.fingerprint, said) == (second.fingerprint, []), "nothing new is to be remembered"
+    there.newest = "abc"
+    again, said = load()
+    assert again.fingerprint == first.fingerprint
+    assert said == [
+        "the revision of owner/name is not remembered (cannot write there); using the cached tokens of revision abc"
+    ]

@@ -73,6 +73,30 @@ def test_every_token_is_of_the_document_it_came_from(source: Path, block: int, m
     assert np.array_equal(found[:, 0], found[:, 1])
 
 
+@pytest.mark.parametrize("block", [1, 7, 4096])
+def test_rows_without_a_bos_are_the_documents_alone(source: Path, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tokens, "_ROWS_AT_ONCE", block)
+    texts, ids = expected("train")
+    with_bos = load(source)
+    config = CorpusConfig(source=str(source), held_out_fraction=0.3)
+    got = load_tokens(config, TOKENIZER, T, "train", bos=False)
+    N = len(ids) // T
+    assert got.ids_NT.ravel().tolist() == ids[: N * T]
+    assert (got.bos, got.skip, with_bos.bos, with_bos.skip) == (False, 0, True, 1)
+    assert got.fingerprint != with_bos.fingerprint
+    lengths = [len(TOKENIZER(t, add_special_tokens=False, split_special_tokens=True)["input_ids"]) + 1 for t in texts]
+    wanted = np.repeat(np.arange(len(texts)), lengths)[: N * T].reshape(N, T)
+    chosen = np.random.default_rng(0).permutation(N)
+    assert (got.ids_NT[chosen, 0] == 0).any()  # a separator at the start of a row ends its document
+    assert np.array_equal(tokens.documents_of(TOKENIZER, got, chosen), wanted[chosen])
+    few = load_tokens(config.model_copy(update={"max_tokens": 5 * T}), TOKENIZER, T, "train", bos=False)
+    assert few.ids_NT.ravel().tolist() == ids[: 5 * T]
+    monkeypatch.setattr(tokens, "rows", None)  # would fail if called: each comes from an entry of its own
+    again = load_tokens(config, TOKENIZER, T, "train", bos=False)
+    assert (again.bos, again.fingerprint) == (False, got.fingerprint)
+    assert load(source).fingerprint == with_bos.fingerprint
+
+
 def test_text_gives_no_special_token(tmp_path: Path, source: Path) -> None:
     file = tmp_path / "a.txt"
     file.write_text(f"{EOT}a{EOT}" * 20)

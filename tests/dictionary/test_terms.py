@@ -7,7 +7,7 @@ import torch
 from kernel_cases import random_weights
 
 from unmix.dictionary.nonlinearities import JumpRelu, Relu
-from unmix.dictionary.terms import L0, L1, Gate, GateError, Pass, SquaredError, loss, squares, token_weights
+from unmix.dictionary.terms import L0, L1, AuxK, Gate, GateError, Pass, SquaredError, loss, squares, token_weights
 
 B, D, E, F = 7, 4, 3, 10
 
@@ -147,3 +147,26 @@ def test_squares_and_token_weights():
     assert token_weights(x_BD, 0).tolist() == [1.0, 1.0]
     assert token_weights(x_BD, 1).tolist() == [0.2, 0.0]
     assert token_weights(x_BD, 2).tolist() == [pytest.approx(0.04, rel=1e-15), 0.0]
+
+
+@pytest.mark.parametrize("both_signs", [False, True])
+@pytest.mark.parametrize("k", [0, 1, 3, 16, 39, 40, 99])
+def test_auxk_takes_of_equal_contributions_those_with_the_lowest_index(k, both_signs):
+    """Whole numbers, most of them equal; contributions may be below 0, where few features are above."""
+    g, N = torch.Generator().manual_seed(k), 40
+    z_BN = torch.randint(-2, 3, (30, N), generator=g).double()
+    W_dec_NE = torch.eye(1, E).double() * torch.tensor([1.0, 2.0, 0.5]).double()[torch.arange(N) % 3][:, None]
+    taken_BN = AuxK(k, torch.arange(N), both_signs=both_signs).takes(z_BN, W_dec_NE)
+    for z_N, taken_N in zip(z_BN.tolist(), taken_BN, strict=True):
+        score = [
+            (abs(z) if both_signs else z) * norm_of for z, norm_of in zip(z_N, W_dec_NE[:, 0].tolist(), strict=True)
+        ]
+        wanted = sorted(range(N), key=lambda n, score=score: (-score[n], n))[:k]
+        assert taken_N.nonzero().flatten().tolist() == sorted(wanted)
+
+
+def test_auxk_takes_what_is_nan():
+    z_BN = torch.tensor([[1.0, math.nan, 1.0, 1.0], [1.0, 2.0, 2.0, 2.0]]).double()
+    taken_BN = AuxK(2, torch.arange(4)).takes(z_BN, torch.ones(4, E).double())
+    assert taken_BN[0, 1]
+    assert taken_BN[1].tolist() == [False, True, True, False]

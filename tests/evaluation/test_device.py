@@ -54,7 +54,7 @@ def test_what_was_kept_elsewhere_is_what_would_have_been_kept_here():
 
 @pytest.mark.parametrize(
     ("name", "said"),
-    [("cuda", "device = cuda: torch "), ("cuda:7", "device = cuda:7: "), ("gpu", "device = gpu is none")],
+    [("cuda", "device = cuda: torch "), ("cuda:7", "device = cuda:7: "), ("gpu", "device = gpu is not a device")],
 )
 def test_a_device_that_is_not_there_is_one_line(name, said, overrides, tmp_path, capsys, monkeypatch):
     from tiny_run import make

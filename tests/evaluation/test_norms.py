@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from far_tensor import far
 from tiny_models import LAYERS, tiny_model_folder
 
 from unmix.config import ModelConfig
@@ -68,3 +69,13 @@ def test_numbers_are_those_of_the_activations(model):
     assert first["tokens"] == 40
     assert first["mean_over_median"] == pytest.approx(norm.reshape(40, 30)[:, 0].mean() / np.median(norm), rel=1e-5)
     assert "resid_post.1" in table(found)
+
+
+def test_norms_of_a_model_on_a_gpu_are_brought_here(model, monkeypatch):
+    wanted, inner = norms(model, tokens(), 300), type(model).activations
+
+    def on_gpu(self, ids_NT, hooks):
+        return {hook: far(x_NTD) for hook, x_NTD in inner(self, ids_NT, hooks).items()}
+
+    monkeypatch.setattr(type(model), "activations", on_gpu)
+    assert norms(model, tokens(), 300) == wanted

@@ -2,19 +2,23 @@
 
 import json
 import re
+import shutil
 
 import pytest
 import torch
+import yaml
 from tiny_models import WIDTH
 from tiny_run import make, write_texts
 
 from unmix.cli import main
+from unmix.corpus.documents import documents
+from unmix.corpus.split import is_held_out
 from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import new_dictionary
 from unmix.dictionary.nonlinearities import TopK
 from unmix.errors import UserError
 from unmix.evaluation.several import find_subjects
-from unmix.evaluation.subject import UNKNOWN_SPLIT
+from unmix.evaluation.subject import UNKNOWN_SPLIT, recipe_of
 from unmix.report.comparison import front
 from unmix.training import run
 
@@ -96,3 +100,86 @@ def test_what_cannot_be_compared_is_one_line(own, overrides, tmp_path):
     assert found([own, other], model=None)[0].model.name == overrides["model.name"]
     with pytest.raises(UserError, match="is given twice"):
         found([own, own / "../own"])
+
+
+def changed(own, name, **sections):
+    """A copy of a run whose run.yaml says something else in these sections of the recipe."""
+    folder = shutil.copytree(own, own.parent / name)
+    manifest = yaml.safe_load((folder / "run.yaml").read_text())
+    for section, keys in sections.items():
+        manifest["recipe"][section] |= keys
+    (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
+    return folder
+
+
+def test_no_run_is_judged_on_documents_that_it_was_trained_on(own, capsys, monkeypatch, tmp_path):
+    """Each holds out a share of its own: the smallest is held out of all of them, whichever is named first."""
+    monkeypatch.chdir(tmp_path)
+    least = changed(own, "least", corpus={"held_out_fraction": 0.05})
+    most = changed(own, "most", corpus={"held_out_fraction": 0.6})
+    for folders in ([own, most, least], [least, own, most], [most, least, own]):
+        subject, said = found(folders, model=None, corpus=None)
+        assert subject.corpus.held_out_fraction == 0.05
+        [line] = said
+        assert line.startswith("corpus.held_out_fraction = 0.05, the smallest (")
+        assert all(f"{folder.name}: " in line for folder in folders)
+        judged = [d for d in documents(subject.corpus) if is_held_out(d.key, subject.corpus.held_out_fraction)]
+        assert judged
+        for folder in folders:
+            trained = recipe_of(folder).corpus
+            assert all(is_held_out(document.key, trained.held_out_fraction) for document in judged)
+    assert main(["evaluate", str(most), str(own), *FEW]) == 0
+    assert "corpus.held_out_fraction = 0.1, the smallest (most: 0.6; own: 0.1)" in capsys.readouterr().err
+    told = json.loads((tmp_path / "comparison/evaluation.json").read_text())["hooks"][0]
+    assert main(["evaluate", str(own), *FEW]) == 0
+    alone = json.loads((own / "evaluation.json").read_text())["hooks"][0]
+    assert told["corpus_fingerprint"] == alone["corpus_fingerprint"]
+
+
+def test_in_what_else_runs_differ_is_said(own):
+    other = changed(
+        own,
+        "other",
+        corpus={"field": "body", "max_tokens": 5000, "roles": ["user", "assistant"]},
+        model={"dtype": "bfloat16", "matmul": "auto"},
+    )
+    subject, said = found([own, other], model=None, corpus=None)
+    assert said == [
+        "model.dtype differs (own: float32; other: bfloat16); that of own is taken for all",
+        "corpus.max_tokens differs (own: not given; other: 5000); that of own is taken for all",
+        "corpus.field differs (own: text; other: body); that of own is taken for all",
+        "corpus.roles differs (own: not given; other: user, assistant); that of own is taken for all",
+    ]
+    assert (subject.corpus.field, subject.model.dtype) == ("text", "float32")
+    subject, said = found([other, own], model=None, corpus=None)
+    assert "corpus.field differs (other: body; own: text); that of other is taken for all" in said
+    assert (subject.corpus.field, subject.corpus.roles, subject.model.dtype) == (
+        "body", ["user", "assistant"], "bfloat16",
+    )  # fmt: skip
+    assert found([own, changed(own, "same")], model=None, corpus=None)[1] == []
+
+
+def test_a_model_whose_weights_have_changed_between_runs_is_said(own):
+    other = changed(own, "other")
+    manifest = yaml.safe_load((other / "run.yaml").read_text())
+    before = manifest["model"]["fingerprint"]
+    manifest["model"]["fingerprint"] = "0123456789abcdef"
+    (other / "run.yaml").write_text(yaml.safe_dump(manifest))
+    [line] = found([own, other], model=None, corpus=None)[1]
+    assert line == (
+        f"model.fingerprint differs (own: {before}; other: 0123456789abcdef); the model of that name is taken for all"
+    )
+
+
+def test_several_sources_are_compared_one_by_one(own, tmp_path):
+    sources = [{"source": str(write_texts(tmp_path / name)), "field": "text"} for name in ("one", "two")]
+    body = [sources[0], sources[1] | {"field": "body"}]
+    folders = []
+    for name, given in (("a", sources), ("b", body)):
+        folder = changed(own, name)
+        manifest = yaml.safe_load((folder / "run.yaml").read_text())
+        manifest["recipe"]["corpus"] = {"sources": given}
+        (folder / "run.yaml").write_text(yaml.safe_dump(manifest))
+        folders.append(folder)
+    [line] = found(folders, model=None, corpus=None)[1]
+    assert line == (f"corpus.field of {sources[1]['source']} differs (a: text; b: body); that of a is taken for all")

@@ -111,10 +111,9 @@ def test_what_an_old_cfg_json_says_on_top_is_read(tmp_path):
 def test_sequences_are_of_256_tokens_where_no_length_is_named_and_never_longer_than_the_model_takes(
     tmp_path, texts, capsys
 ):
-    folder = saelens(tmp_path / "sae", hook_name="blocks.1.hook_resid_post", prepend_bos=False)
+    folder = saelens(tmp_path / "sae", hook_name="blocks.1.hook_resid_post")
     found = find_subject(folder, model="m", corpus="c", hook=None)
     assert found.sequence_length == 256
-    assert any("prepend_bos: false; sequences begin with the BOS here all the same" in note for note in found.notes)
     assert evaluate(folder, texts) == 0
     assert f"sequences of {CONTEXT} tokens, which is all that the model takes" in capsys.readouterr().err
 

@@ -165,6 +165,8 @@ def test_what_cannot_be_is_one_line(mlp, words, tmp_path, capsys):
 def test_an_input_that_several_modules_have_is_no_name(folder):
     lm = load_language_model(ModelConfig(name=str(folder)))
     assert find_place(lm.model, "h.2.mlp.input").module is lm.model.transformer.h[2].mlp
-    for hook in ("mlp.input", ".input", "h.9.mlp.input", f"blocks.{LAYERS}.mlp.hook_in"):
+    with pytest.raises(UserError, match=f"the model has blocks 0 to {LAYERS - 1}"):
+        find_place(lm.model, f"blocks.{LAYERS}.mlp.hook_in")
+    for hook in ("mlp.input", ".input", "h.9.mlp.input"):
         with pytest.raises(UserError, match="unknown hook"):
             find_place(lm.model, hook)

@@ -390,5 +390,5 @@ def test_a_run_and_a_published_dictionary_are_cached_from_the_command_line(overr
     assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "one"), *words]) == 2
     assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "two"), *words, "--tokens", "0"]) == 2
     assert main(["convert", str(tmp_path / "sae"), str(tmp_path / "two"), "--tokens", "64"]) == 2
-    assert "--tokens 64 is for --to delphi; leave it out" in capsys.readouterr().err
+    assert "--tokens 64 is only for --to delphi; leave it out" in capsys.readouterr().err
     assert not (tmp_path / "two").exists()

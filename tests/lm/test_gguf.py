@@ -101,7 +101,7 @@ def test_mistakes_are_one_line(tmp_path, path, monkeypatch):
     refused(tmp_path / "absent.gguf", "absent.gguf: no such file")
     refused(path.parent, "is a folder of GGUF files; name one of them: .*tiny.gguf")
     (tmp_path / "prose.gguf").write_text("Call me Ishmael.")
-    refused(tmp_path / "prose.gguf", "is a file, and not GGUF")
+    refused(tmp_path / "prose.gguf", "is a file but not GGUF")
     (tmp_path / "cut.gguf").write_bytes(path.read_bytes()[:2000])
     refused(tmp_path / "cut.gguf", "cannot load model.name")
     monkeypatch.setattr("unmix.lm.gguf.find_spec", lambda name: None)
@@ -124,5 +124,5 @@ def test_what_is_no_whole_model_is_called_what_it_is(tmp_path):
         assert "\n" not in str(error.value)
 
     refused("is an adapter, not a model; merge it with `llama-export-lora", add_type=["adapter"])
-    refused("is no language model, but of the type mmproj", add_type=["mmproj"])
+    refused("is not a language model but of type mmproj", add_type=["mmproj"])
     refused("is one of 3 parts of a model; join them with `llama-gguf-split", add_uint16=["split.count", 3])

@@ -44,7 +44,7 @@ def test_the_fingerprint_is_of_the_content(tmp_path: Path) -> None:
 
 def test_folders_that_hold_no_model(tmp_path: Path) -> None:
     refuses(tmp_path / "none", "no such folder")
-    refuses(tmp_path, r"is no model folder: no config.json")
+    refuses(tmp_path, r"is not a model folder: it has no config.json")
     copy = copy_of(tmp_path)
     (copy / "tokenizer.json").unlink()
     (copy / "tokenizer_config.json").unlink()
@@ -255,7 +255,7 @@ def test_code_that_comes_with_a_model_is_not_run_and_said(tmp_path: Path) -> Non
     edit(copy, auto_map={"AutoConfig": "mine.Config", "AutoModelForCausalLM": "mine.Model"})
     assert note(copy).endswith("code of its own (mine.Model), which is not run: it is read as the gpt2 of transformers")
     edit(copy, model_type="mine")
-    refuses(copy, r"needs code that comes with it, which is not run; choose a model whose architecture is part of")
+    refuses(copy, r"needs custom code, which unmix does not run; choose a model whose architecture is part of")
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq"])
@@ -263,9 +263,7 @@ def test_a_quantised_model_without_its_library_is_called_that(tmp_path: Path, me
     copy = copy_of(tmp_path)
     more = {"load_in_4bit": True} if method == "bitsandbytes" else {"bits": 4, "group_size": 8}
     edit(copy, quantization_config={"quant_method": method, **more})
-    refuses(
-        copy, rf"which is quantised \({method}\); install what that needs, or give the model before it was quantised"
-    )
+    refuses(copy, rf"which is quantised \({method}\); install what that needs, or give the unquantised model")
 
 
 def test_a_model_that_is_gated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,7 +85,7 @@ def test_the_main_job_leaves_its_sinks_alone(tmp_path, monkeypatch, capsys):
     said = capsys.readouterr().err
     assert "210 tensors Q4_1, 61 F32, 1 Q8_0: dequantised to float32" in said
     assert "every row begins with '<|endoftext|>'" in said
-    assert "nats a token on" in said
+    assert "nats per token on" in said
     assert "they are left out of training (--training.mask none keeps them)" in said
     outliers = read_manifest(Path("runs/few/run.yaml"))["hooks"]["resid_post.15"]["outliers"]
     assert outliers["share_of_tokens"] < 0.03

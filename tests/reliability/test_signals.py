@@ -58,7 +58,7 @@ def test_one_signal_finishes_the_step_and_saves(started, number, status):
     process.send_signal(number)
     _, error = process.communicate(timeout=60)
     assert process.returncode == status
-    assert "stopping after this step; once more leaves at once" in error
+    assert "stopping after this step; press Ctrl-C again to quit at once" in error
     assert "stopped at step 21, saved; the same command resumes it" in error
     assert checkpoints(folder) == ["step-000000015", "step-000000021"]
     assert main(words) == 0

@@ -81,7 +81,7 @@ def test_a_member_that_lacks_a_checkpoint_catches_up(recipe, tmp_path):
     whole = bits(folder, 30)
     newest(folder, "l1-1", 30).rename(tmp_path / "away")
     run.sweep(recipe, folder, Watch(say=said.append))
-    assert "step 30 is there of the others: l1-1 from step 20" in said
+    assert "the others are at step 30; catching up: l1-1 from step 20" in said
     assert bits(folder, 30) == whole
 
 
@@ -92,7 +92,7 @@ def test_an_extension_falls_back_too_and_needs_its_beginning(recipe, tmp_path):
     whole = bits(folder, 60)
     flip(folder / "members/l1-3-extended/step-000000060/cfg.json")
     extension.extend(folder, "l1-3", 60, watch=Watch(say=said.append))
-    assert "training l1-3 on from step 50" in said
+    assert "training l1-3 further from step 50" in said
     assert bits(folder, 60) == whole
     truncate(newest(folder, "l1-3", 30) / "training_state.safetensors")
     with pytest.raises(UserError, match=r"l1-3/step-000000030/training_state\.safetensors is damaged"):

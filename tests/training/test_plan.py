@@ -43,6 +43,15 @@ def test_the_counts_are_those_of_the_recipe(overrides, folder):
     assert found.extension_s is not None
 
 
+def test_a_hook_without_a_number_runs_every_block(overrides, folder):
+    """The embedding is before the blocks, a last norm behind them: nothing in the name says which."""
+    lm = load_language_model(make(overrides).model)
+    weights = sum(p.numel() for block in find_blocks(lm.model) for p in block.parameters())
+    for hooks in (["transformer.wte"], ["resid_post.0", "transformer.ln_f"]):
+        found = plan(make(overrides, activations__hooks=hooks), folder, QUIET.append)
+        assert found.model_flops == 2 * weights * found.chunks * 8 * 16
+
+
 def test_the_checkpoints_take_no_more_than_was_planned(overrides, folder):
     recipe = make(overrides)
     found = plan(recipe, folder, QUIET.append)

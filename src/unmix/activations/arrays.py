@@ -22,6 +22,7 @@ from unmix.activations import token_ids
 from unmix.activations.chunked import Chunked
 from unmix.activations.stream import Batch
 from unmix.errors import UserError
+from unmix.hooknames import canonical
 
 SUFFIXES = (".npy", ".safetensors")
 _ORDER, _HELD_OUT = 5, 6  # which permutation a generator is for
@@ -125,17 +126,37 @@ def split(rows: int, held_out: float, seed: int) -> tuple[np.ndarray, np.ndarray
     blocks = -(-rows // block)
     out = max(1, round(held_out * blocks))
     if out >= blocks:
-        raise UserError(f"{rows:,} activations are too few to train on and to hold some out; give more")
+        raise too_few(rows)
     chosen = np.random.default_rng([seed, _HELD_OUT]).permutation(blocks)[:out]
     held_R = np.isin(np.arange(rows) // block, chosen)
     return np.flatnonzero(~held_R), np.flatnonzero(held_R)
 
 
+def too_few(rows: int) -> UserError:
+    """What is said of a single row."""
+    return UserError(f"{rows:,} activations are too few to train on and to hold some out; give more")
+
+
+def named(given: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The same by the names of a recipe's hooks: what is called `blocks.8.hook_resid_pre` as `resid_pre.8`.
+
+    Raises `UserError` if two are of one place.
+    """
+    found: dict[Any, Any] = {}
+    for name, rows in given.items():
+        hook = canonical(name) if isinstance(name, str) else name
+        if hook in found:
+            raise UserError(f"the activations of {hook} are given twice, once as {name}; give them once")
+        found[hook] = rows
+    return found
+
+
 def open_files(path: Path, hooks: list[str]) -> dict[str, Any]:
     """hook -> rows in a `.npy` file (one hook), or in a safetensors file, whose tensors are named by the hooks.
 
-    A safetensors file with one tensor may call it as it likes. Nothing is read yet: the files are mapped. Raises
-    `UserError` if there is no such file, or if it is damaged or lacks a hook.
+    A safetensors file with one tensor may call it as it likes, one with several as TransformerLens calls the places.
+    Nothing is read yet: the files are mapped. Raises `UserError` if there is no such file, or if it is damaged or lacks
+    a hook.
     """
     if not path.exists():
         raise UserError(f"there is no file {path}; activations.rows takes a {' or '.join(SUFFIXES)} file [rows, D]")
@@ -150,9 +171,10 @@ def open_files(path: Path, hooks: list[str]) -> dict[str, Any]:
             names = list(file.keys())
             if len(names) == 1 and len(hooks) == 1:
                 return {hooks[0]: file.get_tensor(names[0])}
-            if absent := [hook for hook in hooks if hook not in names]:
+            name_of = named({name: name for name in names})
+            if absent := [hook for hook in hooks if hook not in name_of]:
                 raise UserError(f"{path} has no tensor {absent[0]}; it has {', '.join(names)} (--hook)")
-            return {hook: file.get_tensor(hook) for hook in hooks}
+            return {hook: file.get_tensor(name_of[hook]) for hook in hooks}
     except (OSError, ValueError, safetensors.SafetensorError) as error:
         raise UserError(f"{path} cannot be read: {error}") from None
 

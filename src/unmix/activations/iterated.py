@@ -1,9 +1,11 @@
 """Activations that arrive batch by batch, from a loader or a generator of the user's.
 
-Chunk 0, the first C rows that come, is held out; training reads the chunks behind it, the rows of each in an order that
-is seeded by (seed, chunk). What can be iterated over again (a list, a DataLoader, a class with `__iter__`) starts anew
-when it ends, and a run on it can be resumed: what was trained on is read once more and passed over. It has to give the
-same rows again, which is checked on the first of them. A generator gives its rows once.
+The first rows that come are held out: C of them, a chunk; of fewer than 2C rows in all, a tenth (`held_out`). Training
+reads chunks of C rows behind them, the rows of each in an order that is seeded by (seed, chunk). What can be iterated
+over again (a list, a DataLoader, a class with `__iter__`) starts anew when it ends, and the rows that are held out are
+passed over each time. A run on it can be resumed: what was trained on is read once more and passed over. It has to give
+the same rows again, in the same order, which is checked on the first of them before training and at every new
+beginning. A generator gives its rows once.
 
 A batch may be a pair, its rows and their token ids; rows of `special_ids` are then left out as they come.
 """
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,7 +22,7 @@ import torch
 from torch import Tensor
 
 from unmix.activations import token_ids
-from unmix.activations.arrays import NO_POSITION
+from unmix.activations.arrays import NO_POSITION, named, too_few
 from unmix.activations.chunked import Chunked
 from unmix.activations.stream import Batch
 from unmix.errors import UserError
@@ -31,10 +33,14 @@ _READ = 1024  # rows that the fingerprint is of
 
 
 class Iterated(Chunked):
-    """A source of training batches over an iterable of x_BD, of hook -> x_BD, or of (either, ids_B)."""
+    """A source of training batches over an iterable of x_BD, of hook -> x_BD, or of (either, ids_B).
+
+    Raises `UserError`, when it is made or later, for batches that are no rows of real numbers, for fewer than two rows,
+    for a generator that ends too soon, and for an iterable that gives other rows when it is iterated over again.
+    """
 
     size = sys.maxsize
-    """How many rows there are is not known."""
+    """Rows to train on; how many there are is known once they have ended."""
 
     def __init__(
         self,
@@ -44,36 +50,43 @@ class Iterated(Chunked):
         batch_tokens: int,
         chunk_rows: int,
         seed: int,
+        held_out: float = 0.1,
         device: torch.device | None = None,
         special_ids: Sequence[int] = (),
     ) -> None:
         self.special_ids = list(special_ids)
         self.given, self.hooks, self.batch_tokens, self.seed = given, hooks, batch_tokens, seed
         self.device = device or torch.device("cpu")
-        self.chunk_tokens = chunk_rows
+        self.chunk_tokens = self.held_out_rows = chunk_rows
+        self.say: Callable[[str], None] = lambda text: None
+        """Hears where the rows ended, and from which step on they are read again."""
         self._coming: Iterator[Any] = iter(given)
         self.once = self._coming is given
         """Whether it gives its rows once, as a generator does."""
-        self._left: dict[str, list[Tensor]] = {hook: [] for hook in [*hooks, _IDS]}
-        self._rows_left = self.came = 0
+        self._left = self._nothing()
+        self._rows_left = self._came = self._next = 0
         self._with_ids: bool | None = None
-        self._next = 0
-        self.held_out_chunk, self._held_out_ids = self._pull()
+        ahead = None if self.once else self._look_ahead()
+        whole = not self._fill(2 * chunk_rows)
+        if ahead and whole and self._rows_left < len(ahead[hooks[0]]):
+            raise self._others()
+        self._few = self._hold_out_a_share(held_out) if whole else None
+        """How many rows there are, where they are fewer than two chunks."""
+        self.held_out_chunk = self._cut(self.held_out_rows)
+        self._held_out_ids = self.held_out_chunk.pop(_IDS, None)
+        if ahead is not None and self._differ(ahead):
+            raise self._others()
         self.widths = {hook: int(x_CD.shape[1]) for hook, x_CD in self.held_out_chunk.items()}
         self._chunk: tuple[int, Batch] | None = None
 
     @property
     def fingerprint(self) -> str:
-        """16 hex digits over the first 1,024 rows."""
-        digest = hashlib.sha256()
-        for hook, x_CD in self.held_out_chunk.items():
-            digest.update(f"{hook} {x_CD.shape[1]}".encode())
-            digest.update(x_CD[:_READ].numpy().tobytes())
-        return digest.hexdigest()[:16]
+        """16 hex digits over the first 1,024 of the rows that are held out; of few rows, over their number too."""
+        return _digest(self.held_out_chunk, "" if self._few is None else f"{self._few} rows")
 
     def held_out(self, rows: int) -> Iterator[dict[str, Tensor]]:
         """Some thousands of the held-out rows at a time, hook -> x_BD in float32, up to `rows` of them."""
-        for start in range(0, min(rows, self.chunk_tokens), 4096):
+        for start in range(0, min(rows, self.held_out_rows), 4096):
             end = min(start + 4096, rows)
             yield {hook: x_CD[start:end].to(self.device) for hook, x_CD in self.held_out_chunk.items()}
 
@@ -86,51 +99,118 @@ class Iterated(Chunked):
         if self._chunk is not None and self._chunk[0] == number:
             return self._chunk[1]
         self._chunk = None  # room for the new one
-        if number + 1 < self._next:
+        if number < self._next:
             self._again("chunks that were read are asked for again")
-        while self._next <= number:  # passed over
+        while self._next < number:  # passed over
             self._pull()
         order_C = torch.from_numpy(np.random.default_rng([self.seed, _ROWS, number]).permutation(self.chunk_tokens))
-        arrays = {hook: x_CD[order_C] for hook, x_CD in self._pull()[0].items()}
+        found = self._pull()
+        arrays = {hook: found[hook][order_C] for hook in self.hooks}
         none_C = torch.full((self.chunk_tokens,), NO_POSITION, dtype=torch.int64)
-        ids_C = (number + 1) * self.chunk_tokens + order_C
+        ids_C = self.held_out_rows + number * self.chunk_tokens + order_C
         self._chunk = (number, Batch(arrays, ids_C, none_C).to(self.device))
         return self._chunk[1]
 
-    def _pull(self) -> tuple[dict[str, Tensor], Tensor | None]:
-        """(the next C rows of every hook, in the order in which they came, and their token ids, if they have any)."""
-        C = self.chunk_tokens
-        while self._rows_left < C:
-            self._take_one()
+    def _look_ahead(self) -> dict[str, Tensor]:
+        """The first rows, up to 1,024; then it is iterated over again."""
+        self._fill(_READ)
+        found = self._cut(min(_READ, self._rows_left))
+        self._coming, self._left, self._rows_left, self._came = iter(self.given), self._nothing(), 0, 0
+        return found
+
+    def _hold_out_a_share(self, held_out: float) -> int:
+        """Of fewer rows than two chunks, all of which are here, hold out this share; their number.
+
+        Raises `UserError` if there are not two.
+        """
+        rows = self._rows_left
+        if not rows:
+            none = f", as activations.special_ids = {self.special_ids} leaves none" if self._with_ids else ""
+            raise UserError(f"the activations ended after 0 rows{none}: give an iterable of tensors [tokens, D]")
+        if rows == 1:
+            raise too_few(rows)
+        self.held_out_rows = min(rows - 1, max(1, round(held_out * rows)))
+        self.size = rows - self.held_out_rows
+        self.chunk_tokens = min(self.chunk_tokens, self.size)
+        return rows
+
+    def _nothing(self) -> dict[str, list[Tensor]]:
+        return {hook: [] for hook in [*self.hooks, _IDS]}
+
+    def _fill(self, rows: int) -> bool:
+        """Take batches until so many rows are here; whether they are."""
+        while self._rows_left < rows:
+            try:
+                given = next(self._coming)
+            except StopIteration:
+                return False
+            self._take(given)
+        return True
+
+    def _cut(self, rows: int) -> dict[str, Tensor]:
+        """The next rows of every hook, in the order in which they came, and their token ids, if they have any."""
         found = {}
         for hook, parts in self._left.items():
-            if parts:
-                x_RD = torch.cat(parts) if len(parts) > 1 else parts[0]
-                found[hook], self._left[hook] = x_RD[:C], [x_RD[C:]]
-        self._rows_left -= C
-        self._next += 1
-        return found, found.pop(_IDS, None)
+            taken, rest, wanted = [], [], rows
+            for x_RD in parts:
+                taken.append(x_RD[:wanted])
+                rest.append(x_RD[wanted:])
+                wanted -= len(taken[-1])
+            if taken:
+                found[hook], self._left[hook] = torch.cat(taken), [x_RD for x_RD in rest if len(x_RD)]
+        self._rows_left -= rows
+        return found
 
-    def _take_one(self) -> None:
-        """One more batch from the iterable; from its beginning where it has ended."""
-        try:
-            given = next(self._coming)
-        except StopIteration:
-            ended = f"the activations ended after {self.came:,} rows"
-            if not self.came:
-                none = f", as activations.special_ids = {self.special_ids} leaves none" if self._with_ids else ""
-                raise UserError(f"{ended}{none}: give an iterable of tensors [tokens, D]") from None
-            if self.once:
-                raise UserError(
-                    f"{ended}, and more are needed ({self.chunk_tokens:,} are held out); give fewer training.steps, a "
-                    "smaller activations.chunk_sequences, or what can be iterated over again, as a list or a DataLoader"
-                ) from None
-            self._coming = iter(self.given)
-            given = next(self._coming, None)
-            if given is None:
-                raise UserError(f"{ended}, and gave none when iterated over again; give fewer training.steps") from None
+    def _pull(self) -> dict[str, Tensor]:
+        """The next chunk of training, unshuffled."""
+        while not self._fill(self.chunk_tokens):
+            self._end()
+            self._begin()
+        self._next += 1
+        return self._cut(self.chunk_tokens)
+
+    def _end(self) -> None:
+        """Count the rows at the first end, and say it. Raises `UserError` if they come once, or were more or fewer."""
+        if self.once:
+            raise UserError(
+                f"the activations ended after {self._came:,} rows, and more are needed ({self.held_out_rows:,} are "
+                "held out); give fewer training.steps, a smaller activations.chunk_sequences, or what can be iterated "
+                "over again, as a list or a DataLoader"
+            )
+        rows = self._came - self.held_out_rows
+        if self.size == sys.maxsize:
+            self.size = rows
+            self.say(
+                f"the activations ended after {self._came:,} rows: from step {rows // self.batch_tokens:,} on, the "
+                f"{rows:,} that are not held out are read again; give more, or fewer steps, if you did not mean that"
+            )
+        elif rows != self.size:
+            raise self._others()
+
+    def _begin(self) -> None:
+        """Iterate over it again, and pass over the rows that are held out. Raises `UserError` if they are others."""
+        waiting, rows = self._left, self._rows_left
+        self._coming, self._left, self._rows_left, self._came = iter(self.given), self._nothing(), 0, 0
+        if not self._fill(self.held_out_rows) or self._differ(self._cut(self.held_out_rows)):
+            raise self._others()
+        self._left = {hook: [*waiting[hook], *parts] for hook, parts in self._left.items()}
+        self._rows_left += rows
+
+    def _differ(self, again: Mapping[str, Tensor]) -> bool:
+        """Whether the first rows, read another time, are others than those that are held out."""
+        return _digest({hook: x[: self.held_out_rows] for hook, x in again.items()}) != _digest(self.held_out_chunk)
+
+    def _others(self) -> UserError:
+        return UserError(
+            "the activations are not the same rows in the same order when they are iterated over again, so training "
+            "would reach the held-out ones; keep one order (a DataLoader with shuffle=False: rows are shuffled here), "
+            "or give iter(…) of them, which is read once"
+        )
+
+    def _take(self, given: Any) -> None:
+        """Keep one more batch. Raises `UserError` if it is none."""
         given, ids = token_ids.parted(given)
-        by_hook = given if isinstance(given, Mapping) else dict.fromkeys(self.hooks[:1], given)
+        by_hook = named(given) if isinstance(given, Mapping) else dict.fromkeys(self.hooks[:1], given)
         found: dict[str, Tensor] = {}
         for hook in self.hooks:
             if hook not in by_hook:
@@ -151,7 +231,6 @@ class Iterated(Chunked):
                 f"a batch of the activations has {', '.join(map(str, sorted(rows)))} rows; give as many of each"
             )
         self._add(found, ids, rows.pop())
-        self.came = max(self.came, self._next * self.chunk_tokens + self._rows_left)
 
     def _add(self, found: Mapping[str, Tensor], ids: Any, rows: int) -> None:
         """Keep a batch, without what is special."""
@@ -164,14 +243,26 @@ class Iterated(Chunked):
             self._left[hook].append(x_BD.to("cpu", torch.float32)[kept_B])
         if ids_B is not None:
             self._left[_IDS].append(torch.from_numpy(ids_B)[kept_B])
-        self._rows_left += int(kept_B.sum())
+        kept = int(kept_B.sum())
+        self._rows_left += kept
+        self._came += kept
 
     def _again(self, why: str) -> None:
-        """Begin at the first row."""
+        """Go back to the first chunk of training."""
         if self.once:
             raise UserError(
                 f"{why}, and a generator gives its rows once; give what can be iterated over again: a list, a "
                 "DataLoader, a class with __iter__"
             )
-        self._coming = iter(self.given)
-        self._left, self._rows_left, self._next = {hook: [] for hook in self._left}, 0, 0
+        self._left, self._rows_left, self._next = self._nothing(), 0, 0
+        self._begin()
+
+
+def _digest(arrays: Mapping[str, Tensor], more: str = "") -> str:
+    """16 hex digits over the first 1,024 rows of every hook."""
+    digest = hashlib.sha256(more.encode())
+    for hook, x_CD in arrays.items():
+        if hook != _IDS:
+            digest.update(f"{hook} {x_CD.shape[1]}".encode())
+            digest.update(x_CD[:_READ].numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import torch
 
 from unmix.activations import token_ids
-from unmix.activations.arrays import Arrays, open_files
+from unmix.activations.arrays import Arrays, named, open_files
 from unmix.activations.iterated import Iterated
 from unmix.config import UNKNOWN, RunConfig
 from unmix.errors import UserError
@@ -20,10 +21,16 @@ Rows = Arrays | Iterated
 
 def rows_of(recipe: RunConfig, given: Mapping[str, Any] | Iterable[Any], device: torch.device, ids: Any = None) -> Rows:
     """The source of a run on hook -> x_RD (tensors, numpy arrays) with the token `ids` of the rows, if they are known;
-    or on an iterable of x_BD or hook -> x_BD, or of pairs of either with ids_B."""
-    if isinstance(given, Mapping):
-        return Arrays(given, held_out=recipe.corpus.held_out_fraction, ids_R=ids, **_common(recipe, device))
-    return Iterated(given, recipe.activations.hooks, **_common(recipe, device))
+    or on an iterable of x_BD or hook -> x_BD, or of pairs of either with ids_B.
+
+    Raises `UserError` as `Arrays` and `Iterated` do, and for a mapping of other hooks than the recipe's.
+    """
+    if not isinstance(given, Mapping):
+        return Iterated(given, recipe.activations.hooks, **_common(recipe, device))
+    arrays = named(given)
+    if absent := [hook for hook in recipe.activations.hooks if hook not in arrays]:
+        raise UserError(f"there are no activations of {absent[0]}; there are {', '.join(map(str, arrays))}")
+    return Arrays(arrays, ids_R=ids, **_common(recipe, device))
 
 
 def open_rows(recipe: RunConfig, given: Rows | None, device: torch.device) -> Rows:
@@ -35,11 +42,12 @@ def open_rows(recipe: RunConfig, given: Rows | None, device: torch.device) -> Ro
     if act.rows != GIVEN:
         arrays = open_files(Path(str(act.rows)), act.hooks)
         ids = None if act.token_ids is None else token_ids.open_ids(act.token_ids)
-        return Arrays(arrays, held_out=recipe.corpus.held_out_fraction, ids_R=ids, **_common(recipe, device))
+        return Arrays(arrays, ids_R=ids, **_common(recipe, device))
     if given is None:
         raise UserError(
             f"the activations of run {recipe.name} were handed over in Python; call unmix.sweep(activations=…) with "
-            "them again, under the same name"
+            "them again, under the same name: that evaluates the run, and with choice={'extend_to': STEPS} trains the "
+            "choice further"
         )
     return given
 
@@ -51,7 +59,8 @@ def facts_of_rows(recipe: RunConfig, source: Rows) -> tuple[dict[str, Any], dict
         about |= {"train_tokens": source.size, "held_out_tokens": len(source.held_out_R)}
         about |= {"special_tokens_left_out": source.left_out} if source.left_out else {}
     else:
-        about |= {"held_out_tokens": source.chunk_tokens}
+        about |= {"train_tokens": source.size} if source.size < sys.maxsize else {}
+        about |= {"held_out_tokens": source.held_out_rows}
     return (
         {"name": recipe.model.name, "matmul": "fp32", "fingerprint": UNKNOWN},
         about | {"fingerprint": source.fingerprint, "rows": True},
@@ -62,7 +71,8 @@ def said_of_rows(recipe: RunConfig, source: Rows) -> str:
     """A line: how many, and what of them is held out."""
     where = "activations that were handed over" if recipe.activations.rows == GIVEN else str(recipe.activations.rows)
     if isinstance(source, Iterated):
-        return f"reading {where}; the first {source.chunk_tokens:,} are held out"
+        count = f"{source.size:,} of " if source.size < sys.maxsize else ""
+        return f"reading {count}{where}; the first {source.held_out_rows:,} are held out"
     special = f"; {source.left_out:,} of special tokens are left out" if source.left_out else ""
     return f"reading {source.size:,} of {where}; {len(source.held_out_R):,} more are held out{special}"
 
@@ -72,6 +82,7 @@ def _common(recipe: RunConfig, device: torch.device) -> dict[str, Any]:
     return {
         "batch_tokens": recipe.training.batch_tokens,
         "chunk_rows": act.chunk_sequences * act.sequence_length,
+        "held_out": recipe.corpus.held_out_fraction,
         "seed": act.seed,
         "device": device,
         "special_ids": act.special_ids,

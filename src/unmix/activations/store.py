@@ -36,7 +36,7 @@ from unmix.tensorfile import save_tensors
 FORMAT = 1
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SHARDS, _ROWS = 3, 4  # which permutation a generator is for
-_MEASURED = ("bf16_change", "loss", "rates")  # keys of `model` in the manifest
+_MEASURED = ("bf16_change", "loss", "rates", "modules")  # keys of `model`; modules follow from the others
 _AHEAD = 2  # shards that are made ready while one is read
 _KEPT_BYTES = 4 * 2**30  # of shards that stay mapped; the system takes their memory back when it needs it
 
@@ -47,7 +47,7 @@ def held(folder: Path) -> dict[str, Any]:
 
 
 def _fixed(fact: Any) -> Any:
-    """A fact without what was measured, which may come out otherwise the next time."""
+    """A fact without what was measured, which may come out otherwise the next time, or is not in older harvests."""
     return {k: v for k, v in fact.items() if k not in _MEASURED} if isinstance(fact, dict) else fact
 
 

@@ -90,7 +90,7 @@ def run(
     for one in trained.values():
         one.metrics(1)  # opens a new window
 
-    say("looking for the fastest way to make the encoder's product")
+    say("finding the fastest way to compute the encoder's product")
     floors = {name: _floor(trained[next(iter(trained))], batch, name) for name in dict.fromkeys([*trained, *chosen])}
     calls: dict[str, Callable[[], object]] = {name: _stepper(one, batch) for name, one in trained.items()}
     seconds = alternate(calls | {f"product {name}": made.call for name, made in floors.items()}, repeats, say)
@@ -111,7 +111,7 @@ def run(
             "bound_share": PRODUCTS[kinds[name]] * share(bound, seconds[name]),
             "phases": phases[name],
         }
-    say("the trial that a run makes for auto")
+    say("timing what a run measures for auto")
     shape = trial.Shape(width, features, tokens)
     tried = trial.measure(shape)
     floor = rates(2 * tokens * width * features, {name: seconds[f"product {name}"] for name in floors})

@@ -35,7 +35,7 @@ def run(
 
     Raises `UserError` where the GPU has too little memory.
     """
-    say("measuring what the GPU does at best")
+    say("measuring the best the GPU can do")
 
     def clock(call: Callable[[], Any]) -> float | None:
         return gpu_floor.median_ms(lambda _: call(), [None], 0.0, repeats, repeats)
@@ -43,7 +43,7 @@ def run(
     with torch.cuda.device(device):
         try:
             best, rows = gpu_floor.floors(), {}
-            say("measuring which selection is the faster")
+            say("measuring which selection is faster")
             trial = gpu_trial.measure(width, features, tokens, device)
             near = trial.selection == "tf32"
             for name, asked in tasks(max(1, round(l0))).items():

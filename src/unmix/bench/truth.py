@@ -89,12 +89,12 @@ def run(
     steps = _batches("--tokens", tokens, of.tokens, B)
     recipe = _recipe(of, architectures or ARCHITECTURES, l0 or [of.l0], steps, features, lr)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"--out {out} is there already; give a folder that is new or empty")
+        raise UserError(f"--out {out} exists already; give a folder that is new or empty")
     require_memory(_memory(of, recipe), f"bench truth --size {size}")
 
     watch.say(f"making the world: {of.world.features:,} features in {of.world.width} dimensions")
     world = make_world(of.world)
-    recipe, measured = decide(recipe, {HOOK: of.world.width})
+    recipe, measured = decide(recipe, {HOOK: of.world.width}, watch.say)
     if measured:
         watch.say(said(recipe, measured))
     found: dict[str, Any] = {

@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(words)
         if dotted and "recipe" not in args:
-            raise UserError(f"--{next(iter(dotted))} is a key of a recipe; this command takes none")
+            raise UserError(f"--{next(iter(dotted))} is a key of a recipe, and this command takes none; leave it out")
         return int(args.run(args, dotted) or 0)
     except UserError as error:
         print(f"unmix: {error}", file=sys.stderr)
@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(
             f"unmix: out of memory on the device ({str(error).splitlines()[0]}); lower training.batch_tokens, "
-            "sae.features or activations.chunk_sequences, or train fewer members at once. The last checkpoint stands",
+            "sae.features or activations.chunk_sequences, or train fewer members at once. The last checkpoint is kept",
             file=sys.stderr,
         )
         return 2
@@ -70,8 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="unmix",
-        description="Sparse autoencoders for language models: sweep, choose, extend, look.",
-        epilog="Start with `unmix sweep`; `unmix COMMAND --help` teaches each command.",
+        description="Sparse autoencoders for language models: sweep, choose, extend, evaluate, explore.",
+        epilog="Start with `unmix sweep`; `unmix COMMAND --help` explains each command.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="store_true", help="print the version")

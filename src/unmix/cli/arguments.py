@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from unmix.errors import UserError
+from unmix.words import LISTS, value_of
 
 if TYPE_CHECKING:
     from unmix.config import RunConfig
@@ -17,16 +18,6 @@ SHORT = {
     "model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps",
     "hook": "activations.hooks", "l0": "training.l0", "l1": "training.l1", "device": "device",
 }  # fmt: skip
-LISTS = (
-    "training.l0",
-    "training.l1",
-    "sae.prefixes",
-    "training.betas",
-    "activations.hooks",
-    "activations.special_ids",
-    "corpus.roles",
-    "sinks",
-)  # keys that take several values
 
 
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
@@ -89,10 +80,11 @@ def recipe_with(
         return config.load(_find_recipe("demo"), given)
     recipe = _every_layer(config.load(_find_recipe(named) if named else None, given))
     for key in ("l0", "l1"):
-        own = [key in variant.training for variant in recipe.variants.values()]
+        own = [next((k for k in ("l0", "l1") if k in variant.training), "") for variant in recipe.variants.values()]
         if given.get(f"training.{key}") and own and all(own):
             raise UserError(
-                f"--{key} changes nothing: every variant of the recipe sets its own; edit variants.NAME.training.{key}"
+                f"--{key} changes nothing: every variant of the recipe sets its own {own[0]}; give "
+                f"variants.NAME.training.{own[0]} in the recipe, or a recipe without variants"
             )
     if len(architectures) > 1 and recipe.variants.keys() != set(architectures):
         raise UserError(
@@ -149,28 +141,15 @@ def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
 
 def _values(dotted: Dotted) -> dict[str, Any]:
     """{"a.b": ["1", "2"]} -> {"a.b": [1, 2]}; values are read as YAML."""
-    import yaml
-
     values: dict[str, Any] = {}
     for key, words in dotted.items():
         if not words:
             raise UserError(f"--{key} has no value")
         try:
-            read = [_number(yaml.safe_load(word)) for word in words]
-        except yaml.YAMLError:
-            raise UserError(f"--{key} {' '.join(words)} cannot be read as a value") from None
-        values[key] = read if key in LISTS and not isinstance(read[0], list) else read[0]
-    return values
-
-
-def _number(value: Any) -> Any:
-    """YAML 1.1 reads 1e-3 as text; people mean the number."""
-    if isinstance(value, str):
-        try:
-            return float(value)
+            values[key] = value_of(key, words)
         except ValueError:
-            return value
-    return value
+            raise UserError(f"--{key} {' '.join(words)} cannot be read as a value") from None
+    return values
 
 
 def _recipe_folder() -> Path:

@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 SHORT_RUN = 96
 """Steps of `bench sweep` where no other number is asked for: three whole chunks of the demo's."""
 BENCH = """\
-Times of this machine, each beside what the machine can do at best, measured in the same run. Nothing is compared with
-a number from elsewhere. Let the machine do nothing else meanwhile. docs/speed.md says how to read it.
+Times on this machine, each next to the best the machine can do, measured in the same run. Nothing is compared with
+numbers from elsewhere. Leave the machine idle otherwise. docs/speed.md says how to read the results.
 
 examples:
   unmix bench step                                  D=768, F=10,000, 4,096 tokens, L0 = 100
   unmix bench step --l0 5000                        where half of the features are active: the dense step
-  unmix bench step --device cuda                    every phase on a GPU, beside the least that it can take
+  unmix bench step --device cuda                    every phase on a GPU, next to its lower bound
   unmix bench harvest --model gpt2 --hook resid_pre.8
   unmix bench sweep gpt2-l1-sweep --steps 352       three chunks of 25,600 tokens
-  unmix bench truth                                 which architecture finds the features that are there
+  unmix bench truth                                 which architecture finds the true features
 """
 TRUTH = """\
-A world of known features makes activations; architectures are trained on them, and judged by what they found of it:
-SynthSAEBench (arXiv 2602.14687), offline. docs/truth.md says what the numbers mean. No time is measured.
+Activations are made from known features; architectures are trained on them, and judged by how many they found:
+SynthSAEBench (arXiv 2602.14687), offline. docs/truth.md says what the numbers mean. No times are measured.
 
 sizes (true features, width; features of a dictionary; L0; tokens):
   small     2,048, 256;    512;  8;   2 million, some minutes on two cores
@@ -51,36 +51,36 @@ def add_bench(commands: Any) -> None:
     raw = argparse.RawDescriptionHelpFormatter
     bench = commands.add_parser(
         "bench",
-        help="how fast a step, a harvest and a sweep are on this machine",
+        help="how fast a step, a harvest and a sweep are on this machine; which architecture finds true features",
         description=BENCH,
         formatter_class=raw,
         allow_abbrev=False,
     )
     whats = bench.add_subparsers(title="what", metavar="WHAT", required=True)
 
-    step = whats.add_parser("step", help="one training step, beside the encoder's product alone", allow_abbrev=False)
+    step = whats.add_parser("step", help="one training step, next to the encoder's product alone", allow_abbrev=False)
     step.add_argument("--width", type=int, default=768, metavar="D", help="width of the activations (768)")
     step.add_argument("--features", type=int, default=10_000, metavar="F", help="features (10,000)")
-    step.add_argument("--tokens", type=int, default=4096, metavar="B", help="tokens of a step (4,096)")
+    step.add_argument("--tokens", type=int, default=4096, metavar="B", help="tokens per step (4,096)")
     step.add_argument("--l0", type=float, default=100.0, help="active features per token (100)")
     step.add_argument(
         "--selection",
         nargs="+",
         choices=["fp32", "bf16", "int8"],
-        help="how the active features are found (fp32, and what else the processor has instructions for)",
+        help="how the active features are found (fp32, and what else the CPU has instructions for)",
     )
     step.add_argument(
         "--device",
         default="cpu",
-        help="cpu, or cuda, cuda:1: every phase beside the least that it can take on that GPU (cpu)",
+        help="cpu, or cuda, cuda:1: every phase next to its lower bound on that GPU (cpu)",
     )
     _common(step)
     step.set_defaults(run=_step)
 
     harvest = whats.add_parser("harvest", help="reading activations, from the model and from disk", allow_abbrev=False)
     recipe_arguments(harvest)
-    harvest.add_argument("--tokens", type=int, default=8192, help="tokens of a reading (8,192)")
-    harvest.add_argument("--store-tokens", type=int, default=131_072, help="tokens of the store (131,072)")
+    harvest.add_argument("--tokens", type=int, default=8192, help="tokens per reading (8,192)")
+    harvest.add_argument("--store-tokens", type=int, default=131_072, help="tokens in the store (131,072)")
     _scratch(harvest)
     _common(harvest)
     harvest.set_defaults(run=_harvest)
@@ -100,7 +100,7 @@ def add_bench(commands: Any) -> None:
 
     truth = whats.add_parser(
         "truth",
-        help="which architecture finds the features that are there: SynthSAEBench, offline",
+        help="which architecture finds the true features: SynthSAEBench, offline",
         description=TRUTH,
         formatter_class=raw,
         allow_abbrev=False,
@@ -112,24 +112,24 @@ def add_bench(commands: Any) -> None:
         metavar="NAME",
         help="any of `unmix sweep`'s (relu, topk, batchtopk, matryoshka, jumprelu and gated)",
     )
-    truth.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token (the size's)")
+    truth.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features per token (the size's)")
     truth.add_argument("--features", type=int, metavar="F", help="features of each dictionary (the size's)")
     truth.add_argument("--tokens", type=int, metavar="N", help="tokens to train on (the size's)")
     truth.add_argument("--judge", type=int, metavar="N", help="fresh tokens to judge on (the size's)")
-    truth.add_argument("--lr", type=float, help="learning rate (a recipe's default for so many steps)")
+    truth.add_argument("--lr", type=float, help="learning rate (a recipe's default for that many steps)")
     truth.add_argument("--seed", type=int, nargs="+", default=[0], metavar="S", help="one run for each (0)")
-    truth.add_argument("--out", type=Path, metavar="DIR", help="keep the dictionaries and a line for each here")
+    truth.add_argument("--out", type=Path, metavar="DIR", help="keep the dictionaries, and one line for each, here")
     _json(truth)
     truth.set_defaults(run=_truth)
 
 
 def _common(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--repeats", type=int, default=7, help="rounds; medians over them are given (7)")
+    parser.add_argument("--repeats", type=int, default=7, help="rounds; figures are medians over them (7)")
     _json(parser)
 
 
 def _json(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="print everything that was measured, as JSON")
+    parser.add_argument("--json", action="store_true", help="print everything measured, as JSON")
 
 
 def _scratch(parser: argparse.ArgumentParser) -> None:
@@ -253,7 +253,7 @@ def _at_least_one_round(args: argparse.Namespace) -> None:
 
 def _folder_there(args: argparse.Namespace) -> None:
     if args.scratch is not None and not args.scratch.is_dir():
-        raise UserError(f"--scratch {args.scratch} is no folder; give one that is there")
+        raise UserError(f"--scratch {args.scratch} is not a folder; give an existing one")
 
 
 def _show(args: argparse.Namespace, found: dict[str, Any], table: Callable[[dict[str, Any]], str]) -> int:

@@ -15,12 +15,12 @@ from unmix.errors import UserError
 def add_choose(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
-        "choose", help="apply the rule: fewer than N active, but not far fewer", allow_abbrev=False
+        "choose", help="apply the rule: fewer than N active features, but not far fewer", allow_abbrev=False
     )
     parser.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
-    parser.add_argument("--max-active", type=float, help="N, active features per token (the recipe's if not given)")
+    parser.add_argument("--max-active", type=float, help="N, active features per token (default: the recipe's)")
     parser.add_argument(
-        "--at-step", type=int, metavar="S", help="predict L0 at this step (the recipe's extend_to, or the last step)"
+        "--at-step", type=int, metavar="S", help="predict L0 at this step (default: choice.extend_to, or the last step)"
     )
     parser.add_argument("--json", action="store_true", help="print choice.json")
     parser.set_defaults(run=_run)

@@ -19,7 +19,7 @@ def add_completion(commands: Any, parser: Callable[[], argparse.ArgumentParser])
     own = commands.add_parser(
         "completion",
         help="print a script that lets bash, zsh or fish complete commands and options",
-        description="Print the script for a shell; it needs `pip install shtab` when it is made, and nothing later.\n\n"
+        description="Print the script for a shell; making it needs `pip install shtab`, using it nothing.\n\n"
         "  bash   unmix completion bash > ~/.local/share/bash-completion/completions/unmix\n"
         "  zsh    unmix completion zsh > ~/.zfunc/_unmix          with fpath+=~/.zfunc before compinit in ~/.zshrc\n"
         "  fish   unmix completion fish > ~/.config/fish/completions/unmix.fish",
@@ -34,7 +34,7 @@ def _run(args: argparse.Namespace, parser: argparse.ArgumentParser) -> int:
     try:
         import shtab
     except ImportError:
-        raise UserError("completion is made with shtab, which is not installed: pip install shtab") from None
+        raise UserError("completion needs shtab, which is not installed: pip install shtab") from None
     for action in _actions(parser):
         if action.type is Path or action.dest == "recipe":
             action.complete = shtab.DIRECTORY if action.dest in _FOLDERS else shtab.FILE  # type: ignore[attr-defined]

@@ -20,13 +20,13 @@ def add_convert(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "convert",
-        help="bring a dictionary of another library, a .pt among others, into a folder of ours",
+        help="import a dictionary of another library, .pt files included, into an unmix folder",
         description="Read SRC, a file or folder of SAELens, Gemma Scope, sparsify, dictionary_learning, OpenAI, Llama\n"
-        "Scope, Qwen Scope, circuit-tracer …, bring it to raw x in and raw ŷ out, and write DST, which must\n"
-        "not exist: cfg.json and sae_weights.safetensors. Says in a line what it was understood as.\n\n"
-        "Of a .pt file nothing but tensors and plain values is read, and nothing in it is run. Folders without one\n"
-        "open as they are. docs/interop.md has what opens, what is refused and why.\n\n"
-        "What was measured of dictionaries, for other tools:\n"
+        "Scope, Qwen Scope, circuit-tracer …, normalize it to raw x in and raw ŷ out, and write DST, which must\n"
+        "not exist: cfg.json and sae_weights.safetensors. One line says what SRC was read as.\n\n"
+        "From a .pt file only tensors and plain values are read, and nothing in it is run. Folders without one\n"
+        "open as they are. docs/interop.md says what opens, what is refused and why.\n\n"
+        "Results for other tools:\n"
         "  unmix convert RUN_OR_SAE DST --to saebench       the evaluation.json there, as SAEBench's core results\n"
         "  unmix convert RUN_OR_SAE DST --to neuronpedia    the explorer's site there, for Neuronpedia (DST/bulk for\n"
         "                                                   its importer, DST/upload for its API)\n"
@@ -39,23 +39,28 @@ def add_convert(commands: Any) -> None:
         type=Path,
         nargs="+",
         metavar="SRC",
-        help="a folder, a file such as ae.pt, or OWNER/REPO/… on the hub; for circuit_tracer one for each layer",
+        help="a folder, a file such as ae.pt, or OWNER/REPO/… on the hub; for circuit_tracer one per layer",
     )
     parser.add_argument("dst", type=Path, metavar="DST", help="the folder to write")
-    parser.add_argument("--model", metavar="NAME", help="the language model, where SRC does not say or says it wrong")
-    parser.add_argument("--hook", metavar="HOOK", help="where x is read, such as resid_post.3; the same")
+    parser.add_argument("--model", metavar="NAME", help="the language model, if SRC does not say, or is wrong")
+    parser.add_argument(
+        "--hook", metavar="HOOK", help="where x is read, such as resid_post.3, if SRC does not say, or is wrong"
+    )
     parser.add_argument(
         "--to",
         choices=["unmix", "dictionary_learning", "sparsify", "circuit_tracer", *LAYOUTS],
         default="unmix",
-        help="whose layout to write, if not ours, which SAELens opens: sparsify knows topk alone, dictionary_learning "
-        "relu, jumprelu, gated and topk, circuit_tracer transcoders, relu and jumprelu, one a layer from 0 on",
+        help="the layout to write; the default is ours, which SAELens opens. sparsify takes only topk; "
+        "dictionary_learning relu, jumprelu, gated and topk; circuit_tracer relu and jumprelu transcoders, one per "
+        "layer from 0 on",
     )
-    parser.add_argument("--set", metavar="NAME", help="for neuronpedia: the source set, such as res-16k (DST's name)")
-    parser.add_argument("--creator", metavar="ID", help="for neuronpedia: the user's id there (that of a new instance)")
-    parser.add_argument("--corpus", metavar="SOURCE", help="for delphi: the corpus, if not the one that SRC names")
+    parser.add_argument("--set", metavar="NAME", help="for neuronpedia: the source set (default: DST's name)")
+    parser.add_argument(
+        "--creator", metavar="ID", help="for neuronpedia: the user's id there (default: that of a new instance)"
+    )
+    parser.add_argument("--corpus", metavar="SOURCE", help="for delphi: the corpus (default: the one that SRC names)")
     parser.add_argument("--tokens", type=int, metavar="N", help="for delphi: held-out tokens to cache (262,144)")
-    parser.add_argument("--json", action="store_true", help="print what was understood as JSON")
+    parser.add_argument("--json", action="store_true", help="print what was read as JSON")
     parser.set_defaults(run=_run)
 
 

@@ -27,10 +27,10 @@ def add_doctor(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "doctor",
-        help="versions, devices, what `auto` chooses on this machine, what is missing for which extra",
-        description="Look at this installation and this machine: versions, devices and memory, free disk, the extras\n"
-        "that are complete, what is in the cache; and time training steps for some seconds (once: the figures are\n"
-        "kept in the cache) to say what a recipe's `auto` becomes here. Nothing is downloaded.",
+        help="versions, devices, what `auto` chooses on this machine, what each extra is missing",
+        description="Inspect this installation and this machine: versions, devices and memory, free disk, which\n"
+        "extras are complete, what is in the cache. Time training steps for a few seconds (once: the figures are\n"
+        "cached) to show what a recipe's `auto` becomes here. Nothing is downloaded.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -223,7 +223,7 @@ def _lines(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
     smollm2 = found["smollm2"]
     yield (
         "smollm2",
-        f"not in the cache; `unmix fetch smollm2` brings it (to {smollm2['path']})"
+        f"not in the cache; `unmix fetch smollm2` downloads it (to {smollm2['path']})"
         if smollm2["bytes"] is None
         else f"{smollm2['path']}, {size(smollm2['bytes'])}",
     )
@@ -247,7 +247,7 @@ def _chosen(auto: dict[str, Any] | None) -> str:
     if not auto["chosen"]:
         return f"device {auto['device']}; its kernels leave nothing else to choose"
     figures = auto["figures"]
-    shape = f"{figures['features']:,} features of {figures['width']}, {figures['tokens']:,} tokens a step"
+    shape = f"{figures['features']:,} features of {figures['width']}, {figures['tokens']:,} tokens per step"
     return f"device {auto['device']}; at {shape}:\n{auto['said']}"
 
 

@@ -46,7 +46,7 @@ def add_evaluate(commands: Any) -> None:
         help="where evaluation.json and comparison.html of several go; comparison/ if not given",
     )
     parser.add_argument("--tokens", type=int, default=1_000_000, help="held-out tokens for fidelity (1,000,000)")
-    parser.add_argument("--ce-tokens", type=int, default=100_000, help="of these, for cross-entropy (100,000)")
+    parser.add_argument("--ce-tokens", type=int, metavar="N", help="of these, for cross-entropy (100,000)")
     parser.add_argument(
         "--debias",
         action="store_true",
@@ -81,7 +81,7 @@ def add_evaluate(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     for flag, value in (("--tokens", args.tokens), ("--ce-tokens", args.ce_tokens)):
-        if value < 1:
+        if value is not None and value < 1:
             raise UserError(f"{flag} {value} leaves nothing to evaluate on; give a number above 0")
     if args.batch is not None and args.batch < 1:
         raise UserError(f"--batch {args.batch} is no sequence at all; give a number above 0, or leave it out")

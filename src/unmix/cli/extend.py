@@ -17,17 +17,19 @@ if TYPE_CHECKING:
 
 def add_extend(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser("extend", help="train a member on from its state before any decay", allow_abbrev=False)
+    parser = commands.add_parser(
+        "extend", help="train a member further, from its state before any decay", allow_abbrev=False
+    )
     parser.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
-    parser.add_argument("--member", help="which member; the one in choice.json if not given")
+    parser.add_argument("--member", help="which member (default: the one in choice.json)")
     parser.add_argument("--steps", type=int, required=True, help="train it to this step")
     parser.add_argument(
-        "--decay", type=float, default=0.0, metavar="SHARE", help="last share of the steps over which lr falls to 0"
+        "--decay", type=float, default=0.0, metavar="SHARE", help="final share of the steps over which lr falls to 0"
     )
     parser.add_argument(
         "--anew",
         action="store_true",
-        help="put an earlier extension of the member aside as far as the new one begins before it (nothing is deleted)",
+        help="set aside an earlier extension of the member if the new one begins before it (nothing is deleted)",
     )
     force_argument(parser)
     parser.set_defaults(run=_run)
@@ -47,7 +49,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
             raise UserError(f"{args.folder} has several choices; give --member, one of {', '.join(chosen)}")
         [member] = chosen
     if not 0 <= args.decay < 1:
-        raise UserError(f"--decay {args.decay} is no share of the steps; give a number from 0 up to 1")
+        raise UserError(f"--decay {args.decay} is not a share of the steps; give a number from 0 up to 1")
     with Progress() as progress:
         code = run_extension(progress, args.folder, member, args.steps, args.decay, anew=args.anew, force=args.force)
     return code or show_report(args.folder)

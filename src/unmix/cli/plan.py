@@ -26,10 +26,11 @@ def add_plan(commands: Any) -> None:
     parser = commands.add_parser(
         "plan",
         help="what a sweep would take: tokens, operations, memory, disk, time on this machine",
-        description="Open what the recipe reads, time some steps of every member and a chunk of activations, and say\n"
-        "what the sweep would take, and what limits it; how many tokens published dictionaries had; and, from three\n"
-        "finished runs like it on, what it will explain by the scaling law through those. Takes what `unmix sweep`\n"
-        "takes; trains and writes nothing (tokens and timings go into the cache, where the sweep finds them).",
+        description="Open the recipe's model and corpus, time some steps of every member and a chunk of activations,\n"
+        "and report what the sweep would take and what limits it; how many tokens published dictionaries were trained\n"
+        "on; and, with three or more finished runs like it, the explained variance that a scaling law through them\n"
+        "predicts. Takes the options of `unmix sweep`; trains and writes nothing (tokens and timings go into the\n"
+        "cache, where the sweep finds them).",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=recipes_text(),
         allow_abbrev=False,
@@ -67,19 +68,19 @@ def _lines(found: Plan, folder: Path, free: int) -> Iterator[tuple[str, str]]:
     yield "run", f"{folder}: {found.members} members, {found.steps:,} steps of {found.batch_tokens:,} tokens"
     yield (
         "tokens",
-        f"{found.read:,} activations are read of {found.there:,} that there are: {found.epochs:.2g} epochs, "
+        f"{found.read:,} activations are read, of {found.there:,} available: {found.epochs:.2g} epochs, "
         f"{found.chunks:,} chunks",
     )
-    model = "none of a model" if found.model_flops is None else f"model {found.model_flops:.2g}"
-    sparse = "" if found.sparse_flops is None else f"; {found.sparse_flops:.2g} were they sparse at the L0 asked for"
-    yield "operations", f"{model}; members {found.dense_flops:.2g}, were every step dense{sparse}"
+    model = "no model" if found.model_flops is None else f"model {found.model_flops:.2g}"
+    sparse = "" if found.sparse_flops is None else f"; {found.sparse_flops:.2g} if sparse at the target L0"
+    yield "operations", f"{model}; members {found.dense_flops:.2g} if every step is dense{sparse}"
     device = "" if found.device_bytes is None else f"; {size(found.device_bytes)} on {found.device}, without the model"
     yield "memory", f"about {size(found.host_bytes)} at the peak{device}"
     yield "disk", f"at most {size(found.disk_bytes)} of checkpoints, where {size(free)} are free"
     yield "time", f"{span(found.sweep_s)}: activations {clock(found.harvest_s)}, members {span(found.members_s)}"
     if found.extension_s is not None:
-        yield "", f"then {span(found.extension_s)} for what is trained on after the choice"
-    yield "", "without evaluation and report; tokenizing is done"
+        yield "", f"then {span(found.extension_s)} to extend the chosen member"
+    yield "", "without evaluation and report; the corpus is tokenized already"
     yield "limits", _limits(found, free)
 
 
@@ -100,7 +101,7 @@ def _limits(found: Plan, free: int) -> str:
         return "the disk: fewer checkpoints (training.keep_last, keep_every), or --runs elsewhere"
     share = found.harvest_s / found.sweep_s.high if found.sweep_s.high else 0.0
     if share > 0.5:
-        return f"making activations, {share:.0%} of the time: `unmix harvest` makes them once, for several sweeps"
+        return f"making activations, {share:.0%} of the time: `unmix harvest` makes them once for several sweeps"
     return f"the members' steps, {1 - share:.0%} of the time: fewer members or features, or larger batches"
 
 

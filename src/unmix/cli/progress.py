@@ -72,7 +72,7 @@ class Progress:
         if self.signal or not self.training:  # nothing to save yet, or asked twice
             raise KeyboardInterrupt
         self.signal = number
-        print("\nstopping after this step; once more leaves at once", file=sys.stderr)
+        print("\nstopping after this step; press Ctrl-C again to quit at once", file=sys.stderr)
 
     @staticmethod
     def say(text: str) -> None:
@@ -177,7 +177,7 @@ def head(at: Standing) -> str:
     parts = [
         f"step {at.step:,}/{at.steps:,}",
         f"{100 * at.step // at.steps:3d}%",
-        "time left not known yet" if at.left is None else f"{clock(at.left)} left",
+        "time left unknown" if at.left is None else f"{clock(at.left)} left",
     ]
     if at.rate is not None:
         parts.append(f"{at.rate:,.0f} tokens/s")

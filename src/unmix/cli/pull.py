@@ -14,12 +14,12 @@ def add_pull(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "pull",
-        help="copy a dictionary of the Hugging Face hub into a plain folder",
-        description="Download the files of one folder (or one file) of a repository, by the hub's cache, and copy\n"
-        "them to DST. The other commands take OWNER/REPO/SUBFOLDER as it is, so this is for what is kept.\n\n"
+        help="copy a dictionary from the Hugging Face hub into a plain folder",
+        description="Download the files of one folder (or one file) of a repository through the hub's cache, and copy\n"
+        "them to DST. The other commands take OWNER/REPO/SUBFOLDER directly, so this is for copies to keep.\n\n"
         "  unmix pull google/gemma-scope-2b-pt-res layer_20/width_16k/average_l0_71 gemma-scope-2b-pt-res/layer_20\n\n"
-        "Gemma Scope and some others say only in their paths what was trained on: keep those names in DST, as here,\n"
-        "or give --hook to the commands that read it.",
+        "Gemma Scope and some others name the hook only in their paths: keep those names in DST, as here, or give\n"
+        "--hook to the commands that read it.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )

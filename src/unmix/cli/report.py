@@ -11,7 +11,7 @@ from unmix.cli.arguments import Dotted
 
 def add_report(commands: Any) -> None:
     """Add the command."""
-    parser = commands.add_parser("report", help="write RUN/report.html and its pictures", allow_abbrev=False)
+    parser = commands.add_parser("report", help="write RUN/report.html and its figures", allow_abbrev=False)
     parser.add_argument("folder", type=Path, metavar="RUN", help="the run folder")
     parser.set_defaults(run=_run)
 

@@ -17,8 +17,8 @@ def add_show(commands: Any) -> None:
     parser = commands.add_parser(
         "show",
         help="a feature in the terminal; or a text, with the features of each of its tokens",
-        description="Reads what `unmix explore RUN --build` has written.\n\n"
-        "  unmix show runs/demo 1234                   a feature of the member that was chosen\n"
+        description="Reads what `unmix explore RUN --build` wrote.\n\n"
+        "  unmix show runs/demo 1234                   a feature of the chosen member\n"
         "  unmix show runs/demo l1-5:1234              or of another\n"
         '  unmix show runs/demo --text "import os"     runs the model',
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -29,9 +29,11 @@ def add_show(commands: Any) -> None:
     )
     parser.add_argument("feature", nargs="?", metavar="FEATURE", help="its number, or MEMBER:NUMBER")
     parser.add_argument("--text", help="show the features of this text's tokens")
-    parser.add_argument("--member", metavar="NAME", help="which member, if not the one that was chosen")
+    parser.add_argument("--member", metavar="NAME", help="which member (default: the chosen one)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where the site was built (RUN_OR_SAE/explore)")
-    parser.add_argument("--most", type=int, default=8, metavar="N", help="examples of a kind, features of a token (8)")
+    parser.add_argument(
+        "--most", type=int, default=8, metavar="N", help="examples per kind, and features per token (8)"
+    )
     parser.set_defaults(run=_run)
 
 

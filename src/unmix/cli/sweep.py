@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from unmix.config import RunConfig
 
 SWEEP = """\
-Train a dictionary for every number of active features asked for, or every coefficient of the sparsity penalty (and
-every hook and architecture), all on the same batches; then choose one and, if the recipe says how far, train it on;
-then write the report. Everything lands in runs/NAME. Run the same command again to resume a run that was stopped.
+Train a dictionary for every target L0 (active features per token), or every coefficient of the sparsity penalty (and
+every hook and architecture), all on the same batches; then choose one and, if the recipe says how far, train it
+further; then write the report. Everything goes into runs/NAME. Run the same command again to resume a stopped run.
 
 examples:
   unmix sweep                                       the demo: the embedded model, a few minutes
@@ -29,17 +29,17 @@ examples:
   unmix sweep --model smollm2 --hook resid_post.15 --corpus english/ --name smollm2
   unmix sweep --model gpt2 --hook resid_pre.8 --features 10000 --corpus texts/ --steps 35000 --name gpt2-texts
 
-without a recipe and without options it is the demo; with options alone, they change the defaults (2,000 steps of 512
-tokens; batchtopk with 8,192 features, of which 20, 40, 80 or 160 are active; with --l1, relu; a learning rate for so
-many steps, a cap of 100 active features, nothing extended; tokens longer than 10 times the median norm are left out).
+without a recipe or options it runs the demo; options alone change the defaults (2,000 steps of 512 tokens; batchtopk
+with 8,192 features, of which 20, 40, 80 or 160 are active; with --l1, relu; a learning rate for that many steps, a cap
+of 100 active features, no extension; tokens longer than 10 times the median norm are left out).
 
 any key of a recipe can be given as --section.key value, for instance:
-  --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens a step
+  --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens per step
   --sae.decoder unit_norm       rows of norm 1, plain L1       --sae.scaling none             no input scaling
-  --sae.prefixes 64 512         these reconstruct alone too    --sae.auxk 0.1                 train dead features
+  --sae.prefixes 64 512         Matryoshka prefixes            --sae.auxk 0.1                 train dead features
   --training.mask none          train on outliers too          --sae.centre none              the mean stays in x
-  --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      train the choice on
-  --activations.store DIR       read what `unmix harvest` wrote  --activations.rows X.npy      activations of your own
+  --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      extend the choice
+  --activations.store DIR       read what `unmix harvest` wrote  --activations.rows X.npy      your own activations
 """
 
 
@@ -60,8 +60,8 @@ def add_sweep(commands: Any) -> None:
     parser.add_argument(
         "--no-evaluate",
         action="store_true",
-        help="no evaluation at the end (100,000 held-out tokens, cross-entropy on 20,000): no held-out numbers in the "
-        "report",
+        help="skip the evaluation at the end (100,000 held-out tokens, cross-entropy on 20,000): no held-out numbers "
+        "in the report",
     )
     force_argument(parser)
     parser.add_argument("--runs", type=Path, default=Path("runs"), metavar="DIR", help="where run folders are (runs)")

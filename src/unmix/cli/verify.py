@@ -18,10 +18,10 @@ def add_verify(commands: Any) -> None:
         "verify",
         help="check every file of a run, a store or an SAE folder",
         description="Read everything: the description, each line of metrics, the checksums of checkpoints and shards,\n"
-        "the shapes of the dictionaries, and what they answer to the sample activations beside them. With --model and\n"
-        "--corpus, also how much a dictionary of any library explains of that model's activations; where that is less\n"
-        "than their mean does, the place or the scale is wrong, and what would mend it is tried: other hooks, b_dec\n"
-        "subtracted from x or not, scales. A line for each problem; exit status 1 if there is any.\n\n"
+        "the shapes of the dictionaries, and their output on the sample activations stored with them. With --model\n"
+        "and --corpus, also how much a dictionary of any library explains of that model's activations. If that is\n"
+        "less than their mean does, the hook or the scale is wrong, and possible fixes are tried: other hooks, b_dec\n"
+        "subtracted from x or not, scales. Prints a line for each problem; exit status 1 if there is any.\n\n"
         "  unmix verify FOLDER --model gpt2 --corpus texts/   [--hook resid_pre.8, if the folder names none]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -29,9 +29,11 @@ def add_verify(commands: Any) -> None:
     parser.add_argument(
         "folder", type=Path, metavar="FOLDER", help="a run, a store, an SAE folder, or OWNER/REPO/… on the hub"
     )
-    parser.add_argument("--model", help="the language model; also asks how well the dictionaries fit it")
-    parser.add_argument("--corpus", help="the corpus for that; of what unmix trained, the held-out part of its own")
-    parser.add_argument("--hook", help="where x is read, if not at the hook that the folder names")
+    parser.add_argument("--model", help="the language model; also checks how well the dictionaries fit it")
+    parser.add_argument(
+        "--corpus", help="the corpus for that (default, if unmix trained it: the held-out part of its own)"
+    )
+    parser.add_argument("--hook", help="where x is read (default: the hook that the folder names)")
     parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if the folder does not say")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens for that (8,192)")
     parser.add_argument("--json", action="store_true", help="print what was checked and found as JSON")

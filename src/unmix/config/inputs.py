@@ -84,5 +84,5 @@ class ActivationsConfig(Section):
     def _hooks(cls, values: list[str]) -> list[str]:
         values = [canonical(hook) for hook in values]
         if len(set(values)) < len(values):
-            raise ValueError("a hook stands twice in hooks; name each once")
+            raise ValueError("hooks names a hook twice; name each once")
         return values

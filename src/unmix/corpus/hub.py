@@ -90,8 +90,15 @@ def revision(name: str, asked: str | None = None) -> Revision:
         with suppress(OSError, ValueError, KeyError, TypeError):
             return Revision(str(json.loads(path.read_text(encoding="utf-8"))["revision"]), doubt)
         return Revision(asked, doubt)
-    with written_whole(path) as unfinished:
-        unfinished.write_text(json.dumps({"dataset": key, "revision": commit}) + "\n", encoding="utf-8")
+    known = json.dumps({"dataset": key, "revision": commit}) + "\n"
+    with suppress(OSError, ValueError):
+        if path.read_text(encoding="utf-8") == known:
+            return Revision(commit, "")
+    try:
+        with written_whole(path) as unfinished:
+            unfinished.write_text(known, encoding="utf-8")
+    except UserError as error:  # tokens that are cached can be read all the same
+        return Revision(commit, f"the revision of {key} is not remembered ({error})")
     return Revision(commit, "")
 
 

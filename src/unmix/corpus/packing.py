@@ -1,4 +1,7 @@
-"""Documents into rows of T tokens: a BOS, then the next T - 1 tokens of the documents one behind the other."""
+"""Documents into rows of T tokens: a BOS, then the next T - 1 tokens of the documents one behind the other.
+
+The BOS is left out where a dictionary is read that was trained without one; rows then hold T tokens of the documents.
+"""
 
 from __future__ import annotations
 
@@ -89,24 +92,28 @@ def _one_by_one(blocks: Iterator[Rows]) -> Iterator[Rows]:
             yield Rows(ids_nT[n : n + 1], None if kept_nT is None else kept_nT[n : n + 1])
 
 
-def rows(pieces: Iterator[Piece], bos_id: int, T: int, masked: bool) -> Iterator[Rows]:
-    """As many whole rows at a time as the documents drawn so far fill; in a masked corpus, no BOS of a row is kept."""
+def rows(pieces: Iterator[Piece], bos_id: int | None, T: int, masked: bool) -> Iterator[Rows]:
+    """As many whole rows at a time as the documents drawn so far fill; in a masked corpus, no BOS of a row is kept.
+
+    Without a `bos_id` rows begin with what comes next of the documents.
+    """
+    lead = 0 if bos_id is None else 1
     pending: list[Piece] = []
     length = 0
     for piece in pieces:
         pending.append(piece)
         length += len(piece.ids)
-        n = length // (T - 1)
+        n = length // (T - lead)
         if not n:
             continue
-        flat, end = np.concatenate([one.ids for one in pending]), n * (T - 1)
-        ids_nT = np.full((n, T), bos_id, dtype=np.uint32)
-        ids_nT[:, 1:] = flat[:end].reshape(n, T - 1)
+        flat, end = np.concatenate([one.ids for one in pending]), n * (T - lead)
+        ids_nT = np.full((n, T), bos_id or 0, dtype=np.uint32)
+        ids_nT[:, lead:] = flat[:end].reshape(n, T - lead)
         kept_nT = rest = None
         if masked:
             kept = np.concatenate([np.ones(len(one.ids), bool) if one.kept is None else one.kept for one in pending])
             kept_nT = np.zeros((n, T), dtype=bool)
-            kept_nT[:, 1:], rest = kept[:end].reshape(n, T - 1), kept[end:]
+            kept_nT[:, lead:], rest = kept[:end].reshape(n, T - lead), kept[end:]
         pending, length = [Piece(flat[end:], rest, 0)], length - end
         yield Rows(ids_nT, kept_nT)
 

@@ -29,7 +29,7 @@ def template_text(config: SourceConfig) -> str | None:
     if config.template is None:
         return None
     try:
-        return config.template.expanduser().read_text(encoding="utf-8")
+        return config.template.expanduser().read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read corpus.template = {config.template}: {error}") from None
 

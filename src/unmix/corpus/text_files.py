@@ -1,9 +1,14 @@
-"""Plain text: one file is one document in a folder, and several pieces where it is the whole corpus."""
+"""Plain text: one file is one document in a folder, and several pieces where it is the whole corpus.
+
+Either way a file has the same characters: its line ends are `\\n`, whatever they were (`\\r\\n`, `\\r`), and a byte
+order mark at its start is left out.
+"""
 
 from __future__ import annotations
 
+import codecs
 from collections.abc import Iterator
-from io import TextIOWrapper
+from io import StringIO
 from pathlib import Path
 
 from unmix.corpus.compressed import opened
@@ -13,15 +18,9 @@ _PIECE_CHARACTERS = 10_000
 
 
 def whole(path: Path) -> Iterator[str]:
-    """The file as one text, line ends as `\\n`. Raises `Unfit` if it is binary or not UTF-8."""
-    try:
-        with TextIOWrapper(opened(path), encoding="utf-8") as file:
-            text = file.read()
-    except UnicodeDecodeError:
-        raise _not_utf8(path, "") from None
-    if "\0" in text:
-        raise _binary(path)
-    yield text
+    """The file as one text. Raises `Unfit` if it is binary or not UTF-8."""
+    with opened(path) as file:
+        yield _text(path, file.read(), 0)
 
 
 def pieces(path: Path) -> Iterator[str]:
@@ -30,27 +29,37 @@ def pieces(path: Path) -> Iterator[str]:
     Raises `Unfit` if it is binary or not UTF-8.
     """
     piece: list[str] = []
-    size = offset = 0
-    with opened(path) as lines:
-        for line in lines:
-            try:
-                piece.append(line.decode("utf-8"))
-            except UnicodeDecodeError as error:
-                raise _not_utf8(path, f" (byte {offset + error.start})") from None
-            if b"\0" in line:
-                raise _binary(path)
-            offset += len(line)
-            size += len(piece[-1])
-            if size >= _PIECE_CHARACTERS:
-                yield "".join(piece)
-                piece, size = [], 0
+    size = 0
+    for line in _lines(path):
+        piece.append(line)
+        size += len(line)
+        if size >= _PIECE_CHARACTERS:
+            yield "".join(piece)
+            piece, size = [], 0
     if piece:
         yield "".join(piece)
 
 
-def _not_utf8(path: Path, place: str) -> Unfit:
-    return Unfit(f"{path} is not UTF-8 text{place}; convert it first", "not UTF-8")
+def _lines(path: Path) -> Iterator[str]:
+    offset = 0
+    with opened(path) as file:
+        for line in file:
+            text = _text(path, line, offset)
+            offset += len(line)
+            if "\n" in text[:-1]:  # ends that are `\r` alone
+                yield from StringIO(text)
+            else:
+                yield text
 
 
-def _binary(path: Path) -> Unfit:
-    return Unfit(f"{path} holds NUL bytes: it is binary, or text in UTF-16; convert it to UTF-8 first", "binary")
+def _text(path: Path, data: bytes, offset: int) -> str:
+    """These bytes, which begin at `offset` of the file and end at a line end or at its end, as text."""
+    mark = len(codecs.BOM_UTF8) if offset == 0 and data.startswith(codecs.BOM_UTF8) else 0
+    try:
+        text = data[mark:].decode("utf-8")
+    except UnicodeDecodeError as error:
+        place = f"byte {offset + mark + error.start}"
+        raise Unfit(f"{path} is not UTF-8 text ({place}); convert it first", "not UTF-8") from None
+    if "\0" in text:
+        raise Unfit(f"{path} holds NUL bytes: it is binary, or text in UTF-16; convert it to UTF-8 first", "binary")
+    return text.replace("\r\n", "\n").replace("\r", "\n")

@@ -3,6 +3,8 @@
     ids of a split = document, separator, document, separator, …        separator: EOS, else BOS
     ids_NT[n]      = BOS, then the next T - 1 of them                   the last, partial row is dropped
 
+With `bos=False` rows hold no BOS, but T of these ids: dictionaries of other libraries may have been trained so.
+
 Where a chat model's tokenizer gives a mark of turns for either (`<|im_start|>`, `<|eot_id|>`), the mark of documents
 that it was pretrained with stands in (`<|endoftext|>`, `<|end_of_text|>`): SmolLM2-135M-Instruct pays 0.01 to 0.12
 nats a token less after it (records/2026-11-26_smollm2-first).
@@ -64,7 +66,7 @@ class Tokens:
     """The sequences of one split."""
 
     ids_NT: np.memmap[Any, np.dtype[Any]]
-    """uint16 or uint32, read-only; column 0 is `bos_id`."""
+    """uint16 or uint32, read-only; column 0 is `bos_id`, with `bos`."""
     split: Split
     documents: int
     """Documents read; the last may be cut by max_tokens or by the end of the last row. Of packed ids, their rows."""
@@ -85,6 +87,13 @@ class Tokens:
     """Of several sources."""
     counted: str = ""
     """Which tokens become activations, in words; empty: all of them."""
+    bos: bool = True
+    """Whether rows begin with `bos_id`."""
+
+    @property
+    def skip(self) -> int:
+        """Positions at the start of a row that no evaluation counts: its BOS is one and the same in every row."""
+        return int(self.bos)
 
     @property
     def activations(self) -> int:
@@ -99,14 +108,16 @@ def load_tokens(
     split: Split,
     progress: Progress | None = None,
     say: Say = silent,
+    bos: bool = True,
 ) -> Tokens:
     """ids_NT of `split` with T = `sequence_length`, from the cache if they are there.
 
     `tokenizer` is a fast one of `transformers`; it is not changed. `max_tokens` bounds N·T, and not much more is read
     than that takes. While tokenizing, `progress` is called with the tokens so far. `say` is given what is to be known
-    of the source, one line each, whether it is read or cached. Raises `UserError` for what `documents` does, for a
-    tokenizer that is slow or has neither BOS nor EOS, for ids that it has not, for chats without a template, and for a
-    split with less than one whole sequence.
+    of the source, one line each, whether it is read or cached. `bos`: whether each row begins with one.
+
+    Raises `UserError` for what `documents` does, for a tokenizer that is slow or has neither BOS nor EOS, for ids that
+    it has not, for chats without a template, and for a split with less than one whole sequence.
     """
     T, parts = sequence_length, config.parts
     marks = markers(tokenizer)
@@ -124,6 +135,7 @@ def load_tokens(
     about = [token_files.FORMAT, __version__, token_files.hash_of(backend.to_str()), *marks, width, T]
     about += [config.source, config.field, config.held_out_fraction, config.max_tokens, split]
     about += [states[0].key if not config.sources else [state.key for state in states], *_how(config)]
+    about += [] if bos else ["no BOS"]  # rows with one keep their key
     stem = cache_folder() / "tokens" / token_files.hash_of(json.dumps(about))[:32]
     cached = _open(stem, split, template, config.counted)
     for state in states:
@@ -147,7 +159,7 @@ def load_tokens(
 
     counts = [Count(part.source, share) for share, part in parts]
     encoders = [Encoder(part, tokenizer, marks, largest) for _, part in parts]
-    wanted = None if limit is None else limit * (T - 1)
+    wanted = None if limit is None else limit * (T - int(bos))
 
     def check(sequences: int, kept: int) -> None:
         if not sequences:
@@ -177,6 +189,7 @@ def load_tokens(
             "masked": config.any_masks,
             "template": template if any(encoder.roles for encoder in encoders) else None,
             "given": any(encoder.given is not None for encoder in encoders),
+            "without_bos": not bos,
             "commits": [state.commit for state in states] if any(state.commit for state in states) else [],
             "sources": [
                 [c.source, c.share, c.documents, c.rows * T, s.commit] for c, s in zip(counts, states, strict=True)
@@ -191,7 +204,7 @@ def load_tokens(
         for (_, part), state, encoder, count in zip(parts, states, encoders, counts, strict=True):
             found = stack.enter_context(closing(documents(part, remark, state.commit, marks)))
             pieces = _encoded(found, encoder, remark, config.held_out_fraction, split, count, wanted)
-            sources.append(rows(counted(pieces, count), marks.bos, T, config.any_masks))
+            sources.append(rows(counted(pieces, count), marks.bos if bos else None, T, config.any_masks))
         drawn = first(limit, interleaved(sources, counts, remark))
         token_files.write(
             stem,
@@ -280,6 +293,7 @@ def _open(stem: Path, split: Split, template: str, counted: str) -> Tokens | Non
             tuple(about.get("commits", ())),
             tuple(SourceFacts(*facts) for facts in about.get("sources", ())),
             counted,
+            not about.get("without_bos"),
         )
     except (KeyError, TypeError):
         return None
@@ -318,13 +332,13 @@ def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> N
     """document_nT: which document of the split each token of these rows is of, counted from 0.
 
     A separator belongs to the document that it ends; text never yields one, so that documents are found by it. Among
-    token ids, a BOS within a row begins one, too. The leading token of a row has the number of the token behind it.
+    token ids, a BOS within a row begins one, too. The BOS at the start of a row has the number of the token behind it.
     """
     marks = markers(tokenizer)
     ends_in_N = np.zeros(len(tokens.ids_NT), dtype=np.int64)
     for start in range(0, len(tokens.ids_NT), _ROWS_AT_ONCE):
         block = tokens.ids_NT[start : start + _ROWS_AT_ONCE]
-        ends_in_N[start : start + len(block)] = _ends(block, marks).sum(1)
+        ends_in_N[start : start + len(block)] = _ends(block, marks, tokens.bos).sum(1)
     shares = [facts.share for facts in tokens.sources]
     source_N = np.fromiter(islice(turns(shares), len(ends_in_N)), int) if shares else np.zeros(len(ends_in_N), int)
     ended_N = np.zeros(len(ends_in_N), dtype=np.int64)  # documents of all sources before it, and of its own before it
@@ -333,16 +347,17 @@ def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> N
         own = source_N == source
         ended_N[own] = before + ends_in_N[own].cumsum() - ends_in_N[own]
         before += int(ends_in_N[own].sum()) + 1  # the last of a source need not end
-    ends_nT = _ends(tokens.ids_NT[rows_n], marks)
+    ends_nT = _ends(tokens.ids_NT[rows_n], marks, tokens.bos)
     return ended_N[rows_n, None] + ends_nT.cumsum(1) - ends_nT  # type: ignore[no-any-return]
 
 
-def _ends(ids_nT: NDArray[Any], marks: Marks) -> NDArray[np.bool_]:
+def _ends(ids_nT: NDArray[Any], marks: Marks, bos: bool) -> NDArray[np.bool_]:
     """Which tokens end a document: separators, and what stands before a BOS within a row that none stands before."""
     ends_nT: NDArray[np.bool_] = ids_nT == marks.separator
-    ends_nT[:, 0] = False
+    lead = int(bos)
+    ends_nT[:, :lead] = False
     if marks.bos != marks.separator:
-        ends_nT[:, 1:-1] |= (ids_nT[:, 2:] == marks.bos) & ~ends_nT[:, 1:-1]
+        ends_nT[:, lead:-1] |= (ids_nT[:, lead + 1 :] == marks.bos) & ~ends_nT[:, lead:-1]
     return ends_nT
 
 

@@ -58,11 +58,13 @@ def save_sae(
     hook_out: str | None = None,
     transcoder: bool = False,
     samples: Tensor | None = None,
+    l1_coefficient: float | None = None,
 ) -> None:
     """Write the folder. `more` is kept under the metadata (the run, the step, the coefficient …).
 
     None: it is not known. `transcoder`: ŷ is not x̂ but what `hook_out` gives; with a W_skip it always is.
     `samples`: raw activations [B, D] to keep 64 of, with what it answers to them; drawn ones, if not given.
+    `l1_coefficient`: λ of a loss ‖x̂ - x‖² + λ Σ f_i ‖W_dec_i‖ of raw x, which SAELens trains on with; left out if none.
     """
     folder.mkdir(parents=True, exist_ok=True)
     phi = sae.nonlinearity
@@ -88,6 +90,7 @@ def save_sae(
             "normalize_activations": PER_TOKEN[sae.per_token],
             "reshape_activations": "none",
             **of_topk,
+            **({} if l1_coefficient is None else {"l1_coefficient": l1_coefficient}),
             "metadata": {
                 # readers of this format rebuild the metadata of anything older than 6.0.0, losing what is here
                 "sae_lens_version": "6.0.0",

@@ -177,10 +177,20 @@ class AuxK:
         return squares(f_BN @ W_dec_NE, e_BE).sum() * len(p.x_BD) / len(e_BE)
 
     def takes(self, z_BN: Tensor, W_dec_NE: Tensor) -> Tensor:
-        """Which k dead features of each token, bools."""
+        """Which k dead features of each token, bools; of equal contributions those with the lowest index."""
         score_BN = (z_BN.abs() if self.both_signs else z_BN).detach() * W_dec_NE.detach().norm(dim=1)
-        most = score_BN.topk(min(self.k, score_BN.shape[1]), dim=1).indices
-        return torch.zeros_like(score_BN, dtype=torch.bool).scatter_(1, most, True)
+        k = min(self.k, score_BN.shape[1])
+        if k < 1:
+            return torch.zeros_like(score_BN, dtype=torch.bool)
+        # which of equal ones `topk` takes is undefined, the least that it takes is not
+        least_B1 = score_BN.topk(k, dim=1, sorted=False).values.amin(1, keepdim=True)
+        taken_BN: Tensor = ~(score_BN < least_B1)  # NaN is taken, so that it shows
+        if (taken_BN.sum(1) > k).any():
+            at_BN = score_BN == least_B1
+            above_BN = taken_BN & ~at_BN
+            room_B1 = k - above_BN.sum(1, keepdim=True)
+            taken_BN = above_BN | (at_BN & (at_BN.cumsum(1) <= room_B1))
+        return taken_BN
 
 
 @dataclass(frozen=True, eq=False)

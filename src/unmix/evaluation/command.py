@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from unmix.activations.rows import Rows
+from unmix.activations.rows import GIVEN, Rows
 from unmix.config import MaskConfig
-from unmix.corpus.tokens import Tokens, load_tokens
+from unmix.corpus.tokens import Tokens, load_tokens, sample, special_ids
 from unmix.devices import resolve
 from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import Dictionary
@@ -21,11 +22,11 @@ from unmix.disk import size
 from unmix.errors import UserError
 from unmix.evaluation import memory
 from unmix.evaluation.debias import debias as refit
-from unmix.evaluation.evaluate import SKIP, evaluate
+from unmix.evaluation.evaluate import evaluate
 from unmix.evaluation.findings import findings
 from unmix.evaluation.opened import open_subject
 from unmix.evaluation.rows import evaluate_rows
-from unmix.evaluation.subject import Subject, on_rows
+from unmix.evaluation.subject import Subject, on_rows, recipe_of
 from unmix.interop.origin import Origin
 from unmix.lm.model import LanguageModel
 from unmix.machine import held
@@ -34,6 +35,7 @@ from unmix.runlog import newest_checkpoints, read_json, write_json
 FILE = "evaluation.json"
 SUPERSEDED = "evaluation.superseded-{}.json"  # 1, 2 …: none is overwritten
 DEBIAS_TOKENS = 100_000
+CE_TOKENS = 100_000  # unless others are asked for
 SWEEP_TOKENS, SWEEP_CE_TOKENS = 100_000, 20_000  # what a sweep evaluates itself on
 SWEEP_READS = 20 * SWEEP_TOKENS  # held-out tokens that it reads, and takes those as a sample of
 
@@ -42,7 +44,7 @@ def evaluate_folder(
     folder: Path | Sequence[Path],
     *,
     fidelity_tokens: int,
-    ce_tokens: int,
+    ce_tokens: int | None = None,
     model: str | None = None,
     corpus: str | None = None,
     hook: str | None = None,
@@ -58,10 +60,13 @@ def evaluate_folder(
 
     `mask` is given the mask of the training (`auto` where it was on every token) and answers that of the evaluation;
     `batch` sequences go through the model at once, as many as fit `memory.BUDGET` if not given. `device`: where, if
-    not on the run's. `read_at_most` bounds the held-out tokens that are read. Raises `UserError` for what
+    not on the run's. `read_at_most` bounds the held-out tokens that are read. A run on rows is evaluated on those that
+    it held out, unless a `model` is given. Raises `UserError` for options that are of no use then, for what
     `find_subject` and `evaluate` do, and for a model, a corpus or a device that cannot be had.
     """
     if isinstance(folder, Path) and model is None and on_rows(folder):
+        unused = {"--debias": debias, "--corpus": corpus, "--hook": hook, "--hook-out": hook_out, "--batch": batch}
+        _require_none(folder, unused | {"--device": device, "--ce-tokens": ce_tokens})
         return evaluate_rows(folder, None, tokens=fidelity_tokens, mask=mask)
     if debias and not isinstance(folder, Path):
         raise UserError("--debias writes into the folder of a dictionary; give one folder at a time")
@@ -96,9 +101,10 @@ def evaluate_folder(
     results = []
     for at, out, saes in _together(subject):
         if debias and isinstance(folder, Path):
-            say(f"refitting the magnitudes of {len(saes)} dictionaries on {DEBIAS_TOKENS:,} tokens of the train split")
-            train = load_tokens(subject.corpus, lm.tokenizer, T, "train", say=say)
-            saes = {**saes, **_debiased(saes, lm, train, at, folder, _made(subject, T), n)}
+            say(f"refitting the magnitudes of {len(saes)} dictionaries on about {DEBIAS_TOKENS:,} training tokens")
+            train = load_tokens(subject.corpus, lm.tokenizer, T, "train", say=say, bos=subject.prepend_bos)
+            refitted = _debiased(saes, lm, train, at, folder, _made(subject, T), n, subject.trained.special)
+            saes = {**saes, **refitted}
         say(f"{len(saes)} dictionaries at {at if out is None else f'{at} -> {out}'}")
         result = evaluate(
             lm,
@@ -107,7 +113,7 @@ def evaluate_folder(
             saes,
             hook_out=out,
             fidelity_tokens=fidelity_tokens,
-            ce_tokens=ce_tokens,
+            ce_tokens=CE_TOKENS if ce_tokens is None else ce_tokens,
             mask=mask(subject.trained),
             batch_sequences=n,
             progress=_seldom(say),
@@ -123,6 +129,15 @@ def evaluate_folder(
         **({"published": {name: _published(made) for name, made in subject.made.items()}} if subject.made else {}),
         "hooks": results,
     }
+
+
+def _require_none(folder: Path, unused: dict[str, Any]) -> None:
+    """Raises `UserError` naming those of these options that were given: a run on rows has no use for them."""
+    if given := [flag for flag, value in unused.items() if value not in (None, False)]:
+        raise UserError(
+            f"{', '.join(given)}: {folder} was trained on activations without a model or text and is evaluated on "
+            "those that it held out, where this does nothing; leave it out, or give both, --model and --corpus"
+        )
 
 
 def _together(subject: Subject) -> list[tuple[str, str | None, dict[str, Dictionary]]]:
@@ -156,13 +171,14 @@ def evaluate_run(folder: Path, say: Callable[[str], None], given: Rows | None = 
     said in a line: what was trained is whole without it. `given`: the activations of a run on rows handed over.
     """
     try:
-        there = require_ours(folder)
+        there, rows = require_ours(folder), recipe_of(folder).activations.rows
         if there is not None:
             newest = {name: str(path.relative_to(folder)) for name, path in newest_checkpoints(folder).items()}
             if there.get("checkpoints", newest) == newest:  # one without them is of an earlier version
-                say(f"{folder / FILE} is there; `unmix evaluate {folder}` makes it again")
+                again = "move it away, and the same call" if rows == GIVEN else f"`unmix evaluate {folder}`"
+                say(f"{folder / FILE} is there; {again} makes it again")
                 return
-        if on_rows(folder):
+        if rows is not None:
             say(f"evaluating on up to {SWEEP_TOKENS:,} held-out activations")
             _write(folder, evaluate_rows(folder, given, tokens=SWEEP_TOKENS), there, say)
             return
@@ -215,27 +231,60 @@ def _debiased(
     folder: Path,
     made: dict[str, Any] | None,
     n: int = 16,
+    special: bool = False,
 ) -> dict[str, Dictionary]:
-    """Each SAE refitted on the tokens that it was trained on, and saved in `folder/debiased/NAME`."""
-    T = train.ids_NT.shape[1]
-    ids_NT = torch.from_numpy(train.ids_NT[: max(1, DEBIAS_TOKENS // T)].astype(np.int64))
-    batches = [lm.activations(part, [hook])[hook][:, SKIP:].flatten(0, 1).cpu() for part in torch.split(ids_NT, n)]
+    """Each SAE refitted on a sample of the tokens that it was trained on, and saved in `folder/debiased/NAME`.
+
+    There are about DEBIAS_TOKENS of them. `special`: training left out special tokens.
+
+    Raises `UserError` for an SAE that was trained on none of them.
+    """
+    T, left_out = train.ids_NT.shape[1], special_ids(lm.tokenizer, train) if special else []
+    rows = max(1, DEBIAS_TOKENS * len(train.ids_NT) // max(1, train.activations))  # of which those tokens are
+    rows_N = np.sort(sample(len(train.ids_NT))[:rows])
+    batches = [_trained_on(lm, train, hook, rows_N[at : at + n], left_out) for at in range(0, len(rows_N), n)]
     found = {}
     for name, sae in saes.items():
         kept = [x_BD[~sae.leaves(x_BD)] for x_BD in batches]
+        if not (count := sum(len(x_KD) for x_KD in kept)):
+            raise UserError(
+                f"--debias: {name} was trained on none of {len(rows_N) * T:,} tokens of the train split; leave it out"
+            )
         found[f"{name}, debiased"] = refitted = refit(sae, kept)
-        more: dict[str, Any] = {"debiased_on_tokens": sum(len(x_KD) for x_KD in kept)}
+        more: dict[str, Any] = {"debiased_on_tokens": count, "prepend_bos": train.bos}
         if made is not None:
             more["unmix_recipe"] = made
-        if sae.longest is not None:
-            more["mask"] = {
-                "rule": f"tokens longer than {sae.longest:g} were not trained on: leave x as it is there",
-                "longer_than": sae.longest,
-            }
+        if mask := _mask_facts(sae, left_out):
+            more["mask"] = mask
         save_sae(
             refitted, folder / "debiased" / name, model=lm.name, hook=hook, context=T, more=more, samples=_some(kept)
         )
     return found
+
+
+def _trained_on(
+    lm: LanguageModel, train: Tokens, hook: str, rows_n: NDArray[np.int64], left_out: Sequence[int]
+) -> Tensor:
+    """x_BD of those tokens of these rows that became activations, without a BOS at position 0 and the ids left out."""
+    ids_nT = torch.from_numpy(train.ids_NT[rows_n].astype(np.int64))
+    kept_nT = ~torch.isin(ids_nT, torch.tensor(left_out, dtype=torch.int64))
+    if train.kept_NT is not None:
+        kept_nT &= torch.from_numpy(train.kept_NT[rows_n].astype(bool))
+    kept_nT[:, : train.skip] = False
+    return lm.activations(ids_nT, [hook])[hook].cpu()[kept_nT]
+
+
+def _mask_facts(sae: Dictionary, left_out: Sequence[int]) -> dict[str, Any]:
+    """What a refitted SAE says of the tokens that it was not trained on; empty if there are none."""
+    kinds = ["special tokens"] if left_out else []
+    if sae.longest is not None:
+        kinds.append(f"tokens longer than {sae.longest:g}")
+    if not kinds:
+        return {}
+    facts: dict[str, Any] = {"rule": f"{' and '.join(kinds)} were not trained on: leave x as it is there"}
+    if sae.longest is not None:
+        facts["longer_than"] = sae.longest
+    return facts | ({"special_ids": list(left_out)} if left_out else {})
 
 
 def _seldom(say: Callable[[str], None], every: int = 20) -> Callable[[str], None]:

@@ -5,9 +5,10 @@
     the first 200,000 tokens of the sample         the same by norm, with no token left out
 
 The BOS at position 0 is left out of every number but those by norm and of outliers (it is one and the same activation
-in every sequence). The mask leaves out more tokens, by default the outliers: they are no part of the headline numbers,
-keep x when the rest is spliced, and have numbers of their own. Of chats, only what training counts is counted, here and
-everywhere (`corpus.roles`): the other tokens are read and keep x, and no prediction made from them counts.
+in every sequence); of sequences without one (`Tokens.bos`), every position counts. The mask leaves out more tokens, by
+default the outliers: they are no part of the headline numbers, keep x when the rest is spliced, and have numbers of
+their own. Of chats, only what training counts is counted, here and everywhere (`corpus.roles`): the other tokens are
+read and keep x, and no prediction made from them counts.
 
 A transcoder reads x at one hook and gives y of another: then fidelity, the numbers by norm and cross-entropy are of y,
 ŷ is put in the place of y, and the mask goes by x.
@@ -35,7 +36,7 @@ from unmix.evaluation.memory import HEAD_SEQUENCES, pieces, sequences_at_once
 from unmix.evaluation.splice import Replacement
 from unmix.lm.model import LanguageModel
 
-SKIP = 1  # positions at the start of a sequence that no number counts
+SKIP = 1  # positions that no number of the explorer counts: its sequences begin with a BOS
 SURE = 2  # standard errors: what a ratio divides by has to be above so many
 
 
@@ -61,10 +62,11 @@ def evaluate(
     """
     mask = MaskConfig() if mask is None else mask
     times = mask.norm_above or OUTLIER
-    T = tokens.ids_NT.shape[1]
+    T, skip = tokens.ids_NT.shape[1], tokens.skip
     order_N = sample(len(tokens.ids_NT))
-    if T < SKIP + 2:
-        raise UserError(f"sequences of {T} tokens hold no prediction after position 0; train on longer ones")
+    if skip + 2 > T:
+        after = " after position 0" if skip else ""
+        raise UserError(f"sequences of {T} tokens hold no prediction{after}; train on longer ones")
     sequences = min(len(tokens.ids_NT), max(1, fidelity_tokens // T))
     out = hook if hook_out is None else hook_out
     hooks = list(dict.fromkeys([hook, out]))
@@ -99,7 +101,7 @@ def evaluate(
             x_NTD, y_NTE = _pair(model, hook, out, ids_NT)
             ids_NT = ids_NT.to(home)
             counted_NT = leaves.keeps(ids_NT, x_NTD) & kept_NT
-            counted_NT[:, :SKIP] = False
+            counted_NT[:, :skip] = False
             apart_NT = kept_NT & ~counted_NT
             # what is counted first, the rest behind it: encoded together, looked at apart
             n, x_BD = int(counted_NT.sum()), torch.cat([x_NTD[counted_NT], x_NTD[apart_NT]])
@@ -123,7 +125,7 @@ def evaluate(
     seen = None if out == hook else Seen(hook)
     replacements: dict[str, Replacement] = {**ablations(y_sums.mean_D), "identity": torch.clone}
     replacements |= {name: _reconstruction(sae, seen) for name, sae in saes.items()}
-    downstream = Downstream(model, out, replacements, SKIP, leaves, saes if far.tokens else (), seen)
+    downstream = Downstream(model, out, replacements, skip, leaves, saes if far.tokens else (), seen)
     ce_sequences = min(sequences, max(2, ce_tokens // T))
     ends = {*range(batch_sequences, ce_sequences, batch_sequences), min(EVERYWHERE, ce_sequences), ce_sequences}
     document_NT = torch.from_numpy(documents_of(model.tokenizer, tokens, order_N[:ce_sequences]))
@@ -163,6 +165,7 @@ def evaluate(
         **({} if hook_out is None else {"hook_in": hook, "hook_out": out}),
         "split": tokens.split,
         "mask": _say(mask, tokens),
+        "prepend_bos": tokens.bos,
         "outliers": far.facts(),
         "corpus_fingerprint": tokens.fingerprint,
         "model_fingerprint": model.fingerprint,
@@ -170,6 +173,7 @@ def evaluate(
         "mean_removed_fraction": y_sums.along_ones,
         "ce_tokens": effects["tokens"],
         "ce_sequences": ce_sequences,
+        "sequence_length": T,
         "ce_documents": effects["documents"],
         "ce_untouched": untouched,
         "seconds": {"model": round(in_model, 3), "dictionaries": round(in_dictionaries, 3)},
@@ -265,6 +269,8 @@ def _on_outliers(sae: Fidelity, x: Activations) -> dict[str, float]:
 
 def _say(mask: MaskConfig, tokens: Tokens) -> str:
     said = "position 0 (BOS) left out of every number but those by norm and of outliers"
+    if not tokens.bos:
+        said = "no BOS: sequences begin with text, and position 0 counts like any other"
     if tokens.counted:
         said = f"as in training, only these tokens count: {tokens.counted}; the others keep x; {said}"
     if not str(mask):

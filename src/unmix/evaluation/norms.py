@@ -38,7 +38,7 @@ def norms(
         part = torch.from_numpy(ids_NT[start : start + batch_sequences])
         found = model.activations(part, hooks)
         for h, hook in enumerate(hooks):
-            norm_HNT[h, start : start + len(part)] = found[hook].norm(dim=-1).numpy()
+            norm_HNT[h, start : start + len(part)] = found[hook].norm(dim=-1).cpu().numpy()
         progress(f"{min(start + batch_sequences, sequences):,} of {sequences:,} sequences")
     return distribution(
         {hook: norm_HNT[h].ravel() for h, hook in enumerate(hooks)},

@@ -34,7 +34,6 @@ from unmix.lm.model import LanguageModel
 
 ENOUGH = 0.5  # an FVU under which nothing more is tried
 FEW = 1_024  # tokens of the line that is said whenever a dictionary is opened with a model, and of each try
-SKIP = 1  # position 0, the BOS, is one and the same everywhere
 AT_ONCE = 8  # sequences a pass
 
 
@@ -111,8 +110,8 @@ def prove(
     most: int = FEW,
     name: str = "the dictionary",
 ) -> Proof:
-    """On at most so many tokens, drawn as an evaluation draws them; position 0 and outliers are left out, as there,
-    and special tokens where `made` says so. Raises `UserError` if the hook or the width do not fit.
+    """On at most so many tokens, drawn as an evaluation draws them; the BOS and outliers are left out, as
+    there, and special tokens where `made` says so. Raises `UserError` if the hook or the width do not fit.
     """
     out = made.hook_out if made is not None and made.transcoder else None
     x_BD, y_BE = read_pair(lm, tokens, hook, out, made is not None and made.without_special, most)
@@ -140,7 +139,7 @@ def read_pair(
     x_NTD, y_NTE = (torch.cat([part[name].cpu() for part in parts]) for name in (hook, out or hook))
     norm_NT = x_NTD.norm(dim=-1)
     keeps_NT = ~longer(norm_NT, OUTLIER * norm_NT.median().item())
-    keeps_NT[:, :SKIP] = False
+    keeps_NT[:, : tokens.skip] = False
     if without_special:
         keeps_NT &= ~torch.isin(ids_NT, torch.tensor(sorted(special_ids(lm.tokenizer, tokens)), dtype=torch.int64))
     return x_NTD[keeps_NT], y_NTE[keeps_NT]

@@ -16,10 +16,10 @@ from unmix.config import OUTLIER, MaskConfig
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import BY_NORM_TOKENS, ByNorm
-from unmix.evaluation.fidelity import Activations, Fidelity, redundancy
+from unmix.evaluation.fidelity import CPU, Activations, Fidelity, redundancy
 from unmix.evaluation.findings import findings
 from unmix.evaluation.memory import pieces
-from unmix.evaluation.subject import members_of, recipe_of, trained_mask
+from unmix.evaluation.subject import members_of, recipe_of, tightest, trained_mask
 
 HeldOut = Callable[[], Iterator[Tensor]]
 """The held-out rows x_BD, some thousands at a time; the same at every call."""
@@ -32,17 +32,28 @@ def evaluate_rows(
     tokens: int,
     mask: Callable[[MaskConfig], MaskConfig] = lambda trained: trained,
 ) -> dict[str, Any]:
-    """What `evaluation.json` holds of a run on rows, over `tokens` of those that were held out, or all there are."""
+    """What `evaluation.json` holds of a run on rows, over `tokens` of those that were held out, or all there are.
+
+    It is made on the processor, wherever the rows lie. Raises `UserError` for rows that are not there, and for a mask
+    of special tokens, which are not known here, or one that leaves nothing.
+    """
     recipe = recipe_of(folder)
-    source = open_rows(recipe, given, torch.device("cpu"))
+    # training could not leave out special tokens either, whatever older recipes say
+    asked = mask(tightest([trained_mask(recipe).model_copy(update={"special": False})]))
+    if asked.special:
+        raise UserError(
+            f"--mask-special: {folder} was trained on activations without a tokenizer, so none is known to be special; "
+            "leave it out (rows of activations.special_ids are left out already)"
+        )
+    source = open_rows(recipe, given, CPU)
     results = []
     members, checkpoints = members_of(folder)
     for hook, saes in members.items():
 
         def held_out(hook: str = hook) -> Iterator[Tensor]:
-            return (arrays[hook] for arrays in source.held_out(tokens))
+            return (arrays[hook].to(CPU) for arrays in source.held_out(tokens))
 
-        result = of_hook(hook, saes, held_out, mask(trained_mask(recipe)))
+        result = of_hook(hook, saes, held_out, asked)
         ids_R = source.held_out_ids(tokens)
         if ids_R is not None:
             norm_R = torch.cat([x_BD.double().norm(dim=1) for x_BD in held_out()])

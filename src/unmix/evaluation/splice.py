@@ -10,36 +10,46 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import index
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.lm.hooks import find_place
 from unmix.lm.places import Running, attach
+from unmix.lm.wrapped import module_of, place_name
 
 Replacement = Callable[[Tensor], Tensor]
 
 
 @contextmanager
 def splice(
-    model: nn.Module, hook: str | Mapping[str, Replacement], replacement: Replacement | None = None
+    model: object, hook: str | Mapping[str, Replacement], replacement: Replacement | None = None
 ) -> Iterator[None]:
     """While inside, the activation x (N, T, D) at the hook is replaced by `replacement(x)`, in x's dtype.
 
     Several hooks at once are hook -> replacement. Tokens that a dictionary was not trained on (`sae.longest`) stay
     unchanged; so they do with the replacements below. `model` is a causal LM of `transformers`, with hooks named as in
-    a recipe; a model of TransformerLens; or any module, with hooks that are paths. Raises `UserError` for a hook that
-    the model lacks. The model is as it was afterwards, also after an exception.
+    a recipe; one of nnsight or nnterp around it, whose traces then run with the replacement; a model of
+    TransformerLens; a model of ours; or any module, with hooks that are paths. The model is as it was afterwards, also
+    after an exception.
+
+    Raises `UserError` for a hook that the model lacks, and for a model that does not run here: one of another kind, or
+    one whose weights are not loaded.
     """
     if isinstance(hook, str):
         if replacement is None:
             raise UserError(f"nothing was given to put in the place of {hook}; give a dictionary, or a function of x")
         hook = {hook: replacement}
-    places = {name: find_place(model, name) for name in hook}
-    running = Running(model)
-    handles = [attach(places[name], name, running, _of_trained(put)) for name, put in hook.items()]
+    module = module_of(model)
+    places = {name: find_place(module, place_name(module, name)) for name in hook}
+    running = Running(module)
+    # those in the middle of a block read what goes into it as the others leave it
+    ordered = sorted(hook, key=lambda name: places[name].onto is not None)
+    handles = [attach(places[name], name, running, _of_trained(hook[name])) for name in ordered]
     try:
         yield
     finally:
@@ -67,20 +77,25 @@ def steered(
 ) -> Replacement:
     """x with features set to 0, held at a value on every token, moved by one, or multiplied; the error stays as it is.
 
-    Values are in the units of f. Raises `UserError` for a feature that the dictionary lacks, or that is named twice.
+    Features are whole numbers of any kind: Python's, numpy's, those in a tensor. Values are in the units of f. Raises
+    `UserError` for a feature that the dictionary lacks, that is named twice, or that is no whole number.
     """
-    factors = dict.fromkeys(ablate, 0.0) | dict(multiply or {})
-    named = [*ablate, *(clamp or {}), *(add or {}), *(multiply or {})]
+    ablated = [_index(feature) for feature in ablate]
+    clamped, added, multiplied = (
+        [(_index(feature), value) for feature, value in (given or {}).items()] for given in (clamp, add, multiply)
+    )
+    named = [*ablated, *(feature for feature, _ in (*clamped, *added, *multiplied))]
     if twice := [feature for feature in named if named.count(feature) > 1]:
         raise UserError(f"feature {twice[0]} is changed in two ways; give one")
+    values, amounts, factors = dict(clamped), dict(added), dict.fromkeys(ablated, 0.0) | dict(multiplied)
 
     def new(f_K: Tensor) -> Tensor:
         new_K = f_K.clone()
         for at, feature in enumerate(named):
-            if clamp and feature in clamp:
-                new_K[..., at] = clamp[feature]
-            elif add and feature in add:
-                new_K[..., at] += add[feature]
+            if feature in values:
+                new_K[..., at] = values[feature]
+            elif feature in amounts:
+                new_K[..., at] += amounts[feature]
             else:
                 new_K[..., at] *= factors[feature]
         return new_K
@@ -93,9 +108,9 @@ def with_features(sae: Dictionary, features: Sequence[int], new: Callable[[Tenso
 
     Raises `UserError` for a feature that the dictionary lacks.
     """
-    if absent := [feature for feature in features if not 0 <= feature < sae.features]:
+    features_K = [_index(feature) for feature in features]
+    if absent := [feature for feature in features_K if not 0 <= feature < sae.features]:
         raise UserError(f"feature {absent[0]} is not there; the dictionary has 0 to {sae.features - 1}")
-    features_K = list(features)
 
     def replace(x: Tensor) -> Tensor:
         x_D = x.to(sae.W_dec.dtype)
@@ -108,13 +123,29 @@ def with_features(sae: Dictionary, features: Sequence[int], new: Callable[[Tenso
     return _where_trained(sae, replace)
 
 
+def _index(feature: Any) -> int:
+    """A feature as Python's own whole number. Raises `UserError` for what is none; a bool is part of a mask."""
+    try:
+        if "bool" in str(getattr(feature, "dtype", type(feature).__name__)):
+            raise TypeError
+        return index(feature)
+    except TypeError:
+        raise UserError(f"feature {feature!r} is no whole number; give the indices of features") from None
+
+
 def _of_trained(replacement: Replacement) -> Replacement:
     """A dictionary's x̂ where it was trained; another replacement as it is."""
     return _where_trained(replacement, replacement) if isinstance(replacement, Dictionary) else replacement
 
 
 def _where_trained(sae: Dictionary, replacement: Replacement) -> Replacement:
-    """The replacement, of tokens that the dictionary was trained on; the others keep x."""
-    if sae.longest is None:
-        return replacement
-    return lambda x: torch.where(sae.leaves(x)[..., None], x, replacement(x))
+    """The replacement, of tokens that the dictionary was trained on; the others keep x. It is made where `sae` lies."""
+
+    def replace(x: Tensor) -> Tensor:
+        there = x.to(sae.W_dec.device)
+        new = replacement(there)
+        if sae.longest is not None:
+            new = torch.where(sae.leaves(there)[..., None], there, new)
+        return new.to(x.device)
+
+    return replace

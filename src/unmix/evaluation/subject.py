@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -49,6 +49,8 @@ class Subject:
     """Of the model that was trained on, where that is known."""
     fits: bool = False
     """Whether longer sequences than the model takes are shortened: nobody asked for that length."""
+    prepend_bos: bool = True
+    """Whether sequences begin with a BOS, as those of the training did."""
     notes: tuple[str, ...] = ()
     """What its user should know."""
     processed: tuple[str, ...] = ()
@@ -66,6 +68,23 @@ class Subject:
         """Where the y of a transcoder is read; None for one that gives its input back."""
         made = self.made.get(name)
         return made.hook_out if made is not None and made.transcoder else None
+
+    def require_bos(self, folder: Path) -> None:
+        """Raises `UserError` if the dictionary in the folder is of sequences without a BOS."""
+        if not self.prepend_bos:
+            raise UserError(
+                f"{folder} was trained on sequences without a BOS (prepend_bos: false), and the explorer reads all of "
+                f"them with one; `unmix evaluate` reads them without, or set prepend_bos to true in its {CONFIG}"
+            )
+
+    def renamed(self, called: Callable[[str], str]) -> Subject:
+        """The same, with every hook as it is called; those that have one name then are one hook."""
+        saes: dict[str, dict[str, Dictionary]] = {}
+        for at, of_hook in self.saes.items():
+            saes.setdefault(called(at), {}).update(of_hook)
+        outs = {name: called(out) for name in self.made if (out := self.hook_out(name)) is not None}
+        made = {name: replace(made, hook_out=outs.get(name, made.hook_out)) for name, made in self.made.items()}
+        return replace(self, saes=saes, made=made)
 
 
 def find_subject(
@@ -213,7 +232,7 @@ def _of_others(
         T = USUAL_LENGTH
         notes += (f"{folder} names no context_size: sequences are of {T} tokens",)
     if made.prepend_bos is False:
-        notes += (f"{folder} says prepend_bos: false; sequences begin with the BOS here all the same",)
+        notes += (f"{folder} was trained on sequences without a BOS (prepend_bos: false): these have none",)
     if made.processed:
         done = " and ".join(f"{key} ({PROCESSED[key]})" for key in made.processed)
         notes += (
@@ -229,6 +248,7 @@ def _of_others(
         tightest([MaskConfig(special=made.without_special, norm_above=None)]),
         split=UNKNOWN_SPLIT,
         fits=True,
+        prepend_bos=made.prepend_bos is not False,
         notes=notes,
         processed=made.processed,
         made={_name(folder): made},

@@ -15,6 +15,7 @@ from __future__ import annotations
 from unmix.dictionary.nonlinearities import JumpRelu, Nonlinearity, Relu, TopK
 from unmix.dictionary.per_token import LayerNorm
 from unmix.errors import UserError
+from unmix.interop.keys import asked, count
 from unmix.interop.normal import normal_form
 from unmix.interop.origin import Origin, Reading
 from unmix.interop.source import Source, hook_named
@@ -74,6 +75,9 @@ def read(source: Source) -> Reading:
             model=keys.text("model_name"),
             hook=hook_named(keys.text("hook_point")),
             context=keys.whole("seq_len"),
+            corpus=keys.text("dataset_path"),
+            training_tokens=count(keys.values.get("num_tokens")),
+            asked=asked(k if kind == "topk" else None, keys.values.get("l1_coeff")),
             l0=float(k) if kind == "topk" and k else None,
             folded=folded,
             notes=notes,

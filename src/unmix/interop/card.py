@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path, PurePath
-from typing import Any, NamedTuple
+from typing import Any
 
 import yaml
 
@@ -14,22 +14,12 @@ from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import transformer_lens
 from unmix.interop.load import read
+from unmix.interop.measured import Evaluated, evaluated
 from unmix.interop.origin import Origin
 from unmix.runlog import read_json
 
-EVALUATION = "evaluation.json"
 _HUB_ID = re.compile(r"\w[\w.-]*(/\w[\w.-]*)?")
 _NOT_ON_THE_HUB = ("embedded", "smollm2")  # short names of ours
-
-
-class Evaluated(NamedTuple):
-    """A dictionary's numbers, and of what."""
-
-    row: dict[str, Any]
-    """Its own: l0, explained_variance, delta_ce …"""
-    hook: dict[str, Any]
-    """Of its hook: tokens, mask, split."""
-    corpus: str
 
 
 def card(folder: Path, repo: str, within: str, licence: str) -> str:
@@ -60,18 +50,6 @@ def card(folder: Path, repo: str, within: str, licence: str) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def evaluated(folder: Path) -> Evaluated | None:
-    """The newest numbers of the dictionary: from its own folder, or of the run in which it is a checkpoint."""
-    own = read_json(folder / EVALUATION)
-    if own is not None and (found := _row(own, ".")):
-        return found
-    run = folder.absolute().parents[2] if len(folder.absolute().parents) > 2 else folder
-    if not (run / "run.yaml").is_file():
-        return None
-    of_run = read_json(run / EVALUATION)
-    return None if of_run is None else _row(of_run, folder.absolute().relative_to(run).as_posix())
-
-
 def without_paths(value: Any) -> Any:
     """The value with every absolute path in it cut to its last part: they name folders, and people, of one machine."""
     if isinstance(value, dict):
@@ -91,16 +69,6 @@ def paths_in(value: Any) -> list[str]:
 
 def _is_path(value: Any) -> bool:
     return isinstance(value, str) and bool(re.match(r"(/|~[\w/]|[A-Za-z]:[\\/])", value)) and "\n" not in value
-
-
-def _row(found: dict[str, Any], checkpoint: str) -> Evaluated | None:
-    """Of an evaluation.json: the one of the checkpoint."""
-    try:
-        name = next(name for name, at in found["checkpoints"].items() if at == checkpoint)
-        hook = next(hook for hook in found["hooks"] if name in hook["saes"])
-        return Evaluated(hook["saes"][name], hook, str(found["corpus"]))
-    except (StopIteration, KeyError, TypeError, AttributeError):
-        return None
 
 
 def _about(sae: Dictionary, origin: Origin, facts: dict[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from unmix.dictionary.model import Dictionary
 from unmix.dictionary.nonlinearities import Gated, JumpRelu, Nonlinearity, Relu, TopK
 from unmix.disk import replacing
 from unmix.errors import UserError
-from unmix.interop.keys import Keys
+from unmix.interop.keys import Keys, asked
 from unmix.interop.normal import centred_biases, normal_form, not_negative, require_plain
 from unmix.interop.origin import Origin, Reading
 from unmix.interop.source import Source
@@ -108,6 +108,7 @@ def read(source: Source) -> Reading:
             hook=hook,
             context=buffer.whole("ctx_len"),
             prepend_bos=True,
+            asked=asked(k or trainer.values.get("target_l0"), trainer.values.get("l1_penalty")),
             l0=float(k) if k is not None else None,
             folded=folded,
             notes=notes,

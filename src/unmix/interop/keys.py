@@ -106,6 +106,19 @@ def fact(value: Any) -> float | None:
     return _float(value) if math.isfinite(_float(value)) else None
 
 
+def count(value: Any) -> int | None:
+    """The value, if it is a whole number above 0: something that is shown."""
+    return value if type(value) is int and value > 0 else None
+
+
+def asked(l0: Any, l1: Any) -> dict[str, float]:
+    """What a training was asked for, `Origin.asked`: the L0 if there is one, else the coefficient, else nothing."""
+    for kind, number in (("l0", fact(l0)), ("l1", fact(l1))):
+        if number is not None:
+            return {kind: number}
+    return {}
+
+
 def read_keys(path: Path) -> Keys:
     """The object in a JSON or YAML file. Raises `UserError` if it cannot be read."""
     try:

@@ -63,7 +63,8 @@ def load_sae(
 ) -> Dictionary:
     """The dictionary there, in the normal form, without gradients: raw x [..., D] in, raw ŷ [..., E] out.
 
-    It is on the CPU and in float32 unless `device` and `dtype` say otherwise. `cfg` has what its files say of it.
+    It is on the CPU and in float32 unless `device` and `dtype` say otherwise. `cfg` has what its files say of it, and
+    of a run what that measured.
 
     A run (its choice, newest checkpoint), a member, a checkpoint; a folder of another library, or one file of a set;
     or `OWNER/REPO` on the hub with the folder in it, or a release of SAELens with an id (`hub.folder_of`). With
@@ -89,8 +90,10 @@ def newest(folder: Path) -> Path:
             why = "chose several" if chosen else "has no choice"
             some = folder / "members" / (chosen or [*there, "NAME"])[0]
             raise UserError(f"{folder} {why}; give a member, such as {some}")
-        extended = f"{chosen[0]}-extended"
-        return there[extended if extended in there else chosen[0]]
+        name = f"{chosen[0]}-extended" if f"{chosen[0]}-extended" in there else chosen[0]
+        if name not in there:
+            raise UserError(f"{folder} has no checkpoint of its choice, {name}; train it with `unmix sweep`")
+        return there[name]
     if folder.is_dir() and not (folder / CONFIG).exists():
         steps = sorted(path.parent for path in folder.glob(f"step-?????????/{CONFIG}"))
         return steps[-1] if steps else folder
@@ -162,13 +165,21 @@ def _source(path: Path, pickles: bool) -> Source:
     return Source(folder, names, file, pickles)
 
 
+def _in(folder: Path) -> list[Path]:
+    """What is in a folder, by name; nothing if it may not be read."""
+    try:
+        return sorted(folder.iterdir())
+    except OSError:
+        return []
+
+
 def one_inside(folder: Path) -> Path | None:
     """The first dictionary below a folder that is none, nearest first, three levels down at most."""
     level = [folder] if folder.is_dir() else []
     for _ in range(3):
-        level = [inside for above in level for inside in sorted(above.iterdir()) if inside.is_dir()]
+        level = [inside for above in level for inside in _in(above) if inside.is_dir()]
         for inside in level:
-            within = Source(inside, frozenset(one.name for one in inside.iterdir()))
+            within = Source(inside, frozenset(one.name for one in _in(inside)))
             if any(form.is_here(within) for form in FORMATS):
                 return inside
     return None

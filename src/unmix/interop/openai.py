@@ -26,11 +26,11 @@ from unmix.interop.tensors import listed, take, transposed
 NAMES = {"encoder.weight": "W_enc", "latent_bias": "b_enc", "decoder.weight": "W_dec", "pre_bias": "b_dec"}
 _STATISTICS = ("stats_last_nonzero", "latents_activation_frequency", "latents_mean_square")
 _PLACES = {
-    "resid_post_mlp": "resid_post",
-    "resid_delta_mlp": "mlp_out",
-    "resid_delta_attn": "attn_out",
-    "mlp_post_act": None,
-    "resid_post_attn": None,
+    "resid_post_mlp": "resid_post.{}",
+    "resid_delta_mlp": "mlp_out.{}",
+    "resid_delta_attn": "attn_out.{}",
+    "mlp_post_act": "blocks.{}.mlp.hook_post",
+    "resid_post_attn": "blocks.{}.hook_resid_mid",
 }
 
 
@@ -61,7 +61,7 @@ def read(source: Source, path: Path, found: Mapping[str, Any]) -> Reading:
             architecture=activation,
             version="5" if activation == "TopK" else "1",
             model="gpt2" if source.in_path(r"gpt2-small|gpt2_small") else None,
-            hook=f"{named}.{layer}" if named and layer.isdigit() else None,
+            hook=named.format(layer) if named and layer.isdigit() else None,
             prepend_bos=False,
             context=64,
             l0=float(phi.k) if isinstance(phi, TopK) else None,

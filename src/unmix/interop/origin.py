@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 from unmix.dictionary.model import Dictionary
@@ -10,7 +11,7 @@ from unmix.dictionary.model import Dictionary
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """Nothing here is measured: it is what the folder, its name and its configuration say. None: they do not say."""
+    """What the folder, its name and its configuration say; only `metrics` is measured here. None: they do not say."""
 
     format: str
     """Who writes such files: `SAELens`, `Gemma Scope` …"""
@@ -32,6 +33,18 @@ class Origin:
     """Whether sequences began with a BOS."""
     without_special: bool = False
     """Whether special tokens were left out of training."""
+    corpus: str | None = None
+    """The text that it was trained on: a path, or a name on the hub."""
+    training_tokens: int | None = None
+    """How many tokens; in files of SAELens, how many were to be."""
+    step: int | None = None
+    """Updates made, of a checkpoint of ours."""
+    asked: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """What the training was asked for: `l0`, active features a token, or `l1`, the coefficient."""
+    metrics: Mapping[str, float] = field(default_factory=dict, hash=False)
+    """What its run measured, by the names of `run.evaluation()`, or of `run.metrics()` if it was not evaluated."""
+    metrics_of: str | None = None
+    """Which of the two: `held_out (evaluation.json)`, or `training, step 5,000 (metrics.jsonl)`."""
     l0: float | None = None
     """Active features a token that it claims."""
     explained_variance: float | None = None
@@ -42,6 +55,14 @@ class Origin:
     """What was brought into the weights, so that raw x goes in and raw ŷ comes out."""
     notes: tuple[str, ...] = ()
     """What its user should know."""
+
+    def __repr__(self) -> str:
+        """Only what is known, and of `metrics` how many there are."""
+        found = {one.name: (getattr(self, one.name), one.default) for one in fields(self)}
+        said = {name: repr(value) for name, (value, usual) in found.items() if value not in (None, (), {}, usual)}
+        if self.metrics:
+            said["metrics"] = f"<{len(self.metrics)} numbers>"
+        return f"Origin({', '.join(f'{name}={value}' for name, value in said.items())})"
 
     def line(self, dictionary: Dictionary) -> str:
         """`SAELens 6.54.12, topk: 24,576 features of 768 (resid_pre.8, gpt2)`."""

@@ -81,6 +81,7 @@ def _results(
         training_tokens=int(metadata(at).get("training_tokens") or -1),
         transcoder=origin.transcoder,
     )
+    config.prepend_bos = bool(result.get("prepend_bos", True))
     facts = without_paths(
         {
             "eval_config": {
@@ -177,6 +178,8 @@ def _filled(groups: Mapping[str, Mapping[str, float | None]]) -> tuple[dict[str,
 
 
 def _sequence_length(result: Mapping[str, Any]) -> int:
-    """T: a sequence holds T - 2 predictions that are counted (position 0 makes none, the last token has none)."""
+    """T. Evaluations of before did not say: a sequence holds T - 2 predictions (none at position 0 and at the end)."""
+    if "sequence_length" in result:
+        return int(result["sequence_length"])
     sequences = result.get("ce_sequences", 0)
     return int(result["ce_tokens"] // sequences + 2) if sequences else 0

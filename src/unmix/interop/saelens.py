@@ -25,7 +25,8 @@ from unmix.dictionary.files import B_ENC, CONFIG, WEIGHTS, longest
 from unmix.dictionary.nonlinearities import AbsTopK, Gated, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.errors import UserError
 from unmix.hooknames import canonical
-from unmix.interop.keys import Keys, fact, text
+from unmix.interop.keys import Keys, asked, count, fact, text
+from unmix.interop.measured import measured
 from unmix.interop.normal import OWN, normal_form, not_negative
 from unmix.interop.origin import Origin, Reading
 from unmix.interop.saelens_keys import (
@@ -187,7 +188,8 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
     ours, old = text(inner.get("unmix_version")), is_old(dict(keys.values))
     version = ours or text(facts.get("sae_lens_version")) or ("before 6" if old else None)
     hook = text(inner.get("unmix_hook")) or text(facts.get("hook_name")) or text(facts.get("hook_point"))
-    hook_out = text(facts.get("hook_name_out"))
+    hook = hook or text(facts.get("hf_hook_name"))
+    hook_out = text(facts.get("hook_name_out")) or text(facts.get("hf_hook_name_out"))
     context = facts.get("context_size")
     kwargs = facts.get("model_from_pretrained_kwargs")
     notes: tuple[str, ...] = ()
@@ -207,6 +209,7 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
         notes += ("apply_b_dec_to_input is passed over: b_dec of a transcoder is of its output",)
     if config["architecture"] in BATCH:
         notes += ("one threshold for all features, in place of the largest k·B of a batch",)
+    found = measured(keys.path.parent) if ours else None
     return Origin(
         format="unmix" if ours else "SAELens",
         architecture=config["architecture"],
@@ -215,12 +218,25 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
         hook=canonical(hook) if hook else None,
         hook_out=canonical(hook_out) if hook_out else None,
         transcoder=config["architecture"] in TRANSCODERS,
-        context=context if type(context) is int and context > 0 else None,
+        context=count(context),
         prepend_bos=facts["prepend_bos"] if isinstance(facts.get("prepend_bos"), bool) else None,
         without_special=bool(facts.get("exclude_special_tokens")),
+        corpus=_corpus(inner) or text(facts.get("dataset_path")),
+        training_tokens=count(facts.get("training_tokens", facts.get("total_training_tokens"))),
+        step=count(inner.get("step")),
+        asked=asked(facts.get("target_l0", config.get("k")), facts.get("l1", facts.get("l1_coefficient"))),
+        metrics=found.numbers if found else {},
+        metrics_of=found.of if found else None,
         l0=fact(facts.get("l0")),
         explained_variance=fact(facts.get("explained_variance")),
         processed=tuple(p for p in _PROCESSED if isinstance(kwargs, dict) and kwargs.get(p) is True),
         folded=folded,
         notes=notes,
     )
+
+
+def _corpus(inner: Mapping[str, Any]) -> str | None:
+    """Where our recipe says that the text is from."""
+    recipe = inner.get("unmix_recipe")
+    corpus = recipe.get("corpus") if isinstance(recipe, dict) else None
+    return text(corpus.get("source")) if isinstance(corpus, dict) else None

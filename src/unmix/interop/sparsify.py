@@ -15,7 +15,7 @@ from pathlib import Path
 from unmix.dictionary.model import Dictionary
 from unmix.dictionary.nonlinearities import TopK
 from unmix.errors import UserError
-from unmix.interop.keys import read_keys
+from unmix.interop.keys import count, read_keys
 from unmix.interop.normal import centred_biases, normal_form, require_plain
 from unmix.interop.origin import Origin, Reading
 from unmix.interop.source import Source, hook_of_module
@@ -56,7 +56,7 @@ def read(source: Source) -> Reading:
         raise UserError(f"{keys.path} says d_in, num_latents = {(d_in, F)}, the weights are {sae.width, sae.features}")
     if k > F:
         raise UserError(f"{keys.path} says {keys.said('k')} of {F} features; it is damaged")
-    model, context = _of_the_run(source)
+    model, corpus, context = _of_the_run(source)
     name = source.folder.absolute().name
     module = re.sub(r"^layer_(\d+)$", r"layers.\1", name)
     hook = hook_of_module(module) or (name if "." in name else None)
@@ -73,6 +73,8 @@ def read(source: Source) -> Reading:
             hook_out=hook if transcode else None,
             transcoder=transcode or skip,
             context=context,
+            corpus=corpus,
+            asked={"l0": float(k)},
             l0=float(k),
             folded=folded,
             notes=notes,
@@ -108,11 +110,10 @@ def write(sae: Dictionary, made: Origin, folder: Path) -> None:
     )
 
 
-def _of_the_run(source: Source) -> tuple[str | None, int | None]:
-    """(model, tokens a sequence) from config.json one level up, where there is one that can be read."""
+def _of_the_run(source: Source) -> tuple[str | None, str | None, int | None]:
+    """(model, data set, tokens a sequence) from config.json one level up, where there is one that can be read."""
     path = source.folder.absolute().parent / "config.json"
     if not path.is_file():
-        return None, None
+        return None, None, None
     keys = read_keys(path)
-    context = keys.values.get("ctx_len")
-    return keys.text("model"), context if type(context) is int and context > 0 else None
+    return keys.text("model"), keys.text("dataset"), count(keys.values.get("ctx_len"))

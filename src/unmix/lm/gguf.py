@@ -59,7 +59,7 @@ def quantisation(path: Path) -> str:
             "--lora ADAPTER.gguf -o MERGED.gguf`, and give MERGED.gguf"
         )
     if kind != "model":
-        raise UserError(f"model.name = {path} is no language model, but of the type {kind}; give the model's own file")
+        raise UserError(f"model.name = {path} is not a language model but of type {kind}; give the model's own file")
     counts = Counter(tensor.tensor_type.name for tensor in reader.tensors)
     if not counts:
         raise UserError(f"model.name = {path} holds no weights; give a model")

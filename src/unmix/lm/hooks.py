@@ -4,7 +4,7 @@
     resid_post.L   the output of block L; the last one is before the final norm
     attn_out.L     what block L's attention adds to the residual stream
     mlp_out.L      what block L's MLP adds to it
-    a.b.c          the output of any module, by its path
+    a.b.c          the output of any module, by its path; `a.b.c.output` is the same
     a.b.c.input    its input; the end of a path will do if no other path has it (`layers.5.mlp.input`)
 
     resid_pre + attn_out + mlp_out = resid_post                          (`LanguageModel.check_contributions`)
@@ -13,13 +13,21 @@ What is added is the module's output in most families. Where a norm stands behin
 3, EXAONE 4, GLM-4), it is the norm's output; where the block multiplies it (Granite), the product; where the module
 adds the residual stream itself (BLOOM, MPT), its output without that. TransformerLens' names (`blocks.3.hook_mlp_out`)
 mean the same places; in a model of TransformerLens they are its own hook points. A module that is no language model has
-its paths alone. What circuit-tracer calls `blocks.3.mlp.hook_in` is the input of block 3's MLP.
+its paths alone. Of their other names these are understood:
+
+    blocks.L.attn.hook_z         what goes into the attention's output projection, the heads side by side
+    blocks.L.attn.hook_out       the output of the attention module, before a norm behind it
+    blocks.L.mlp.hook_in         the input of the MLP
+    blocks.L.mlp.hook_post       what goes into its down projection; a mixture of experts has none
+    blocks.L.mlp.hook_out        the output of the MLP module, before a norm behind it
+    blocks.L.hook_resid_mid      resid_pre + attn_out, which the MLP reads; none where both run in parallel
 """
 
 from __future__ import annotations
 
 import difflib
 import re
+from contextlib import suppress
 from typing import Any
 
 from torch import nn
@@ -39,7 +47,14 @@ _NORM_BEHIND = {
 _ADDED_INSIDE = "residual"
 """What BLOOM and MPT call the argument that a module adds to its output."""
 _INPUT = ".input"
-_MLP_IN = re.compile(r"blocks\.(\d+)\.mlp\.hook_in")
+_OUTPUT = ".output"
+_INSIDE = re.compile(r"blocks\.(\d+)\.(attn\.hook_z|(?:attn|mlp)\.hook_out|mlp\.hook_in|mlp\.hook_post|hook_resid_mid)")
+MIDDLE = re.compile(r"blocks\.(\d+)\.hook_resid_mid")
+_OUT_PROJECTION = ("o_proj", "out_proj", "c_proj", "dense", "wo")
+_DOWN_PROJECTION = ("down_proj", "c_proj", "dense_4h_to_h", "fc2", "fc_out", "w2")
+_PARALLEL = ("use_parallel_residual", "parallel_attn", "new_decoder_architecture")
+"""Keys of the configurations of GPT-NeoX and StableLM, and of Falcon, with which the MLP does not read what attention
+adds; other families that have it so have one norm for both."""
 _OTHER_TOWERS = ("vision", "visual", "audio", "image", "speech")
 
 
@@ -59,9 +74,11 @@ def find_place(model: nn.Module, hook: str) -> Place:
         if kind == "resid_post":
             return Place(block, "output")
         return _contribution(block, kind, hook)
-    if hook and hook in modules:
-        return Place(modules[hook], "output")
-    if (read := _input(model, modules, hook)) is not None:
+    if (found := _INSIDE.fullmatch(hook)) and _is_language_model(model):
+        return _inside(model, hook, int(found[1]), found[2])
+    if (path := hook if hook in modules else hook.removesuffix(_OUTPUT)) and path in modules:
+        return Place(modules[path], "output")
+    if (read := _input(modules, hook)) is not None:
         return Place(read, "input")
     if not _is_language_model(model):
         close = [path for path in modules if hook and path.endswith(f".{hook}")]
@@ -79,12 +96,8 @@ def _is_language_model(model: nn.Module) -> bool:
     return hasattr(getattr(model, "config", None), "get_text_config")
 
 
-def _input(model: nn.Module, modules: dict[str, nn.Module], hook: str) -> nn.Module | None:
+def _input(modules: dict[str, nn.Module], hook: str) -> nn.Module | None:
     """The module whose input the hook is; None if it is no such name, or there is no such module, or several."""
-    if (found := _MLP_IN.fullmatch(hook)) and _is_language_model(model):
-        blocks = find_blocks(model)
-        children = dict(blocks[int(found[1])].named_children()) if int(found[1]) < len(blocks) else {}
-        return next((children[name] for name in _MLP if name in children), None)
     path = hook.removesuffix(_INPUT)
     if path == hook:
         return None
@@ -92,17 +105,100 @@ def _input(model: nn.Module, modules: dict[str, nn.Module], hook: str) -> nn.Mod
     return modules[close[0]] if path and len(close) == 1 else None
 
 
-def _contribution(block: nn.Module, kind: str, hook: str) -> Place:
-    """What one branch of a block adds to the residual stream."""
+def usual_name(model: nn.Module, hook: str) -> str:
+    """Ours for a place of ours that has another name (`model.layers.3` -> resid_post.3); other names as they are.
+
+    Raises `UserError` as `find_place`.
+    """
+    hook = canonical(hook)
+    if hook.partition(".")[0] in KINDS or not _is_language_model(model):
+        return hook
+    place, blocks = find_place(model, hook), list[nn.Module]()
+    with suppress(UserError):  # a model without a list of blocks has paths alone
+        blocks = find_blocks(model)
+    for layer, block in enumerate(blocks):
+        if all(place.module is not module for module in block.modules()):
+            continue
+        for name in (f"{kind}.{layer}" for kind in KINDS):
+            with suppress(UserError):  # a block without such a branch
+                if find_place(model, name) == place:
+                    return name
+    return hook
+
+
+def module_path(model: nn.Module, hook: str) -> str | None:
+    """`resid_post.3` -> `transformer.h.3.output`: the module of `transformers`, and the side of it that x is on.
+
+    None where x is made of what a module gives (Granite, BLOOM, the middle of a block). Raises `UserError` as
+    `find_place`.
+    """
+    place = find_place(model, hook)
+    if place.factor != 1 or place.adds or place.onto is not None:
+        return None
+    return next(f"{path}.{place.side}" for path, module in model.named_modules() if module is place.module)
+
+
+def _inside(model: nn.Module, hook: str, layer: int, part: str) -> Place:
+    """A place in a block that TransformerLens has a name for, and we do not."""
+    blocks = find_blocks(model)
+    if layer >= len(blocks):
+        raise UserError(f"hook {hook}: the model has blocks 0 to {len(blocks) - 1}")
+    block = blocks[layer]
+    if part == "hook_resid_mid":
+        return _middle(model, block, hook)
+    branch, _, at = part.partition(".")
+    module = _branch(block, "attn_out" if branch == "attn" else "mlp_out", hook)
+    match at:
+        case "hook_out":
+            return Place(module, "output")
+        case "hook_in":
+            bare = not list(module.children())  # OPT's two layers lie in the block
+            return Place(dict(block.named_children()).get("fc1", module) if bare else module, "input")
+        case "hook_z":
+            return Place(_projection(module, hook, _OUT_PROJECTION, list(module.named_modules())), "input")
+    return Place(_projection(module, hook, _DOWN_PROJECTION, list(module.named_children())), "input")
+
+
+def _projection(module: nn.Module, hook: str, names: tuple[str, ...], inside: list[tuple[str, nn.Module]]) -> nn.Module:
+    """The one of these modules that has such a name; the module itself if it has no parts."""
+    if not list(module.children()):
+        return module
+    found = [part for path, part in inside if path.rpartition(".")[2] in names]
+    if len(found) != 1:
+        there = ", ".join(name for name, _ in module.named_children())
+        what = "no output projection of its own" if not found else "several output projections"
+        raise UserError(f"hook {hook}: {type(module).__name__} has {what}, but {there}; name a module by its path")
+    return found[0]
+
+
+def _middle(model: nn.Module, block: nn.Module, hook: str) -> Place:
+    """The residual stream between attention and MLP."""
+    added = _contribution(block, "attn_out", hook)
+    norms = [name for name, _ in block.named_children() if "norm" in name or name.startswith("ln_")]
+    if len(norms) < 2 or any(getattr(text_config(model), key, False) for key in _PARALLEL):
+        raise UserError(
+            f"hook {hook}: in {type(model).__name__} attention and MLP run in parallel on the same input, so there is "
+            "no residual stream between them; use resid_pre or resid_post of that block"
+        )
+    return added._replace(onto=block)
+
+
+def _branch(block: nn.Module, kind: str, hook: str) -> nn.Module:
+    """The attention or the MLP of a block."""
     children = dict(block.named_children())
     found = next((name for name in (_ATTENTION if kind == "attn_out" else _MLP) if name in children), None)
     if found is None:
         there = ", ".join(children)
         raise UserError(f"hook {hook}: its block has no such module; name one of {there} by its path")
+    return children[found]
+
+
+def _contribution(block: nn.Module, kind: str, hook: str) -> Place:
+    """What one branch of a block adds to the residual stream."""
+    module, children = _branch(block, kind, hook), dict(block.named_children())
     behind = [name for name in _NORM_BEHIND[kind] if name in children]
     if behind and (behind[0] != "post_attention_layernorm" or "post_feedforward_layernorm" in children):
         return Place(children[behind[0]], "output")
-    module = children[found]
     factor = float(getattr(block, "residual_multiplier", 1.0))
     return Place(module, "output", factor, _ADDED_INSIDE if takes(module, _ADDED_INSIDE) else "")
 

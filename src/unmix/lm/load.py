@@ -155,7 +155,7 @@ def _refused(name: str, path: Path | None, error: Exception, method: str = "") -
     said = str(error)
     if "trust_remote_code" in said:
         return UserError(
-            f"model.name = {name} needs code that comes with it, which is not run; "
+            f"model.name = {name} needs custom code, which unmix does not run; "
             "choose a model whose architecture is part of transformers"
         )
     if "gated repo" in said:
@@ -163,7 +163,7 @@ def _refused(name: str, path: Path | None, error: Exception, method: str = "") -
     if method:
         return UserError(
             f"cannot load model.name = {name}, which is quantised ({method}); install what that needs, or give the "
-            f"model before it was quantised: {_line(error)}"
+            f"unquantised model: {_line(error)}"
         )
     if "above report" in said:  # `transformers` logs a table, which we do not show
         return UserError(

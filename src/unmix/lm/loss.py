@@ -40,13 +40,13 @@ class TextLoss(NamedTuple):
         return self.loss < self.unigram
 
     def __str__(self) -> str:
-        said = f"{self.loss:.2f} nats a token on {self.tokens:,} tokens of your text"
+        said = f"{self.loss:.2f} nats per token on {self.tokens:,} tokens of your text"
         against = f"uniform is {self.uniform:.2f}, guessing by token frequency {self.unigram:.2f}"
         if self.knows:
             return f"the model's loss is {said}; {against}"
         return (
-            f"this model does not know this text: its loss is {said}, where {against}. Is the tokenizer its own, are "
-            "the weights trained, is it the right language?"
+            f"this model does not know this text: its loss is {said}, where {against}. Is the tokenizer its own? Are "
+            "the weights trained? Is it the right language?"
         )
 
 

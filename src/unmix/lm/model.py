@@ -15,7 +15,7 @@ from unmix.config import ModelConfig
 from unmix.errors import UserError
 from unmix.hooknames import KINDS, canonical
 from unmix.lm.folder import EMBEDDED as EMBEDDED
-from unmix.lm.hooks import find_blocks, find_place, text_config
+from unmix.lm.hooks import MIDDLE, find_blocks, find_place, text_config
 from unmix.lm.load import count_layers as count_layers
 from unmix.lm.load import load, quiet
 from unmix.lm.places import attach
@@ -165,12 +165,16 @@ class LanguageModel:
         return {hook: x_NTD.shape[-1] for hook, x_NTD in self.activations(few, hooks).items()}
 
     def check_contributions(self, ids_NT: Tensor, hooks: Sequence[str]) -> None:
-        """Raises `UserError` where an `attn_out.L` or `mlp_out.L` among the hooks is not what its block adds:
-        where resid_pre + attn_out + mlp_out - resid_post is more than `ADDED_UP` of what the block adds."""
+        """Raises `UserError` where an `attn_out.L` or `mlp_out.L` among the hooks is not what its block adds, or a
+        `blocks.L.hook_resid_mid` not in its middle: where resid_pre + attn_out + mlp_out - resid_post is more than
+        `ADDED_UP` of what the block adds."""
         for hook in hooks:
             kind, _, layer = canonical(hook).partition(".")
-            if kind not in ("attn_out", "mlp_out"):
+            middle = MIDDLE.fullmatch(hook)
+            if kind not in ("attn_out", "mlp_out") and not middle:
                 continue
+            layer = middle[1] if middle else layer
+            what = "the residual stream in its middle" if middle else "what the block adds"
             remedy = f"name a module of block {layer} by its path, or take resid_post.{layer}"
             names = [f"{kind}.{layer}" for kind in KINDS]
             try:
@@ -184,7 +188,7 @@ class LanguageModel:
             if not off <= (ADDED_UP if self.model.dtype == torch.float32 else ADDED_UP_ROUNDED):
                 raise UserError(
                     f"hook {hook}: in {type(self.model).__name__}, resid_pre + attn_out + mlp_out is not resid_post "
-                    f"(off by {off:.2g} of what block {layer} adds), so it is not what the block adds; {remedy}"
+                    f"(off by {off:.2g} of what block {layer} adds), so it is not {what}; {remedy}"
                 )
 
     def logits(self, ids_NT: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What a hook's place gives as one vector a token, and how a vector is put back there.
 
-    x = (what the module gives - what it added of its own accord) · factor
+    x = (what the module gives - what it added of its own accord) · factor [+ what goes into its block]
 
 Reading and splicing go through the same function, `attach`, so that what is put back is what was taken out.
 """
@@ -29,6 +29,8 @@ class Place(NamedTuple):
     """What the block multiplies the module's output by before it adds it (Granite)."""
     adds: str = ""
     """The argument of the module's forward that the module itself adds to its output (BLOOM, MPT)."""
+    onto: nn.Module | None = None
+    """The block whose input is added to all that: the residual stream in its middle."""
 
 
 def attach(place: Place, hook: str, shape: Callable[[], tuple[int, int] | None], see: See) -> Any:
@@ -48,14 +50,41 @@ def attach(place: Place, hook: str, shape: Callable[[], tuple[int, int] | None],
 
         return place.module.register_forward_pre_hook(before, with_kwargs=True)
 
+    base: list[Any] = []  # of the pass that is running
+
+    def enters(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        base[:] = [args[0] if args else kwargs["hidden_states"]]
+
     def after(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Any) -> Any:
         added = _argument(module, place.adds, args, kwargs) if place.adds else None
-        return _seen(output, added, place, hook, shape(), see)
+        return _seen(output, added, place, hook, shape(), see, base[0] if base else None)
 
-    return place.module.register_forward_hook(after, with_kwargs=True)
+    handle = place.module.register_forward_hook(after, with_kwargs=True)
+    if place.onto is None:
+        return handle
+    return _Handles((handle, place.onto.register_forward_pre_hook(enters, with_kwargs=True)))
 
 
-def _seen(given: Any, added: Tensor | None, place: Place, hook: str, shape: tuple[int, int] | None, see: See) -> Any:
+class _Handles(NamedTuple):
+    """Of hooks that are removed together."""
+
+    each: tuple[Any, ...]
+
+    def remove(self) -> None:
+        """Remove all of them."""
+        for handle in self.each:
+            handle.remove()
+
+
+def _seen(
+    given: Any,
+    added: Tensor | None,
+    place: Place,
+    hook: str,
+    shape: tuple[int, int] | None,
+    see: See,
+    base: Any = None,
+) -> Any:
     """What stands in the place of `given` afterwards; none if `see` leaves it."""
     there = _tensor(given, hook, shape)
     N, T = _rows(there, shape)
@@ -64,10 +93,13 @@ def _seen(given: Any, added: Tensor | None, place: Place, hook: str, shape: tupl
         x_NTD = x_NTD - added.reshape(N, T, -1)
     if place.factor != 1:
         x_NTD = x_NTD * place.factor
-    new_NTD = see(x_NTD)
+    base_NTD = None if base is None else _tensor(base, hook, shape).reshape(N, T, -1)
+    new_NTD = see(x_NTD if base_NTD is None else x_NTD + base_NTD)
     if new_NTD is None:
         return None
     new_NTD = new_NTD.to(there.dtype)
+    if base_NTD is not None:
+        new_NTD = new_NTD - base_NTD
     if place.factor != 1:
         new_NTD = new_NTD / place.factor
     if added is not None:

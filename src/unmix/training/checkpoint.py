@@ -22,6 +22,8 @@ import torch
 
 from unmix.dictionary.files import CONFIG, WEIGHTS, save_sae
 from unmix.dictionary.samples import KEPT
+from unmix.dictionary.table import ARCHITECTURES
+from unmix.dictionary.terms import L1, Gate
 from unmix.disk import flush, sha256, writing
 from unmix.errors import UserError
 from unmix.kernels.task import Weights, on_host, wide
@@ -65,11 +67,21 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
         more["mask"] = mask
     if member.halted_at is not None:
         more["halted_at"] = member.halted_at
+    if path := facts.get("modules", {}).get(member.entry.hook):
+        more["hf_hook_name"] = path
     with writing(target):
         try:
             shutil.rmtree(new, ignore_errors=True)
             hook, context = member.entry.hook, facts["context"]
-            save_sae(member.sae(), new, model=facts["model"], hook=hook, context=context, more=more)
+            save_sae(
+                member.sae(),
+                new,
+                model=facts["model"],
+                hook=hook,
+                context=context,
+                more=more,
+                l1_coefficient=raw_coefficient(member),
+            )
             save_tensors(new / STATE, *_state(member))
             write_json(new / CHECKSUMS, {"format": 1, "sha256": {name: sha256(new / name) for name in _FILES}})
             remove(folder, step)
@@ -77,6 +89,26 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
             flush(folder)
         finally:
             shutil.rmtree(new, ignore_errors=True)  # half a checkpoint is of no use, and takes room
+
+
+def raw_coefficient(member: Member) -> float | None:
+    """λ of the same loss in raw units, the decoder's norms in its penalty, as SAELens has it; None where there is none.
+
+    In training u = s x, and what is saved has the same f with W_dec = W_dec,u / s (`fold_scaling`), so that
+
+        ‖û - u‖² + β Σ f_i ‖W_dec,u,i‖  =  s² (‖x̂ - x‖² + (β / s) Σ f_i ‖W_dec,i‖),         λ = β / s
+
+    Rows of length 1 in training (‖W_dec,u,i‖ = 1) make the plain penalty the same one. β is that of the end of its
+    warm-up, or what the controller has come to. None: a penalty that is not this one (tanh, L0, plain with free rows),
+    no penalty, an error that is divided by a power of ‖x‖, or a scale of each token's own.
+    """
+    config = member.config
+    row = ARCHITECTURES[config.architecture]
+    penalty = row.penalty(config, 1.0) if row.penalty else None
+    weighed = isinstance(penalty, Gate) or (isinstance(penalty, L1) and (penalty.weigh_by_norm or config.has_unit_rows))
+    if not weighed or member.training.norm_power or member.start.per_token is not None:
+        return None
+    return float(member.coefficient) / member.facts.scale
 
 
 def remove(folder: Path, step: int) -> None:

@@ -1,6 +1,6 @@
 """Members trained on beyond the sweep, each from its state before any decay: one extension a member.
 
-RUN/extension.json            member -> from_step, to_step, decay_fraction; logged, ended: which steps it logs, as run.yaml
+RUN/extension.json            member -> from_step, to_step, decay_fraction; logged, ended: which steps it logs
 RUN/members/NAME-extended/    its checkpoints; superseded/1, 2 …: what an extension planned anew put aside
 """
 

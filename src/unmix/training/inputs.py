@@ -11,18 +11,21 @@ import torch
 
 from unmix import config as recipes
 from unmix import precision
+from unmix.activations.iterated import Iterated
 from unmix.activations.rows import Rows, facts_of_rows, open_rows, said_of_rows
 from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
-from unmix.corpus.plan import bound_of_streams, doubt_of_ids, facts_of_corpus, plan
+from unmix.corpus.plan import bos_stand_in, bound_of_streams, doubt_of_ids, facts_of_corpus, plan
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
 from unmix.devices import resolve
 from unmix.errors import UserError
+from unmix.lm.hooks import module_path
 from unmix.lm.loss import TextLoss, text_loss
 from unmix.lm.model import LanguageModel, load_language_model
 from unmix.lm.products import multiply_in_bf16
 from unmix.sinks import check_sinks
+from unmix.training.advice import as_options, as_then
 
 Say = Callable[[str], None]
 MEASURED = 4  # sequences on which the change by products in bf16 is measured
@@ -53,19 +56,21 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | N
     if device.type != "cpu":
         say(f"training on {device}")
     if act.rows is not None:
+        _require_no_special(recipe)
         source = open_rows(recipe, given, device)
+        if isinstance(source, Iterated):
+            source.say = say
         say(said_of_rows(recipe, source))
         return Inputs(source, *facts_of_rows(recipe, source), 0, [], None, device)
     if act.store is not None:
         store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens, device=device)
         manifest = store.manifest
         held, asked = recipes.flat(manifest["recipe"]), recipes.flat(store_recipe(recipe))
-        for key in asked:
-            if asked[key] != "auto" and held.get(key) != asked[key]:
-                raise UserError(
-                    f"the store {act.store} was harvested with {key} = {held.get(key)}, the recipe says {asked[key]}; "
-                    f"give --{key} {held.get(key)}, or harvest again"
-                )
+        if different := [key for key in asked if asked[key] != "auto" and held.get(key) != asked[key]]:
+            raise UserError(
+                f"the store {act.store} was harvested with {different[0]} = {held.get(different[0])}, the recipe says "
+                f"{asked[different[0]]}; give {as_options(as_then(different, held))}, or harvest again"
+            )
         say(f"reading {store.rows:,} activations from {act.store} ({manifest['dtype']})")
         if loss := manifest["model"].get("loss"):
             say(str(TextLoss(**loss)))
@@ -84,6 +89,18 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | N
     decode = model.tokenizer.decode
     about = _describe(recipe, model, tokens)
     return Inputs(stream, *about, act.sequence_length, special, lambda i: decode([i]), device)
+
+
+def _require_no_special(recipe: RunConfig) -> None:
+    """Raises `UserError` if a mask is to leave out the special tokens of rows: no tokenizer says which they are."""
+    for name in recipe.variants or [""]:
+        if recipe.of_variant(name)[1].mask.special:
+            own = "mask" in recipe.variants[name].training if name else False
+            raise UserError(
+                f"{f'variants.{name}.' if own else ''}training.mask.special = True needs a tokenizer, and "
+                "activations of your own come without one; leave it out, and give their token ids and "
+                "activations.special_ids instead"
+            )
 
 
 def store_recipe(recipe: RunConfig) -> dict[str, Any]:
@@ -120,7 +137,7 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     model = replace(model, loss=loss._asdict())
     some_NT = torch.from_numpy(tokens.ids_NT[:MEASURED].astype(np.int64))
     model.check_contributions(some_NT[:1], recipe.activations.hooks)
-    matmul, rates = precision.matmul(recipe, model, some_NT)
+    matmul, rates = precision.matmul(recipe, model, some_NT, say)
     if rates:
         say(precision.said_of_model(matmul, rates))
         model = replace(model, rates=rates)
@@ -128,8 +145,8 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
         model = multiply_in_bf16(model, some_NT, recipe.activations.hooks)
         changes = ", ".join(f"{hook} by {change:.2%}" for hook, change in model.bf16_change.items())
         say(
-            f"the model multiplies in bf16, which changes {changes} (||x' - x|| / ||x||, median of the first "
-            f"{tokens.ids_NT[:MEASURED].size:,} tokens); --model.matmul fp32 does not"
+            f"the model's products are in bf16, which changes {changes} (||x' - x|| / ||x||, median of the first "
+            f"{tokens.ids_NT[:MEASURED].size:,} tokens); --model.matmul fp32 avoids this"
         )
     return model, tokens
 
@@ -177,6 +194,7 @@ def pinned(recipe: RunConfig, corpus_facts: dict[str, Any]) -> RunConfig:
 
 def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[dict[str, Any], dict[str, Any]]:
     """Model and corpus in plain data, fingerprints included."""
+    stand_in = bos_stand_in(model.tokenizer, tokens)
     return (
         {
             "name": recipe.model.name,
@@ -189,6 +207,7 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "layers": model.layers,
             "width": model.width,
             "fingerprint": model.fingerprint,
+            "modules": {hook: module_path(model.model, hook) for hook in recipe.activations.hooks},
         },
         {
             "source": recipe.corpus.source,
@@ -198,5 +217,6 @@ def _describe(recipe: RunConfig, model: LanguageModel, tokens: Tokens) -> tuple[
             "bytes": tokens.bytes,
             "fingerprint": tokens.fingerprint,
             **facts_of_corpus(tokens),
+            **({} if stand_in is None else {"bos_stand_in": stand_in}),
         },
     )

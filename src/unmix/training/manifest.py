@@ -18,6 +18,7 @@ from unmix import config as recipes
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.activations.norms import distribution
 from unmix.activations.outliers import from_facts
+from unmix.activations.rows import GIVEN
 from unmix.activations.stream import Batch
 from unmix.config import OUTLIER, RunConfig
 from unmix.dictionary.terms import token_weights
@@ -26,6 +27,7 @@ from unmix.kernels.task import wide
 from unmix.machine import cpu_name
 from unmix.precision import keep
 from unmix.runlog import read_manifest
+from unmix.training.advice import as_keywords, as_options, to_resume
 from unmix.training.inputs import Inputs
 from unmix.training.measure import kept_rows, measure, norms
 from unmix.training.member import Entry
@@ -42,12 +44,19 @@ _SCHEDULE = (
     "training.steps", "training.lr_warmup_steps", "training.decay_fraction", "training.l1_warmup_fraction",
 )  # fmt: skip
 """Keys that may differ as far as no step that was made would have been another one."""
+LONGEST_NAME = 150
+"""Bytes of a hook in the name of a member: with a variant, an L0 and `-extended` it has to fit into 255."""
 _HARMLESS = (".lock", "norms.json", "norms.json.new", "run.yaml.new")  # what a run that was killed at once may leave
 
 
 def entries(recipe: RunConfig) -> list[Entry]:
-    """Every member; hook and variant stand in the name only where there are several hooks, and any variants."""
+    """Every member; hook and variant stand in the name only where there are several hooks, and any variants.
+
+    Raises `UserError` for a hook that cannot be part of the name of a folder, where it would be.
+    """
     several = len(recipe.activations.hooks) > 1
+    for hook in recipe.activations.hooks if several else ():
+        _require_folder_name(hook)
     found = []
     for hook in recipe.activations.hooks:
         for variant in recipe.variants or [""]:
@@ -58,6 +67,15 @@ def entries(recipe: RunConfig) -> list[Entry]:
             for l1 in training.l1:
                 found.append(Entry("-".join([*before, f"l1-{_short(l1)}"]), hook, variant, l1))
     return found
+
+
+def _require_folder_name(hook: str) -> None:
+    """Raises `UserError` if no folder can have it in its name, or a search of one folder would not find it."""
+    if {"/", "\\"} & set(hook) or not hook.isprintable() or len(hook.encode()) > LONGEST_NAME:
+        raise UserError(
+            f"hook {hook[:LONGEST_NAME]!r} would be part of the names of folders, one for each member; rename it, "
+            f"without / and \\ and in at most {LONGEST_NAME} bytes"
+        )
 
 
 def _short(l1: float) -> str:
@@ -106,13 +124,15 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
         variants = [*recipe.variants.values(), *began.variants.values()]
         unused = set.intersection(*(set(variant.sae) for variant in variants))
         further |= {f"sae.{key}" for key in unused}
+    if began.activations.rows is not None:  # where it never left out anything
+        further |= {key for key in mine.keys() | theirs.keys() if key.endswith("training.mask.special")}
     keys = [key for key in sorted(mine.keys() | theirs.keys()) if not key.startswith((*_MAY_CHANGE, *_SCHEDULE))]
     if different := [key for key in keys if mine.get(key) != theirs.get(key) and key not in further]:
         key, more = different[0], f", and {len(different) - 1} more" if len(different) > 1 else ""
-        old = " ".join(f"--{key} {_as_word(theirs.get(key))}" for key in different)
+        given = began.activations.rows == GIVEN
         raise UserError(
             f"{folder} was made with {key} = {theirs.get(key)}, the recipe says {mine.get(key)}{more}; "
-            f"give another --name, or, to resume it, {old}"
+            f"give another {'name' if given else '--name'}, or, to resume it, {to_resume(recipe, began, different)}"
         )
     return recipe, manifest
 
@@ -142,11 +162,15 @@ def check_schedule(recipe: RunConfig, manifest: dict[str, Any], folder: Path, ma
         if (then.lr_at(step, 1.0), then.l1_at(step, 1.0)) != (now.lr_at(step, 1.0), now.l1_at(step, 1.0)):
             mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
             same = {"training.l1_warmup_fraction"} if then.l1_warmup_steps == now.l1_warmup_steps else set()
-            old = " ".join(f"--{k} {_as_word(theirs[k])}" for k in _SCHEDULE if mine[k] != theirs[k] and k not in same)
-            remedy = f"give {old} to resume it as it began"
-            if step >= then.stable_until:
-                longer = f"unmix extend {folder} --steps {now.steps}"
-                remedy = f"to train a member on from before its decay: {longer}; or {remedy}"
+            old = {k: theirs[k] for k in _SCHEDULE if mine[k] != theirs[k] and k not in same}
+            given = began.activations.rows == GIVEN
+            as_it_began = as_keywords(old) if given else as_options(old)
+            remedy = f"give {as_it_began} to resume it as it began"
+            if step >= then.stable_until and (not given or now.steps > then.steps):
+                which, longer = "a member", f"unmix extend {folder} --steps {now.steps}"
+                if given:
+                    which, longer = "the choice", f"unmix.sweep(…, {as_it_began}, choice={{'extend_to': {now.steps}}})"
+                remedy = f"to train {which} on from before its decay: {longer}; or {remedy}"
             raise UserError(
                 f"{folder} has {made:,} steps, and from step {step:,} on their learning rate or l1 would have been "
                 f"another one with this schedule; {remedy}"
@@ -173,13 +197,6 @@ def ends(manifest: dict[str, Any], steps: int) -> list[int]:
 def logged_in(manifest: dict[str, Any], recipe: RunConfig) -> list[list[int]]:
     """[step, every]: after the step, the sweep logs in multiples of `every`."""
     return manifest.get("logged") or [[0, recipe.training.log_every]]
-
-
-def _as_word(value: Any) -> str:
-    """A value as the command line takes it."""
-    if value is None:
-        return "null"
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
 def check_format(manifest: dict[str, Any], folder: Path) -> None:

@@ -65,7 +65,7 @@ def measure(
     if not 0 < found["mean_square_norm"] < math.inf:
         raise UserError(
             f"the activations of {hook} have E||x||^2 = {found['mean_square_norm']} over the first chunk; "
-            "is this the hook you meant, and is the model whole?"
+            "is this the hook you meant, and are the model's files complete?"
         )
     width = x_RD.shape[1]
     scale = (width / found["mean_square_norm"]) ** 0.5 if sae.scaling == "dataset" else 1.0
