@@ -56,7 +56,9 @@ def main() -> None:
     for row in found:
         span = f"{row['low']:.1f} to {row['high']:.1f}" if row["high"] > 1.01 * row["low"] else f"{row['low']:.1f}"
         print(f"| {span} | {row['harvest']:.1f} | {row['sweep']:.1f} | {row['off']:+.1%} |")
-    print(f"\nunmix sweep {' '.join(words)}; median off {median(row['off'] for row in found):+.1%}; {platform.machine()}")
+    print(
+        f"\nunmix sweep {' '.join(words)}; median off {median(row['off'] for row in found):+.1%}; {platform.machine()}"
+    )
     if args.json:
         args.json.write_text(json.dumps({"words": words, "rounds": found}, indent=1) + "\n")
 

@@ -89,7 +89,9 @@ def every(rows: list[Row]) -> None:
         print("| --- | --: | --: | --: | --: | --: | --: | --: |")
         for kind in ("relu", *KINDS, "gated"):
             for lr in (3e-3, OURS):
-                own = [r for r in select(rows, by="unmix", architecture=kind, asked=asked, lr=lr) if r["run"] != "asked"]
+                own = [
+                    r for r in select(rows, by="unmix", architecture=kind, asked=asked, lr=lr) if r["run"] != "asked"
+                ]
                 if own:
                     columns = (("l0", 1), ("explained_variance", 4), ("delta_ce", 4), ("kl", 4))
                     cells = [spread([r[key] for r in own], digits) for key, digits in columns]

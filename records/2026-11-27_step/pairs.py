@@ -71,7 +71,9 @@ def main() -> None:
     parser.add_argument("after", type=Path)
     parser.add_argument("--rounds", type=int, default=31)
     args = parser.parse_args()
-    print("| L0, selection | step | before, ms | after, ms | after / before | its quartiles |\n|---|---|--:|--:|--:|--:|")
+    print(
+        "| L0, selection | step | before, ms | after, ms | after / before | its quartiles |\n|---|---|--:|--:|--:|--:|"
+    )
     for l0, selection in CASES:
         before, after = Worker(args.before, l0, selection), Worker(args.after, l0, selection)
         seconds = []
@@ -83,7 +85,10 @@ def main() -> None:
         low, _, high = quantiles(ratios, n=4)
         columns = (1e3 * median(each) for each in zip(*seconds, strict=True))
         each = " | ".join(f"{ms:.0f}" for ms in columns)
-        print(f"| {l0}, {selection} | {after.kind} | {each} | {median(ratios):.3f} | {low:.3f} to {high:.3f} |", flush=True)
+        print(
+            f"| {l0}, {selection} | {after.kind} | {each} | {median(ratios):.3f} | {low:.3f} to {high:.3f} |",
+            flush=True,
+        )
         before.end()
         after.end()
 

@@ -16,7 +16,7 @@ from unmix.errors import UserError
 from unmix.evaluation.opened import open_subject
 from unmix.evaluation.proof import mends, prove
 from unmix.interop.load import load_sae, one_inside, recognise
-from unmix.runlog import gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
+from unmix.runlog import Logged, gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.training import checkpoint
 from unmix.training.extension import extension_ends, extension_logged
 from unmix.training.manifest import FORMAT, ends, entries, logged_in, read_run, sweep_schedule
@@ -114,7 +114,9 @@ def _metrics(folder: Path, recipe: RunConfig, manifest: dict[str, Any]) -> tuple
     if torn:
         problems.append(f"{path}: the last line is cut short; the command that was stopped makes it again")
     swept, names = sweep_schedule(recipe), [entry.name for entry in entries(recipe)]
-    phases = [("sweep", names, names, 0, logged_in(manifest, recipe), ends(manifest, swept.steps))]
+    phases: list[tuple[str, list[str], list[str], int, Logged, list[int]]] = [
+        ("sweep", names, names, 0, logged_in(manifest, recipe), ends(manifest, swept.steps))
+    ]
     with suppress(UserError):  # _json says so
         for extended, plan in read_extensions(folder).items():
             if extended not in names:

@@ -38,4 +38,6 @@ def test_a_model_that_knows_nothing_is_called_that(lm, ids_nt):
     assert found.loss == pytest.approx(math.log(VOCABULARY), rel=1e-5)
     assert not found.knows
     assert str(found).startswith("this model does not know this text: its loss is 5.66 nats per token on 120 tokens")
-    assert str(found._replace(loss=1.0)).startswith("the model's loss is 1.00 nats per token on 120 tokens of your text")
+    assert str(found._replace(loss=1.0)).startswith(
+        "the model's loss is 1.00 nats per token on 120 tokens of your text"
+    )
