@@ -1,9 +1,9 @@
-"""Whether the time that `unmix plan` gives comes true: the plan of a sweep, then that sweep, each a process of its own.
+"""How far `unmix plan` is off in time: the plan of a sweep, then that sweep, each a process of its own.
 
     python benchmarks/plan.py [--rounds 3] [--json FILE] [-- what `unmix sweep` takes; the demo]
     python benchmarks/plan.py -- demo --architecture relu jumprelu matryoshka gated --l0 30
 
-What came true is the `seconds` of the sweep's last line of metrics: reading and training, without loading,
+What the sweep took is the `seconds` of the sweep's last line of metrics: reading and training, without loading,
 tokenizing, evaluation and report, as in the plan. Where the plan is a range, it is right within it, and off by how
 far the sweep was outside.
 """
