@@ -111,7 +111,7 @@ def test_what_is_missing_is_one_line_and_writes_nothing(own, tmp_path, capsys):
     assert "was not written by this version" in refused(own, tmp_path / "x", *to)
     assert "takes one" in refused(own, own, tmp_path / "x", *to)
     assert "are of the evaluation already" in refused(own, tmp_path / "x", *to, "--hook", "resid_post.0")
-    assert "--set a is for --to neuronpedia" in refused(own, tmp_path / "x", *to, "--set", "a")
+    assert "--set a is only for --to neuronpedia" in refused(own, tmp_path / "x", *to, "--set", "a")
     assert "exists" in refused(own, own, *to)
     assert not (tmp_path / "x").exists()
 

@@ -20,7 +20,7 @@ export function PromptsPage({ member, n, position }: { member: Member; n: number
   const { value: all, error } = useBuiltins(member);
   const found = all?.[n];
   const to = (...place: number[]) => link("m", member.name, "prompts", ...place);
-  const step = (by: number) => all?.[n + by] && go(to(n + by));
+  const step = (by: number) => n + by >= 0 && n + by < (all?.length ?? Infinity) && go(to(n + by)); // the texts may still be read
   useKeys({ j: () => step(1), k: () => step(-1) });
   return (
     <main class="wide">
