@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import LAYERS, MANY, VOCABULARY, tiny_model_folder
+from tiny_models import LAYERS, MANY, tiny_model_folder
 
 from unmix.activations.mask import Mask
 from unmix.cli import main
@@ -20,23 +20,6 @@ PAGE = Path(__file__).parents[2] / "docs" / "hooks.md"
 SAYS = dict(re.findall(r"^\| `(\S+)` \| (.+) \|$", PAGE.read_text(encoding="utf-8"), re.M))
 LAST = LAYERS - 1
 RESIDUAL = [f"{kind}.{layer}" for layer in range(LAYERS) for kind in ("resid_pre", "resid_post")]
-
-
-@pytest.fixture(scope="module", params=MANY)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def lm(family):
-    return load_language_model(ModelConfig(name=str(tiny_model_folder(family))))
-
-
-@pytest.fixture(scope="module")
-def ids_NT():
-    ids = torch.randint(1, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(0))
-    ids[:, 0] = 0
-    return ids
 
 
 def usable(lm, ids_NT, layer=LAST):

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny_models import LAYERS, MANY, VOCABULARY, tiny_model_folder
+from tiny_models import LAYERS, tiny_model_folder
 from torch import nn
 
 from unmix.config import ModelConfig
@@ -24,23 +24,6 @@ NOT_ADDED_UP = {"gemma4_text", "minimax", "openai-gpt"}
 NO_ATTENTION = {"mamba2"}
 ADDS = {"bloom", "mpt"}
 """Their modules add the residual stream themselves."""
-
-
-@pytest.fixture(scope="module", params=MANY)
-def family(request):
-    return request.param
-
-
-@pytest.fixture(scope="module")
-def lm(family):
-    return load_language_model(ModelConfig(name=str(tiny_model_folder(family))))
-
-
-@pytest.fixture(scope="module")
-def ids_NT():
-    ids = torch.randint(1, VOCABULARY, (3, 12), generator=torch.Generator().manual_seed(0))
-    ids[:, 0] = 0
-    return ids
 
 
 def read(lm, ids_NT, *hooks):

@@ -80,7 +80,7 @@ def _row(found: dict[str, Any], checkpoint: str) -> Evaluated | None:
 
 
 def _last_line(checkpoint: Path) -> dict[str, Any] | None:
-    """Of its member, up to its step. An extension goes on from the lines of the sweep."""
+    """Of its member, up to its step. The lines of an extension follow those of its sweep."""
     run, said = _run_of(checkpoint), checkpoint.absolute().name.removeprefix("step-")
     if run is None or not said.isdigit():
         return None
