@@ -77,7 +77,7 @@ def main() -> None:
     for l0, selection in CASES:
         before, after = Worker(args.before, l0, selection), Worker(args.after, l0, selection)
         seconds = []
-        for number in range(args.rounds if before.kind == "sparse" else args.rounds // 3):
+        for number in range(max(3, args.rounds if before.kind == "sparse" else args.rounds // 3)):
             first, second = (before, after) if number % 2 else (after, before)
             taken = {first: first.step(), second: second.step()}
             seconds.append((taken[before], taken[after]))

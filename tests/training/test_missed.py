@@ -21,7 +21,8 @@ def test_members_near_what_was_asked_and_those_given_a_coefficient_are_not():
     ("more", "why"),
     [
         ({"coefficient": 1.0e-8}, "no coefficient reaches it: 1e-08 does not either; ask for what it can have"),
-        ({"coefficient": 0.25}, "its coefficient, 0.25, had not found it in 1,000 steps; give more --steps"),
+        ({"coefficient": 0.25}, "its coefficient, 0.25, did not bring it there in 1,000 steps; give more --steps"),
+        ({"coefficient": 0.0}, "its coefficient, 0, did not bring it there in 1,000 steps; give more --steps"),
         ({"threshold": 0.125}, "by its threshold of 0.125, which has not settled in 1,000 steps; give more --steps"),
         ({}, "no more of its features are positive; ask for fewer, or more --steps"),
     ],

@@ -38,10 +38,12 @@ def said_of_missed(rows: Sequence[Row]) -> list[str]:
 
 def _why(last: Row) -> str:
     coefficient = last.get("coefficient")
-    if coefficient is not None and abs(math.log(coefficient)) > AT_THE_END * MOST_LOG:
+    if coefficient and abs(math.log(coefficient)) > AT_THE_END * MOST_LOG:
         return f"no coefficient reaches it: {coefficient:.1g} does not either; ask for what it can have"
     if coefficient is not None:
-        return f"its coefficient, {coefficient:.3g}, had not found it in {last['step']:,} steps; give more --steps"
+        return (
+            f"its coefficient, {coefficient:.3g}, did not bring it there in {last['step']:,} steps; give more --steps"
+        )
     if "threshold" in last:
         return (
             f"that is what it has as it is saved, by its threshold of {last['threshold']:.3g}, which has not settled "
