@@ -1,6 +1,6 @@
 """Checks and times the GPU kernels, in ten minutes at most: PYTHONPATH=src python scripts/check_gpu.py [--json FILE]
 
-Needs an NVIDIA GPU, torch, triton and numpy. Every kernel is held against float64 formulas on fresh random inputs, for
+Needs an NVIDIA GPU, torch, triton and numpy. Every kernel is held against float64 formulas on random inputs, for
 every row of the table that it knows, with its outputs and scratch memory full of NaN before; then steps and updates are
 timed, whole and by phase, beside what this GPU does at best, and where dense and sparse steps meet is measured.
 All numbers go to one file. Exits 1 if a check is wrong or a timing fails, 2 if there is no GPU. Without a GPU:
@@ -64,6 +64,7 @@ def main() -> int:
     parser.add_argument("--compile", type=int, nargs="+", metavar="CAPABILITY", help="only compile; no GPU needed")
     parser.add_argument("--no-torch-compile", action="store_true", help="leave the torch.compile column out")
     parser.add_argument("--seconds", type=float, default=SECONDS, help="no timing begins later than so (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the random inputs of the checks (%(default)s)")
     parser.add_argument("--leave", nargs="+", default=[], metavar="PART", help="leave these out: checks, or timings")
     args = parser.parse_args()
     file = args.json or (None if args.interpret else Path("gpu.json"))
@@ -89,7 +90,8 @@ def main() -> int:
 
         quicken()
     began = time.monotonic()
-    found: dict[str, Any] = {"torch": torch.__version__, "triton": triton.__version__}
+    found: dict[str, Any] = {"torch": torch.__version__, "triton": triton.__version__, "seed": args.seed}
+    torch.manual_seed(args.seed)
     if not args.interpret:
         device = torch.cuda.get_device_properties(0)
         found |= {"device": device.name, "memory_gb": device.total_memory / 1e9}

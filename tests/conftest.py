@@ -18,6 +18,18 @@ settings.register_profile("unmix", deadline=None, suppress_health_check=[HealthC
 settings.load_profile("unmix")
 
 
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    """torch's own seed is another in each process; a test that draws without a seed would fail one time in many."""
+    torch.manual_seed(0)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def seeded_module() -> None:
+    """The same for what a module's own fixtures draw, which come before `seeded`."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Dotted overrides of a run that takes a second; the cache is the test's own.
