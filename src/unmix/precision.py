@@ -54,10 +54,13 @@ def keep(recipe: RunConfig, earlier: dict[str, Any]) -> RunConfig:
         model["matmul"] = began.get("model.matmul", "fp32")
     before_corpus = CorpusConfig.model_validate(earlier.get("corpus") or {})
     read = [(part.source, part.revision) for _, part in before_corpus.parts]
+    corpus = recipe.corpus.pinned([name for name, _ in read], [revision for _, revision in read])
+    if corpus.max_tokens is None:
+        corpus = corpus.model_copy(update={"max_tokens": before_corpus.max_tokens})
     return recipe.model_copy(
         update={
             "model": recipe.model.model_copy(update=model),
-            "corpus": recipe.corpus.pinned([name for name, _ in read], [revision for _, revision in read]),
+            "corpus": corpus,
             "training": recipe.training.model_copy(update=training),
         }
     )

@@ -175,6 +175,43 @@ def test_weights_and_a_run_that_was_stopped(sweep: Sweep, tmp_path: Path) -> Non
     assert (last / "sae_weights.safetensors").read_bytes() == before["sae_weights.safetensors"]
 
 
+def test_a_run_reads_no_more_of_a_long_corpus_than_its_steps_need(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The number is kept: resumed with more steps it reads the same tokens; a run of before was not bounded, nor is it
+    when it is resumed."""
+    whole = sweep("--corpus", "a.jsonl", name="before")[2]
+    for name, value in {"LONG": 1000, "MANY": 1, "LEAST": 20 * T}.items():
+        monkeypatch.setattr(f"unmix.corpus.plan.{name}", value)
+    status, said, manifest = sweep("--corpus", "a.jsonl")
+    assert status == 0
+    assert f"is read no further than to {20 * T} tokens of a split, as this run reads 128 activations" in said
+    assert manifest["recipe"]["corpus"]["max_tokens"] == manifest["corpus"]["train_tokens"] == 20 * T
+    assert manifest["corpus"]["train_documents"] < whole["corpus"]["train_documents"]
+    longer = FAST[FAST.index("--features") :]
+    status, said, resumed = sweep("--corpus", "a.jsonl", "--steps", "30", *longer, fast=False)
+    assert status == 0
+    assert "resuming at step 2" in said
+    assert "repeating from step" in said
+    assert resumed["corpus"] == manifest["corpus"]
+    status, _, before = sweep("--corpus", "a.jsonl", "--steps", "3", *longer, name="before", fast=False)
+    assert status == 0
+    assert before["corpus"] == whole["corpus"]
+    assert before["recipe"]["corpus"]["max_tokens"] is None
+
+
+def test_a_store_that_holds_the_beginning_of_a_long_corpus_is_trained_on(
+    sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    for name, value in {"LONG": 1000, "MANY": 1, "LEAST": 20 * T}.items():
+        monkeypatch.setattr(f"unmix.corpus.plan.{name}", value)
+    store = tmp_path / "store"
+    words = ["--corpus", "a.jsonl", *FAST[:2], *FAST[6:8], *FAST[14:18]]
+    assert main(["harvest", *words, "--out", str(store), "--tokens", "256"]) == 0
+    assert json.loads((store / "manifest.json").read_text())["corpus"]["train_tokens"] == 20 * T
+    assert sweep("--corpus", "a.jsonl", "--activations.store", str(store))[0] == 0
+
+
 def test_a_dataset_that_the_hub_has_is_pinned_to_its_commit(
     sweep: Sweep, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -9,7 +9,7 @@ import numpy as np
 from tiny_models import tiny_tokenizer
 
 from unmix.config import CorpusConfig
-from unmix.corpus.plan import FOREIGN, bos_stand_in, bound_of_streams, doubt_of_ids, facts_of_corpus, plan
+from unmix.corpus.plan import FOREIGN, LEAST, bos_stand_in, bounded, doubt_of_ids, facts_of_corpus, plan
 from unmix.corpus.tokens import SourceFacts, Tokens
 
 TOKENIZER = tiny_tokenizer()
@@ -55,27 +55,41 @@ def test_the_facts_of_a_plain_corpus_are_none() -> None:
     }
 
 
-def test_a_dataset_of_the_hub_without_a_bound_is_said_to_be_read_to_its_end() -> None:
-    assert bound_of_streams(CorpusConfig(), 1000) == ""
-    assert bound_of_streams(CorpusConfig(source="datasets:owner/name", max_tokens=5000), 1000) == ""
-    said = bound_of_streams(
-        CorpusConfig.model_validate([{"source": "stdlib"}, {"source": "datasets:owner/name"}]), 1000
+def test_of_a_dataset_of_the_hub_no_more_is_read_than_the_run_needs() -> None:
+    assert bounded(CorpusConfig(), 3_000_000) == (CorpusConfig(), "")
+    own = CorpusConfig(source="datasets:owner/name", max_tokens=5000)
+    assert bounded(own, 3_000_000) == (own, "")
+    several = CorpusConfig.model_validate([{"source": "stdlib"}, {"source": "datasets:owner/name"}])
+    corpus, said = bounded(several, 3_000_000)
+    assert corpus == several.model_copy(update={"max_tokens": 3_000_000})
+    assert said == (
+        "datasets:owner/name, of unknown length, is read no further than to 3,000,000 tokens of a split, as this run "
+        "reads 3,000,000 activations; a larger --corpus.max_tokens reads more"
     )
-    assert said.startswith("datasets:owner/name is read to its end")
-    assert "--corpus.max_tokens 1000" in said
+    assert bounded(several, 60)[0].max_tokens == LEAST
 
 
-def test_a_folder_far_larger_than_what_is_read_is_said_to_be_read_to_its_end(tmp_path: Path) -> None:
+def test_nor_of_a_folder_that_is_far_larger(tmp_path: Path) -> None:
     (tmp_path / "part").mkdir()
     with (tmp_path / "part" / "much.txt").open("wb") as file:
         file.truncate(300_000_000)  # nothing is written
-    said = bound_of_streams(CorpusConfig(source=str(tmp_path)), 1000)
+    given = CorpusConfig(source=str(tmp_path))
+    corpus, said = bounded(given, 2_000_000)
+    assert corpus.max_tokens == 2_000_000
+    assert said.startswith(f"{tmp_path}, 0.3 GB, is read no further than to 2,000,000 tokens of a split")
+    assert bounded(given, 20_000_000) == (given, "")  # it needs about that much
+    small = given.model_copy(update={"source": str(tmp_path / "nothing.txt")})
+    assert bounded(small, 1) == (small, "")
+
+
+def test_chats_that_leave_out_tokens_are_read_to_their_end_and_it_is_said() -> None:
+    chats = CorpusConfig(source="datasets:owner/chats", roles=["assistant"])
+    corpus, said = bounded(chats, 1000)
+    assert corpus == chats
     assert said == (
-        f"{tmp_path} is read to its end, 0.3 GB, which may take long; this run reads 1,000 activations: "
-        "--corpus.max_tokens 1000 reads no more than these take, from the beginning"
+        "datasets:owner/chats, of unknown length, is read to its end; this run reads 1,000 activations: "
+        "--corpus.max_tokens N ends it sooner"
     )
-    assert bound_of_streams(CorpusConfig(source=str(tmp_path)), 4_000_000) == ""  # it needs about that much
-    assert bound_of_streams(CorpusConfig(source=str(tmp_path), max_tokens=5000), 1000) == ""
 
 
 def test_what_stands_in_for_a_bos_is_said() -> None:

@@ -1,5 +1,6 @@
 """Every family that `docs/hooks.md` speaks of: what is read, what is spliced, what may be skipped."""
 
+import json
 import re
 from pathlib import Path
 
@@ -144,29 +145,34 @@ def test_heads_are_one_vector_and_are_put_back_as_heads(ids_NT):
         assert not torch.allclose(lm.logits(ids_NT), untouched)
 
 
+def trained_and_evaluated(model, hooks, overrides, folder, capsys):
+    """Train at these hooks and evaluate the run through the command line; the evaluation."""
+    overrides |= {"model.name": str(tiny_model_folder(model)), "activations.hooks": hooks}
+    overrides |= {"training.l1": [1.0], "training.steps": 5, "model.matmul": "auto"}
+    words = [word for key, value in overrides.items() if key != "name" for word in (f"--{key}", _word(value))]
+    said = main(["sweep", "--name", "tiny", "--runs", str(folder), "--train-only", *words]), capsys.readouterr().err
+    assert said[0] == 0, said[1]
+    said = main(["evaluate", str(folder / "tiny"), "--tokens", "200", "--ce-tokens", "100"]), capsys.readouterr().err
+    assert said[0] == 0, said[1]
+    return json.loads((folder / "tiny" / "evaluation.json").read_text())["hooks"]
+
+
+def test_every_hook_that_is_not_refused_is_trained_at_and_evaluated(family, lm, ids_NT, overrides, tmp_path, capsys):
+    hooks = usable(lm, ids_NT)
+    found = trained_and_evaluated(family, hooks, overrides, tmp_path, capsys)
+    assert [at["hook"] for at in found] == hooks
+
+
 @pytest.mark.parametrize(
-    ("family", "hook"),
+    ("family", "hook", "ours"),
     [
-        ("opt", "mlp_out.1"),
-        ("falcon", "mlp_out.1"),
-        ("bloom", "attn_out.1"),
-        ("gemma2", "mlp_out.1"),
-        ("openai-gpt", "resid_post.1"),
-        ("qwen3", "model.layers.1.self_attn.q_norm"),
-        ("gemma4_text", "resid_post.1"),
-        ("llama4_text", "blocks.1.hook_mlp_out"),
+        ("qwen3", "model.layers.1.self_attn.q_norm", "model.layers.1.self_attn.q_norm"),
+        ("llama4_text", "blocks.1.hook_mlp_out", "mlp_out.1"),
     ],
 )
-def test_a_hook_that_trains_is_evaluated(family, hook, overrides, tmp_path, capsys):
-    overrides |= {"model.name": str(tiny_model_folder(family)), "activations.hooks": hook}
-    overrides |= {"training.l1": "1", "training.steps": 20, "model.matmul": "auto"}
-    words = [word for key, value in overrides.items() if key != "name" for word in (f"--{key}", str(value))]
-    assert main(["sweep", "--name", "tiny", "--runs", str(tmp_path), "--train-only", *words]) == 0, (
-        capsys.readouterr().err
-    )
-    assert main(["evaluate", str(tmp_path / "tiny"), "--tokens", "500", "--ce-tokens", "300"]) == 0, (
-        capsys.readouterr().err
-    )
+def test_a_module_s_path_and_transformer_lens_names_too(family, hook, ours, overrides, tmp_path, capsys):
+    [at] = trained_and_evaluated(family, [hook], overrides, tmp_path, capsys)
+    assert at["hook"] == ours
 
 
 def test_a_refused_hook_is_refused_before_training(overrides, tmp_path, capsys):

@@ -40,16 +40,15 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     recipe = read_recipe(args, dotted)
     from unmix.activations.store import harvest, held
     from unmix.precision import keep
-    from unmix.training.inputs import open_model, open_stream, store_facts
+    from unmix.training.inputs import activations_read, as_new, open_model, open_stream, store_facts
 
     say = Progress.say
-    if before := held(args.out).get("recipe"):
-        recipe = keep(recipe, before)
-    model, tokens = open_model(recipe, say)
-    steps = max(recipe.training.steps, recipe.choice.extend_to or 0)
-    wanted = args.tokens if args.tokens is not None else steps * recipe.training.batch_tokens
+    wanted = args.tokens if args.tokens is not None else activations_read(recipe)
     if wanted < 1:
         raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
+    before = held(args.out).get("recipe")
+    recipe = keep(recipe, before) if before else as_new(recipe, wanted, say)
+    model, tokens = open_model(recipe, say)
     began = time.perf_counter()
 
     def progress(rows: int) -> None:

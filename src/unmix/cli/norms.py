@@ -37,8 +37,9 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.evaluation.norms import norms, table
     from unmix.report.norms import heat_map
     from unmix.runlog import write_json, write_whole
-    from unmix.training.inputs import open_model
+    from unmix.training.inputs import as_new, open_model
 
+    recipe = as_new(recipe, args.tokens, Progress.say)
     model, tokens = open_model(recipe, Progress.say)
     found = norms(model, tokens, args.tokens, recipe.activations.hooks)
     write_json(args.out / "norms.json", found)

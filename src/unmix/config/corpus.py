@@ -94,7 +94,8 @@ class CorpusConfig(SourceConfig):
     held_out_fraction: float = Field(default=0.1, gt=0, lt=1)
     """Share of the documents kept out of training, by hash of the document."""
     max_tokens: int | None = Field(default=None, gt=0)
-    """Stop reading after this many tokens of a split; none reads the whole corpus."""
+    """Stop reading after this many tokens of a split; none reads the whole corpus, but of one far longer than the run
+    needs no more than that."""
     sources: list[WeightedSource] = Field(default=[])
     """Several sources. Their keys, where not given, are those of the corpus; `source` then describes them."""
 

@@ -11,8 +11,10 @@ from unmix.corpus import hub
 from unmix.corpus.tokens import Tokens
 
 _SHOWN = 12  # tokens of the first row
-LONG, MANY = 200_000_000, 100
-"""Bytes of text that take minutes to tokenize; and, for each activation that is read, far more than it needs."""
+LONG, MANY = 200_000_000, 20
+"""Bytes of text that take minutes to tokenize; and, for each activation that is read, far more than the 5 it needs."""
+LEAST = 1_000_000
+"""Tokens that are read in any case: they take seconds, and a short run that is extended has something to read."""
 FOREIGN = 0.8
 """Share of ln V above which ids are taken for another tokenizer's. The embedded model pays 0.53 ln V on Python's
 library, 1.2 and 1.4 ln V where its ids are shifted by 17 or permuted; guessing by frequency alone pays 0.78."""
@@ -40,26 +42,34 @@ def plan(tokens: Tokens, tokenizer: Any, read: int) -> list[str]:
     return [said, f"the first row: {' '.join(shown)}{more}{left_out}"]
 
 
-def bound_of_streams(corpus: CorpusConfig, read: int) -> str:
-    """A line where much more is read than a run of `read` activations needs; else empty.
+def bounded(corpus: CorpusConfig, read: int) -> tuple[CorpusConfig, str]:
+    """(the corpus of a new run of `read` activations, a line of what that means): where a source is far longer than the
+    run needs, the corpus ends after as many tokens of a split as the run reads, and at least `LEAST`.
 
-    That is a dataset of the hub, of which nobody knows how long it is, or a folder or file of at least `LONG` bytes and
-    `MANY` bytes for each activation.
+    Far longer is a dataset of the hub, of which nobody knows how long it is, or a folder or file of at least `LONG` bytes
+    and `MANY` bytes for each activation. The line is empty where nothing changes. Of chats, some tokens become no
+    activations, and nobody knows how many: these are read to their end, and the line says so.
     """
-    if corpus.max_tokens is not None:
-        return ""
-    for _, part in corpus.parts:
-        if part.source.startswith(hub.PREFIX):
-            what = "" if hub.named(part.source).folder is not None else "its end,"
-        else:
-            there = _bytes(Path(part.source))
-            what = f"its end, {there / 1e9:.1f} GB," if there >= max(LONG, MANY * read) else ""
-        if what:
-            return (
-                f"{part.source} is read to {what} which may take long; this run reads {read:,} activations: "
-                f"--corpus.max_tokens {read} reads no more than these take, from the beginning"
-            )
-    return ""
+    what = next((long for _, part in corpus.parts if (long := _far_longer(part.source, read))), "")
+    if corpus.max_tokens is not None or not what:
+        return corpus, ""
+    most = max(read, LEAST)
+    if corpus.any_masks:
+        line = f"{what}, is read to its end; this run reads {read:,} activations: --corpus.max_tokens N ends it sooner"
+        return corpus, line
+    line = (
+        f"{what}, is read no further than to {most:,} tokens of a split, as this run reads {read:,} activations; "
+        "a larger --corpus.max_tokens reads more"
+    )
+    return corpus.model_copy(update={"max_tokens": most}), line
+
+
+def _far_longer(source: str, read: int) -> str:
+    """The source and its length, if it is far longer than `read` activations need; else empty."""
+    if source.startswith(hub.PREFIX):
+        return "" if hub.named(source).folder is not None else f"{source}, of unknown length"
+    there = _bytes(Path(source))
+    return f"{source}, {there / 1e9:.1f} GB" if there >= max(LONG, MANY * read) else ""
 
 
 def _bytes(source: Path) -> int:

@@ -18,6 +18,7 @@ from unmix.evaluation.subject import Subject, find_subject
 from unmix.lm.hooks import usual_name
 from unmix.lm.model import LanguageModel, load_language_model
 
+DOCUMENTS = 100  # of the held-out ones, the least that are taken for a sample of them
 READ = 20  # times the tokens of a proof are read, and those taken as a sample of them
 Say = Callable[[str], None]
 
@@ -35,7 +36,10 @@ def open_subject(
     fit: bool = True,
     with_bos: bool = False,
 ) -> tuple[Subject, LanguageModel, Tokens]:
-    """What the folder holds, or all of several; the model; the held-out tokens, no more than `read_at_most` of them.
+    """What the folder holds, or all of several; the model; the held-out tokens, about `read_at_most` of them.
+
+    Of a run that read its corpus to the end these are a sample of the held-out documents, by their hash; else those
+    that come first.
 
     `transcoders` are taken too, or refused; so are dictionaries of sequences without a BOS, unless `with_bos`. With
     `fit` it is said of a dictionary that unmix did not train how well it fits (`proof`). Of several folders, a hook has
@@ -68,7 +72,7 @@ def open_subject(
     lm.check_sequence_length(T)
     lm.check_reading(T, subject.hooks)
     say(f"tokenizing the held-out documents of {subject.corpus.source}")
-    bounded = _bounded(subject.corpus, read_at_most)
+    bounded = _bounded(subject.corpus, read_at_most, subject.trained_on)
     tokens = load_tokens(bounded, lm.tokenizer, T, "held_out", say=say, bos=subject.prepend_bos)
     lm.check_contributions(_one(tokens), subject.hooks)
     if fit:
@@ -123,7 +127,17 @@ def _say_fit(folder: Path | str, proof: Proof, say: Say) -> None:
     say(f"{'warning: ' if proof.fails else ''}{folder} {proof}{remedy}")
 
 
-def _bounded(corpus: CorpusConfig, most: int | None) -> CorpusConfig:
-    """The corpus, read no further than so many tokens of a split."""
+def _bounded(corpus: CorpusConfig, most: int | None, trained_on: tuple[int, int] | None = None) -> CorpusConfig:
+    """The corpus, of which about so many held-out tokens are read, and no more where nobody knows how long it is.
+
+    `trained_on`: documents and tokens of its train split. Then a lower `held_out_fraction` takes those of the held-out
+    documents whose hash is lowest, which is a sample of them, as the split goes by the hash alone; at least about
+    `DOCUMENTS`.
+    """
+    if most is not None and trained_on is not None:
+        odds = corpus.held_out_fraction / (1 - corpus.held_out_fraction)
+        documents, tokens = (max(1.0, odds * there) for there in trained_on)
+        share = min(1.0, max(most / tokens, DOCUMENTS / documents))
+        return corpus.model_copy(update={"held_out_fraction": corpus.held_out_fraction * share})
     bounds = [bound for bound in (corpus.max_tokens, most) if bound is not None]
     return corpus.model_copy(update={"max_tokens": min(bounds, default=None)})

@@ -55,6 +55,8 @@ class Subject:
     """What its user should know."""
     processed: tuple[str, ...] = ()
     """Those of `PROCESSED` that the training's activations had; raw ones are evaluated."""
+    trained_on: tuple[int, int] | None = None
+    """Documents and tokens of the train split, where a run read its corpus to the end; None: not known."""
     made: Mapping[str, Origin] = field(default_factory=dict)
     """name -> what its files say of it, of those that unmix did not train."""
 
@@ -163,7 +165,8 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
             f"{folder} was trained on activations that came without model and text; give both, --model and --corpus"
         )
     saes, checkpoints = members_of(folder)
-    facts = manifest.get("model")
+    facts, read = manifest.get("model"), manifest.get("corpus")
+    whole = corpus is None and recipe.corpus.max_tokens is None and isinstance(read, dict) and "train_tokens" in read
     return Subject(
         saes,
         checkpoints,
@@ -173,6 +176,7 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
         trained_mask(recipe),
         device=recipe.device,
         model_fingerprint=facts.get("fingerprint") if isinstance(facts, dict) and model is None else None,
+        trained_on=(read["train_documents"], read["train_tokens"]) if whole else None,
     )
 
 

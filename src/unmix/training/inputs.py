@@ -16,7 +16,7 @@ from unmix.activations.rows import Rows, facts_of_rows, open_rows, said_of_rows
 from unmix.activations.store import Store
 from unmix.activations.stream import Source, Stream
 from unmix.config import RunConfig
-from unmix.corpus.plan import bos_stand_in, bound_of_streams, doubt_of_ids, facts_of_corpus, plan
+from unmix.corpus.plan import bos_stand_in, bounded, doubt_of_ids, facts_of_corpus, plan
 from unmix.corpus.tokens import Tokens, load_tokens, special_ids
 from unmix.devices import resolve
 from unmix.errors import UserError
@@ -66,6 +66,7 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | N
         store = Store(act.store, act.hooks, batch_tokens=recipe.training.batch_tokens, device=device)
         manifest = store.manifest
         held, asked = recipes.flat(manifest["recipe"]), recipes.flat(store_recipe(recipe))
+        asked = {key: value for key, value in asked.items() if value is not None or key != "corpus.max_tokens"}
         if different := [key for key in asked if asked[key] != "auto" and held.get(key) != asked[key]]:
             raise UserError(
                 f"the store {act.store} was harvested with {different[0]} = {held.get(different[0])}, the recipe says "
@@ -103,6 +104,21 @@ def _require_no_special(recipe: RunConfig) -> None:
             )
 
 
+def as_new(recipe: RunConfig, read: int, say: Say) -> RunConfig:
+    """The recipe of a run that begins now and reads so many activations: its corpus `bounded`, which is said."""
+    if recipe.activations.rows is not None or recipe.activations.store is not None:
+        return recipe
+    corpus, line = bounded(recipe.corpus, read)
+    if line:
+        say(line)
+    return recipe.model_copy(update={"corpus": corpus})
+
+
+def activations_read(recipe: RunConfig) -> int:
+    """Of each hook, by the sweep and the extension that the recipe asks for."""
+    return max(recipe.training.steps, recipe.choice.extend_to or 0) * recipe.training.batch_tokens
+
+
 def store_recipe(recipe: RunConfig) -> dict[str, Any]:
     """The keys of a recipe that decide what a store holds."""
     data = recipes.dump(recipe)
@@ -125,8 +141,6 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
         say(model.note)
     wanted = recipe.training.steps * recipe.training.batch_tokens
     say(f"tokenizing {recipe.corpus.source}")
-    if bound := bound_of_streams(recipe.corpus, wanted):
-        say(bound)
     tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train", say=say)
     for line in plan(tokens, model.tokenizer, wanted):
         say(line)

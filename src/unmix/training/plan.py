@@ -30,7 +30,7 @@ from unmix.lm.hooks import find_blocks
 from unmix.machine import resident
 from unmix.precision import OPEN, decide
 from unmix.training import memory
-from unmix.training.inputs import Inputs, Say, open_inputs
+from unmix.training.inputs import Inputs, Say, activations_read, as_new, open_inputs
 from unmix.training.late import EVERY, Late
 from unmix.training.manifest import entries, new_manifest, sweep_schedule
 from unmix.training.member import Entry
@@ -102,6 +102,7 @@ def plan(recipe: RunConfig, folder: Path, say: Say) -> Plan:
 
     Raises `UserError` as `sweep` does for a recipe or inputs that cannot be had.
     """
+    recipe = as_new(recipe, activations_read(recipe), say)
     inputs = open_inputs(recipe, say)
     held = resident()
     recipe, _ = settle(recipe, inputs, say)

@@ -39,7 +39,7 @@ from unmix.runlog import (
 )
 from unmix.sinks import open_sinks
 from unmix.training import checkpoint, memory
-from unmix.training.inputs import Inputs, Say, open_inputs, pinned, store_recipe, with_matmul
+from unmix.training.inputs import Inputs, Say, activations_read, as_new, open_inputs, pinned, store_recipe, with_matmul
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
 from unmix.training.manifest import (
@@ -101,6 +101,8 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
             write_manifest(folder / "run.yaml", manifest)
             watch.say(f"{folder} already has its {schedule.steps:,} steps")
             return
+    else:
+        recipe = as_new(recipe, activations_read(recipe), watch.say)
     inputs = open_inputs(recipe, watch.say, given)
     held = resident()  # before the trials, whose memory is freed and used again
     if manifest is None:
