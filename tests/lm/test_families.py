@@ -184,4 +184,4 @@ def test_a_refused_hook_is_refused_before_training(overrides, tmp_path, capsys):
 
 
 def _word(value):
-    return str(value[0]) if isinstance(value, list) else str(value)
+    return json.dumps(value) if isinstance(value, list) else str(value)
