@@ -1,6 +1,6 @@
 """Do other seeds find the same features? A line per architecture, L0 and maker in stability.jsonl.
 
-    benchmarks/.venv/bin/python records/2026-11-26_three-seeds/stability.py STORE RUNS PEERS
+    benchmarks/.venv/bin/python records/2026-11-26_three-seeds/stability.py STORE RUNS PEERS [OUT]
 
 The seeds differ in the first weights alone; batches and their order are the same. For each pair of seeds, both ways,
 over live features (those that fire on at least one of the store's last 131,072 tokens):
@@ -63,7 +63,7 @@ def average(rows: list[dict[str, float]]) -> dict[str, float]:
     return {key: round(mean(row[key] for row in rows), 4) for key in rows[0]}
 
 
-def main(store: Path, runs: Path, peers: Path) -> None:
+def main(store: Path, runs: Path, peers: Path, out: Path = Path(__file__).parent / "stability.jsonl") -> None:
     source = Store(store, [HOOK], batch_tokens=BATCH)
     last = source.rows // BATCH
     x_BD = torch.cat([b.activations[HOOK] for b in source.batches(last - TOKENS // BATCH, last)])
@@ -76,7 +76,7 @@ def main(store: Path, runs: Path, peers: Path) -> None:
         key = (about["by"], about["architecture"], about["asked"], about["lr"], about.get("window"))
         groups.setdefault(key, {})[about["seed"]] = folder
     generator = torch.Generator().manual_seed(0)
-    with (Path(__file__).parent / "stability.jsonl").open("w") as file:
+    with out.open("w") as file:
         for key, folders in groups.items():
             if len(folders) < 2:
                 continue
@@ -95,4 +95,4 @@ def main(store: Path, runs: Path, peers: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*(Path(word) for word in sys.argv[1:4]))
+    main(*(Path(word) for word in sys.argv[1:5]))
