@@ -85,11 +85,10 @@ def stability(rows: list[Row]) -> None:
 
 def truth(rows: list[Row]) -> None:
     """Which of the true features are found."""
-    keys = ("l0", "f1", "precision", "recall", "mcc", "unique", "explained_variance", "dead")
-    names = dict.fromkeys(row["name"] for row in rows)
+    keys = ("l0", "f1", "precision", "recall", "mcc", "uniqueness", "explained_variance", "dead")
     found = []
-    for name in names:
-        own = select(rows, name=name)
+    for name in dict.fromkeys(row["architecture"] for row in rows):
+        own = select(rows, architecture=name)
         found.append([name, str(len(own)), *(spread([row[key] for row in own], 1 if key == "l0" else 3) for key in keys)])
     table("dictionary | seeds | L0 | F1 | precision | recall | MCC | unique | EV | dead", found)
 
