@@ -9,8 +9,8 @@ the frame that shows what was asked for: a frame is up to 17 ms, and is in every
 of the navigation, the browser's cache empty. `open a feature`: the first one of its file, which is read and unpacked;
 `next by key`: the one after it. A search is typed, letter by letter, into a list that has stood for a second.
 
-Sites are those of the tests (`tests/explore/page_data.py`), with 256 features a file, as built ones have. Their index
-is whole; texts and examples are short. The served page is answered by the real server, in this process: the model as it
+Sites are those of the tests (`tests/explore/page_data.py`), with as many features a file as built ones have. Their
+index is whole; texts and examples are short. The served page is answered by the real server, in this process: the model as it
 is, a random TopK dictionary of 16,384 features and L0 45. `first token`: of a text of 64 tokens that is continued,
 plain and changed, from the click to the first token of both.
 """
@@ -33,12 +33,14 @@ import numpy as np
 import page_data
 from common import machine, markdown
 
+from unmix.explore import pages
+
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
     from unmix.explore.server_api import Served
 
-A_FILE, FEATURES, L0, TOKENS = 256, 16_384, 45, 64
+FEATURES, L0, TOKENS = 16_384, 45, 64
 TOKEN = "benchmark"
 PROSE = "The river had risen in the night, and by morning the lower fields were a lake with trees standing in it. "
 TARGETS = {
@@ -113,8 +115,8 @@ def write_site(folder: Path, features: int) -> None:
     page_data.write_large(folder, features)
     t, rng = page_data.truth(), np.random.default_rng(2)
     records = [page_data.feature(t, "l0-2", "l0-4", i, rng) for i in range(40)]
-    page_data.put(folder, "l0-2/f/00000", [records[i % 40] | {"i": i} for i in range(A_FILE)])
-    shards = {"shards": {"features": A_FILE, "sequences": page_data.PAGES}}
+    page_data.put(folder, "l0-2/f/00000", [records[i % 40] | {"i": i} for i in range(pages.FEATURES)])
+    shards = {"shards": {"features": pages.FEATURES, "sequences": page_data.PAGES}}
     member = page_data.member(t, "l0-2") | {"features": features, "described": 0} | shards
     page_data.put(folder, "manifest", page_data.manifest(t, [member]), plain=True)
 

@@ -1,6 +1,6 @@
 """The tables of README.md, from evaluation.jsonl here and that of the three-seeds record.
 
-    python records/2026-11-26_centre/table.py
+python records/2026-11-26_centre/table.py
 """
 
 import json
@@ -27,7 +27,12 @@ def spread(values: list[float], digits: int) -> str:
 def main() -> None:
     """Two tables."""
     centred, raw = rows(HERE / "evaluation.jsonl"), rows(HERE.parent / "2026-11-26_three-seeds" / "evaluation.jsonl")
-    groups = {"x, 3e-3": (raw, 3e-3), "x − c, 3e-3": (centred, 3e-3), "x − c, 6e-3": (centred, 6e-3), "x − c, 1e-2": (centred, 1e-2)}
+    groups = {
+        "x, 3e-3": (raw, 3e-3),
+        "x − c, 3e-3": (centred, 3e-3),
+        "x − c, 6e-3": (centred, 6e-3),
+        "x − c, 1e-2": (centred, 1e-2),
+    }
     for l0 in (20, 50, 100):
         print(f"\nL0 {l0} asked\n")
         print("| architecture | what is encoded, learning rate | seeds | L0 | EV | ΔCE, nats | dead, % |")

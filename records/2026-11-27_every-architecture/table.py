@@ -89,7 +89,9 @@ def truth(rows: list[Row]) -> None:
     found = []
     for name in dict.fromkeys(row["architecture"] for row in rows):
         own = select(rows, architecture=name)
-        found.append([name, str(len(own)), *(spread([row[key] for row in own], 1 if key == "l0" else 3) for key in keys)])
+        found.append(
+            [name, str(len(own)), *(spread([row[key] for row in own], 1 if key == "l0" else 3) for key in keys)]
+        )
     table("dictionary | seeds | L0 | F1 | precision | recall | MCC | unique | EV | dead", found)
 
 
@@ -102,7 +104,9 @@ def controlled(rows: list[Row]) -> None:
         if not own or not fixed:
             continue
         [mine] = own
-        tried = ", ".join(f"{row['coefficient']:.4g}: {row['l0']:.1f}, {row['explained_variance']:.4f}" for row in fixed)
+        tried = ", ".join(
+            f"{row['coefficient']:.4g}: {row['l0']:.1f}, {row['explained_variance']:.4f}" for row in fixed
+        )
         pairs = [(a, b) for a, b in zip(fixed, fixed[1:], strict=False) if a["l0"] <= mine["l0"] <= b["l0"]]
         there = "–"
         if pairs:

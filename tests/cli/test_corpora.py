@@ -180,21 +180,22 @@ def test_a_run_reads_no_more_of_a_long_corpus_than_its_steps_need(
 ) -> None:
     """The number is kept: resumed with more steps it reads the same tokens; a run of before was not bounded, nor is it
     when it is resumed."""
-    whole = sweep("--corpus", "a.jsonl", name="before")[2]
+    corpus = ["--corpus", "a.jsonl", "--training.decay_fraction", "0"]
+    whole = sweep(*corpus, name="before")[2]
     for name, value in {"LONG": 1000, "MANY": 1, "LEAST": 20 * T}.items():
         monkeypatch.setattr(f"unmix.corpus.plan.{name}", value)
-    status, said, manifest = sweep("--corpus", "a.jsonl")
+    status, said, manifest = sweep(*corpus)
     assert status == 0
     assert f"is read no further than to {20 * T} tokens of a split, as this run reads 128 activations" in said
     assert manifest["recipe"]["corpus"]["max_tokens"] == manifest["corpus"]["train_tokens"] == 20 * T
     assert manifest["corpus"]["train_documents"] < whole["corpus"]["train_documents"]
     longer = FAST[FAST.index("--features") :]
-    status, said, resumed = sweep("--corpus", "a.jsonl", "--steps", "30", *longer, fast=False)
+    status, said, resumed = sweep(*corpus, "--steps", "30", *longer, fast=False)
     assert status == 0
     assert "resuming at step 2" in said
     assert "repeating from step" in said
     assert resumed["corpus"] == manifest["corpus"]
-    status, _, before = sweep("--corpus", "a.jsonl", "--steps", "3", *longer, name="before", fast=False)
+    status, _, before = sweep(*corpus, "--steps", "3", *longer, name="before", fast=False)
     assert status == 0
     assert before["corpus"] == whole["corpus"]
     assert before["recipe"]["corpus"]["max_tokens"] is None

@@ -46,8 +46,8 @@ def bounded(corpus: CorpusConfig, read: int) -> tuple[CorpusConfig, str]:
     """(the corpus of a new run of `read` activations, a line of what that means): where a source is far longer than the
     run needs, the corpus ends after as many tokens of a split as the run reads, and at least `LEAST`.
 
-    Far longer is a dataset of the hub, of which nobody knows how long it is, or a folder or file of at least `LONG` bytes
-    and `MANY` bytes for each activation. The line is empty where nothing changes. Of chats, some tokens become no
+    Far longer is a dataset of the hub, of which nobody knows how long it is, or a folder or file of at least `LONG`
+    bytes and `MANY` bytes for each activation. The line is empty where nothing changes. Of chats, some tokens become no
     activations, and nobody knows how many: these are read to their end, and the line says so.
     """
     what = next((long for _, part in corpus.parts if (long := _far_longer(part.source, read))), "")

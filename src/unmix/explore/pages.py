@@ -1,6 +1,6 @@
 """The data of the page as files: features, and the list of them. Texts are in `texts` and `token_pages`.
 
-MEMBER/f/00000.js   256 features a file
+MEMBER/f/00000.js   128 features a file
 MEMBER/index.js     one column a number, and which sequences t/ has
 """
 
@@ -25,7 +25,7 @@ from unmix.explore.rounding import rounded
 from unmix.explore.store import Ints
 from unmix.explore.texts import windows_of
 
-FEATURES = 256  # a file
+FEATURES = 128  # a file: fewer to unpack when one is opened, and still most of what is shared compresses
 WAITING = 2  # scripts, several MB each
 PAGE = Path(__file__).parent / "site"
 COLUMNS = (
