@@ -10,9 +10,9 @@ of the navigation, the browser's cache empty. `open a feature`: the first one of
 `next by key`: the one after it. A search is typed, letter by letter, into a list that has stood for a second.
 
 Sites are those of the tests (`tests/explore/page_data.py`), with as many features a file as built ones have. Their
-index is whole; texts and examples are short. The served page is answered by the real server, in this process: the model as it
-is, a random TopK dictionary of 16,384 features and L0 45. `first token`: of a text of 64 tokens that is continued,
-plain and changed, from the click to the first token of both.
+index is whole; texts and examples are short. The served page is answered by the real server, in this process: the model
+as it is, a random TopK dictionary of 16,384 features and L0 45. `first token`: of a text of 64 tokens that is
+continued, plain and changed, from the click to the first token of both.
 """
 
 from __future__ import annotations

@@ -165,8 +165,8 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
             f"{folder} was trained on activations that came without model and text; give both, --model and --corpus"
         )
     saes, checkpoints = members_of(folder)
-    facts, read = manifest.get("model"), manifest.get("corpus")
-    whole = corpus is None and recipe.corpus.max_tokens is None and isinstance(read, dict) and "train_tokens" in read
+    facts, read = manifest.get("model"), manifest.get("corpus") or {}
+    whole = corpus is None and recipe.corpus.max_tokens is None and "train_tokens" in read
     return Subject(
         saes,
         checkpoints,
