@@ -37,7 +37,7 @@ def open_subject(
 ) -> tuple[Subject, LanguageModel, Tokens]:
     """What the folder holds, or all of several; the model; the held-out tokens, no more than `read_at_most` of them.
 
-    `transcoders` are taken too, or refused; so are dictionaries of sequences without a BOS, unless `with_bos`. With
+    `transcoders`: they are taken too, or refused. `with_bos`: dictionaries of sequences without a BOS are refused. With
     `fit` it is said of a dictionary that unmix did not train how well it fits (`proof`). Of several folders, a hook has
     our name where it is one of our places, so that one place is not two.
 
