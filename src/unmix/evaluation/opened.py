@@ -19,6 +19,7 @@ from unmix.lm.hooks import usual_name
 from unmix.lm.model import LanguageModel, load_language_model
 
 READ = 20  # times the tokens of a proof are read, and those taken as a sample of them
+FEW_IDS = 8  # of a pass that only asks whether a block's parts add up
 Say = Callable[[str], None]
 
 
@@ -63,7 +64,7 @@ def open_subject(
             f"{lm.fingerprint}, was {subject.model_fingerprint})"
         )
     if not isinstance(folder, Path):
-        subject = subject.renamed(lambda hook: usual_name(lm.model, hook))
+        subject = subject.renamed(lambda hook: _usual(lm, hook))
     T = _length(subject, lm, say)
     lm.check_sequence_length(T)
     lm.check_reading(T, subject.hooks)
@@ -107,6 +108,16 @@ def _length(subject: Subject, lm: LanguageModel, say: Say) -> int:
         say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
         return lm.context
     return T
+
+
+def _usual(lm: LanguageModel, hook: str) -> str:
+    """Our name of the place, unless what a block adds is refused there: then a path is the only name that it has."""
+    name = usual_name(lm.model, hook)
+    try:
+        lm.check_contributions(torch.zeros(1, min(FEW_IDS, lm.context or FEW_IDS), dtype=torch.int64), [name])
+    except UserError:
+        return hook
+    return name
 
 
 def _one(tokens: Tokens) -> Tensor:
