@@ -48,7 +48,7 @@ def test_a_store_is_enough_the_texts_may_be_gone(overrides, tmp_path):
 
 def test_what_auto_measured_is_said_and_kept_with_what_it_took(overrides, tmp_path):
     said, auto = [], dict.fromkeys(("training__selection", "training__dense", "training__border"), "auto")
-    recipe = make(overrides, model__matmul="auto", training__l1=[3.0], training__steps=7, **auto)
+    recipe = make(overrides, device="cpu", model__matmul="auto", training__l1=[3.0], training__steps=7, **auto)
     run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
     manifest = read_manifest(tmp_path / "run/run.yaml")
     took, measured = manifest["recipe"]["training"], manifest["measured"]
