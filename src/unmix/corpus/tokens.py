@@ -338,7 +338,7 @@ def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> N
     shares, N = [facts.share for facts in tokens.sources], len(tokens.ids_NT)
     source_N = np.fromiter(islice(turns(shares), N), int) if shares else np.zeros(N, int)
     next_N = np.full(N, marks.separator, tokens.ids_NT.dtype)  # what comes next in the stream of a row's source
-    for source in range(max(1, len(shares))):
+    for source in range(max(1, len(shares))) if marks.bos != marks.separator else ():
         own = np.flatnonzero(source_N == source)
         next_N[own[:-1]] = tokens.ids_NT[own[1:], tokens.skip]
     ends_in_N = np.zeros(N, dtype=np.int64)
