@@ -19,7 +19,6 @@ from unmix.lm.hooks import usual_name
 from unmix.lm.model import LanguageModel, load_language_model
 
 READ = 20  # times the tokens of a proof are read, and those taken as a sample of them
-FEW_IDS = 8  # of a pass that only asks whether a block's parts add up
 Say = Callable[[str], None]
 
 
@@ -63,14 +62,14 @@ def open_subject(
             f"warning: {subject.model.name} is not the model that {_of(folder)} was trained on (its fingerprint is "
             f"{lm.fingerprint}, was {subject.model_fingerprint})"
         )
-    if not isinstance(folder, Path):
-        subject = subject.renamed(lambda hook: _usual(lm, hook))
     T = _length(subject, lm, say)
     lm.check_sequence_length(T)
     lm.check_reading(T, subject.hooks)
     say(f"tokenizing the held-out documents of {subject.corpus.source}")
     bounded = _bounded(subject.corpus, read_at_most)
     tokens = load_tokens(bounded, lm.tokenizer, T, "held_out", say=say, bos=subject.prepend_bos)
+    if not isinstance(folder, Path):
+        subject = subject.renamed(lambda hook: _usual(lm, hook, _one(tokens)))
     lm.check_contributions(_one(tokens), subject.hooks)
     if fit:
         say_fits(folder, subject, lm, tokens, say)
@@ -110,11 +109,11 @@ def _length(subject: Subject, lm: LanguageModel, say: Say) -> int:
     return T
 
 
-def _usual(lm: LanguageModel, hook: str) -> str:
+def _usual(lm: LanguageModel, hook: str, ids_1T: Tensor) -> str:
     """Our name of the place, unless what a block adds is refused there: then a path is the only name that it has."""
     name = usual_name(lm.model, hook)
     try:
-        lm.check_contributions(torch.zeros(1, min(FEW_IDS, lm.context or FEW_IDS), dtype=torch.int64), [name])
+        lm.check_contributions(ids_1T, [name])
     except UserError:
         return hook
     return name
