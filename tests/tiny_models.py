@@ -100,6 +100,11 @@ _ALSO = {
     },
     "mamba2": {"num_heads": 4, "head_dim": 8, "state_size": 8, "n_groups": 1, "expand": 2},
     "minimax": {**_MIXTURE, "layer_types": ["full_attention"] * LAYERS},
+    "dbrx": {
+        "d_model": WIDTH, "n_heads": 2, "n_layers": LAYERS, "max_seq_len": CONTEXT,
+        "attn_config": {"kv_n_heads": 1, "rope_theta": 10_000.0, "clip_qkv": 8},
+        "ffn_config": {"hidden_size": WIDTH, "ffn_hidden_size": 24},
+    },
 }  # fmt: skip
 _OWN |= _ALSO
 MANY = tuple(_OWN)

@@ -28,6 +28,8 @@ def test_the_folder_computes_what_the_source_did(name, tmp_path, capsys):
         assert torch.equal(again(x), sae(x))
     assert (found.hook, found.hook_out, found.model) == (origin.hook, origin.hook_out, origin.model)
     assert (found.context, found.l0, found.transcoder) == (origin.context, origin.l0, origin.transcoder)
+    assert (found.corpus, found.training_tokens) == (origin.corpus, origin.training_tokens)
+    assert not origin.asked or found.asked == origin.asked
     assert sorted(path.name for path in (tmp_path / "dst").iterdir()) == [
         "cfg.json",
         "sae_weights.safetensors",

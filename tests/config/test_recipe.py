@@ -41,6 +41,33 @@ def test_what_is_published_is_trained_as_published_and_the_rest_by_the_l0_that_i
     assert members_of(recipe_with(named, short, {}, [])) == members
 
 
+def own(**variants):
+    """Variants by what they say of their training; None: nothing."""
+    return {name: {} if training is None else {"training": training} for name, training in variants.items()}
+
+
+@pytest.mark.parametrize(
+    ("given", "cap"),
+    [
+        ({}, 100),
+        ({"training.l0": [50, 200]}, 100),
+        ({"training.l0": [400, 200]}, 200),
+        ({"training.l0": [100]}, 100),
+        ({"training.l1": [5]}, 100),
+        ({"training.l0": [400, 200], "choice.max_active": 100}, 100),
+        ({"variants": own(a={"l0": [200]}, b={"l0": [300]})}, 200),
+        ({"training.l0": [20], "variants": own(a={"l0": [200]}, b={"l0": [300]})}, 200),
+        ({"training.l0": [300], "variants": own(a={"l0": [200]}, b=None)}, 200),
+        ({"variants": own(a={"l0": [200]}, b=None)}, 100),  # b has those of the defaults, from 20 on
+        ({"training.l0": [50], "variants": own(a={"l0": [200]}, b=None)}, 100),
+    ],
+)
+def test_the_cap_is_the_usual_one_unless_every_l0_that_is_trained_is_above_it(given, cap):
+    recipe = config.load(None, {"sae.features": 512} | given)
+    assert recipe.choice.max_active == cap
+    assert config.RunConfig.model_validate(config.dump(recipe)) == recipe
+
+
 @pytest.mark.parametrize(
     ("overrides", "says"),
     [

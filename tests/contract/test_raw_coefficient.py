@@ -25,6 +25,8 @@ NONE = [
     ("batchtopk", {}, {}),
     ("jumprelu", {}, {}),
     ("relu", {"scaling": "token"}, {}),
+    ("relu", {"prefixes": [4]}, {}),
+    ("gated", {"random_prefixes": 2}, {}),
     ("relu", {}, {"norm_power": 1}),
 ]
 

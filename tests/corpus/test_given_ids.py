@@ -119,6 +119,22 @@ def test_packed_rows_of_another_length_are_cut_anew_and_boundaries_stay(tmp_path
     assert np.array_equal(numbers, wanted)
 
 
+@pytest.mark.parametrize("width", [40, 31])
+def test_a_bos_within_packed_rows_begins_a_document_wherever_a_row_is_cut(tmp_path: Path, width: int) -> None:
+    """In the middle of a row, at its end, and first behind the row's own; some behind a separator, which count once."""
+    stream = flat([BOS, *d, *[SEPARATOR] * (n % 5 == 0)] for n, d in enumerate(DOCUMENTS))
+    rows = np.array(stream[: len(stream) // width * width]).reshape(-1, width)
+    got, _ = load(write(tmp_path / "a.npy", rows), packed=True)
+    N = len(got.ids_NT)
+    flowing = got.ids_NT[:, 1:].ravel()
+    assert (got.ids_NT[:, 1] == BOS).sum() > 2, "no row begins with a BOS of the stream"
+    begins = np.zeros(len(flowing), int)
+    begins[1:] = (flowing[1:] == BOS) | (flowing[:-1] == SEPARATOR)
+    wanted = begins.cumsum().reshape(N, T - 1)
+    chosen = np.random.default_rng(0).permutation(N)[: N // 2]
+    assert np.array_equal(documents_of(TWO, got, chosen)[:, 1:], wanted[chosen])
+
+
 def test_packed_can_be_told_either_way(tmp_path: Path) -> None:
     rows = [[5, 6, 7, 8]] * 40
     path = write(tmp_path / "a.jsonl", rows)

@@ -104,3 +104,13 @@ def test_places_that_only_look_alike_stay_two(corpus, tmp_path, monkeypatch):
     assert hooks(tmp_path / "comparison") == {"model.layers.1.mlp": ["a"], "mlp_out.1": ["b"]}
     assert evaluate(["a", "b"], "llama", corpus) == 0
     assert hooks(tmp_path / "comparison") == {"mlp_out.1": ["a", "b"]}
+
+
+@pytest.mark.parametrize("path", ["transformer.h.1.mlp", "transformer.h.1.attn.output"])
+def test_a_path_stays_where_what_the_block_adds_is_refused(path, corpus, tmp_path, monkeypatch, capsys):
+    """OpenAI's GPT has norms in the residual stream: the refusal of mlp_out.1 says to name the module by its path."""
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        save_sae(new_dictionary(WIDTH, 24, 1.0, 0), tmp_path / name, model="m", hook=path, context=16, more={})
+    assert evaluate(["a", "b"], "openai-gpt", corpus) == 0, capsys.readouterr().err
+    assert hooks(tmp_path / "comparison") == {path: ["a", "b"]}

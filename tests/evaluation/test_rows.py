@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from tiny_models import tiny_model_folder
+from tiny_run import write_texts
 from torch import Tensor
 
 import unmix
@@ -102,6 +104,20 @@ def test_options_that_are_of_use_are_taken(folder: Path):
     [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
     assert result["fidelity_tokens"] <= 100
     assert "2 times the median norm" in result["mask"]
+
+
+def test_rows_of_a_hook_that_is_not_named_are_evaluated_in_a_model_with_the_hook_beside_a_checkpoint(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    model, texts = str(tiny_model_folder()), str(write_texts(tmp_path / "texts"))
+    words = ["--model", model, "--corpus", texts, "--tokens", "320", "--ce-tokens", "160"]
+    assert main(["evaluate", str(folder), *words]) == 2
+    assert "does not say at which hook its activations were read; give one checkpoint" in capsys.readouterr().err
+    member = max((folder / "members").glob("*/step-*"))
+    assert main(["evaluate", str(member), *words, "--hook", "resid_post.1"]) == 0, capsys.readouterr().err
+    [result] = json.loads((member / "evaluation.json").read_text())["hooks"]
+    assert (result["hook"], result["saes"].keys()) == ("resid_post.1", {member.name})
 
 
 def test_a_mask_that_masked_nothing_is_not_claimed(folder: Path):

@@ -331,6 +331,15 @@ def test_the_object_of_sae_lens_computes_the_same(phi, T, kind):
 
 
 @pytest.mark.peers
+@pytest.mark.parametrize("said", [True, False])
+def test_the_object_of_sae_lens_says_whether_sequences_began_with_a_bos(said, tmp_path):
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    save_sae(made(), tmp_path / "sae", model="gpt2", hook="resid_post.3", context=64, more={"prepend_bos": said})
+    assert to_sae_lens(load_sae(tmp_path / "sae")).cfg.metadata.prepend_bos is said
+    assert to_sae_lens(made()).cfg.metadata.prepend_bos is True
+
+
+@pytest.mark.peers
 @pytest.mark.parametrize(("phi", "T"), [(Gated(), None), (Relu(), LayerNorm())])
 def test_what_sae_lens_has_no_class_for_is_named(phi, T):
     pytest.importorskip("sae_lens", reason="sae-lens is not installed")

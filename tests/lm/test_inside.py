@@ -21,7 +21,8 @@ EXPERTS = {
 PARALLEL = {"gpt_neox", "gptj", "codegen", "phi", "falcon", "cohere", "cohere2"}
 NOT_ADDED_UP = {"gemma4_text", "minimax", "openai-gpt"}
 """Their attn_out is refused (docs/hooks.md), and what lies behind it with it."""
-NO_ATTENTION = {"mamba2"}
+NO_ATTENTION = {"mamba2", "dbrx"}
+"""In their blocks no module gives what attention adds."""
 ADDS = {"bloom", "mpt"}
 """Their modules add the residual stream themselves."""
 

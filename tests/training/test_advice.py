@@ -203,4 +203,4 @@ def test_the_evaluation_is_made_again_as_it_says(tmp_path: Path, capsys: pytest.
 def test_a_report_behind_its_run_names_the_call(tmp_path: Path):
     run = unmix.sweep(activations=X_RD, name="m", runs=tmp_path, **FEW)
     unmix.sweep(activations=X_RD, name="m", runs=tmp_path, **FEW, choice={"extend_to": 40}, evaluate=False)
-    assert "unmix.sweep(activations=…, name='m')" in html.unescape(run.report().read_text(encoding="utf-8"))
+    assert "unmix.sweep(activations=…, name='m', …)" in html.unescape(run.report().read_text(encoding="utf-8"))

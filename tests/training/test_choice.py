@@ -278,6 +278,19 @@ def test_where_too_many_are_active_fewer_are_to_be_asked_for():
     assert within["reason"].endswith("An L0 between 5 and 50 would come closer to the cap.")
 
 
+@pytest.mark.parametrize(("target", "got"), [(120, 98), (110, 109), (104, 84)])
+def test_where_all_were_asked_for_more_than_the_cap_the_remedy_is_named_though_fewer_are_measured(target, got):
+    rows = asked("", target, got, 0.9) + asked("", 200, 199, 0.9)
+    found = choose(rows, max_active=100, predict_step=1000)
+    assert found["member"] is None
+    assert found["reason"].startswith(
+        f"No member was asked for at most 100 active features per token: the sparsest, l0-{target} has {got} active"
+    )
+    fewer, *others = map(float, found["reason"].partition("Ask for fewer: --l0 ")[2].rstrip(".").split())
+    assert 60 < fewer <= 100
+    assert others == [target, 200]
+
+
 def test_a_member_far_from_what_it_was_asked_for_says_so():
     far = choose(asked("", 50, 5.5, 0.5), max_active=100, predict_step=1000)
     near = choose(asked("", 50, 49, 0.5), max_active=100, predict_step=1000)
@@ -294,6 +307,7 @@ def test_an_l0_asked_for_is_compared_with_the_cap_and_not_what_a_few_tokens_make
     assert found["rule"].startswith("the most active features per token asked for, at most 100,")
     over = choose(rows + asked("", 101, 99.5, 0.96), max_active=100, predict_step=1000)
     assert (over["member"], of(over, "l0-101")["why"]) == ("l0-100", "101 asked for, 99.5 active, over 100")
+    assert "not over 100, where the next denser member, l0-101, was asked for 101." in over["reason"]
     far = asked("", 70, 99, 0.9) + asked("", 90, 130, 0.9)
     missed = choose(asked("", 50, 50, 0.9) + far, max_active=100, predict_step=1000)
     assert missed["member"] == "l0-70"

@@ -48,7 +48,7 @@ def test_a_store_is_enough_the_texts_may_be_gone(overrides, tmp_path):
 
 def test_what_auto_measured_is_said_and_kept_with_what_it_took(overrides, tmp_path):
     said, auto = [], dict.fromkeys(("training__selection", "training__dense", "training__border"), "auto")
-    recipe = make(overrides, model__matmul="auto", training__l1=[3.0], training__steps=7, **auto)
+    recipe = make(overrides, device="cpu", model__matmul="auto", training__l1=[3.0], training__steps=7, **auto)
     run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
     manifest = read_manifest(tmp_path / "run/run.yaml")
     took, measured = manifest["recipe"]["training"], manifest["measured"]
@@ -65,13 +65,17 @@ def test_what_auto_measured_is_said_and_kept_with_what_it_took(overrides, tmp_pa
 def test_what_is_read_again_is_said_before_training(overrides, tmp_path):
     recipe = make(overrides, training__l1=[3.0])
     store = write_store(recipe, tmp_path / "store")
-    for more, there in (({}, None), ({"activations__store": str(store)}, 1500)):
+    for more, there, first in (
+        ({}, None, 0),
+        ({"activations__store": str(store)}, "1,500: 1.9", 31),
+        ({"corpus__max_tokens": 1600}, "1,600: 1.8", 33),
+    ):
         said = []
-        run.sweep(make(overrides, training__l1=[3.0], **more), tmp_path / f"run{there}", Watch(say=said.append))
+        run.sweep(make(overrides, training__l1=[3.0], **more), tmp_path / f"run{first}", Watch(say=said.append))
         lines = [line for line in said if "times over" in line]
         if there:  # 60 steps of 48
             assert lines[0].startswith(
-                "2,880 activations are read, and there are 1,500: 1.9 times over, repeating from step 31"
+                f"2,880 activations are read, and there are {there} times over, repeating from step {first}"
             )
         else:
             assert not lines  # the corpus has enough

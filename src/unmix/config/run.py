@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
@@ -11,7 +12,7 @@ from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
 from unmix.config.mask import as_keys
 from unmix.config.messages import problem_text
 from unmix.config.section import Section
-from unmix.config.training import MAX_ACTIVE, ChoiceConfig, TrainingConfig, Variant
+from unmix.config.training import MAX_ACTIVE, USUAL_L0, ChoiceConfig, TrainingConfig, Variant
 
 UNKNOWN = "unknown"
 HOOK = "activations"
@@ -88,10 +89,9 @@ class RunConfig(Section):
         """Without a cap of one's own: where every L0 asked for is above the usual one, the smallest of them."""
         if not isinstance(data, dict) or not isinstance(choice := data.get("choice") or {}, dict):
             return data
-        variants = data.get("variants") or {}
-        sections = [data, *(variants.values() if isinstance(variants, dict) else ())]
-        trained = [part.get("training") for part in sections if isinstance(part, dict)]
-        asked = [l0 for keys in trained if isinstance(keys, dict) for l0 in _numbers(keys.get("l0"))]
+        variants, base = data.get("variants"), _asked(data.get("training"), USUAL_L0)
+        kinds = variants.values() if isinstance(variants, dict) and variants else [{}]
+        asked = [l0 for own in kinds if isinstance(own, dict) for l0 in _asked(own.get("training"), base)]
         if "max_active" in choice or not asked or min(asked) <= MAX_ACTIVE:
             return data
         return data | {"choice": choice | {"max_active": min(asked)}}
@@ -144,6 +144,9 @@ class RunConfig(Section):
         return self
 
 
-def _numbers(values: Any) -> list[float]:
-    """Those of a list; of anything else, which pydantic refuses or takes as it is, none."""
+def _asked(training: Any, otherwise: Sequence[float]) -> Sequence[float]:
+    """The L0s that these keys ask for; none where they give coefficients, `otherwise` where they say nothing of it."""
+    if not isinstance(training, dict) or not (training.get("l0") or training.get("l1")):
+        return otherwise
+    values = training.get("l0") or []
     return [float(v) for v in values if isinstance(v, int | float)] if isinstance(values, list | tuple) else []

@@ -20,12 +20,16 @@ def learning_rate(steps: int) -> float:
     return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
 
 
+USUAL_L0 = (20.0, 40.0, 80.0, 160.0)
+"""`training.l0`, unless that or `training.l1` is given."""
+
+
 class TrainingConfig(Section):
     """How members of the sweep are trained; every l1 with every hook is one member."""
 
     l1: list[float] = Field(default=[])
     """Coefficients α of the sparsity penalty, one member each, in place of `l0`."""
-    l0: list[float] = Field(default_factory=lambda given: [] if given.get("l1") else [20.0, 40.0, 80.0, 160.0])
+    l0: list[float] = Field(default_factory=lambda given: [] if given.get("l1") else [*USUAL_L0])
     """Active features per token, one member each: the k of topk kinds; for the other architectures a controller moves
     the coefficient of the penalty until there are as many (docs/architectures.md). 20, 40, 80, 160 if neither these
     nor `l1` are given."""

@@ -335,29 +335,36 @@ def documents_of(tokenizer: Any, tokens: Tokens, rows_n: NDArray[np.int64]) -> N
     token ids, a BOS within a row begins one, too. The BOS at the start of a row has the number of the token behind it.
     """
     marks = markers(tokenizer)
-    ends_in_N = np.zeros(len(tokens.ids_NT), dtype=np.int64)
-    for start in range(0, len(tokens.ids_NT), _ROWS_AT_ONCE):
-        block = tokens.ids_NT[start : start + _ROWS_AT_ONCE]
-        ends_in_N[start : start + len(block)] = _ends(block, marks, tokens.bos).sum(1)
-    shares = [facts.share for facts in tokens.sources]
-    source_N = np.fromiter(islice(turns(shares), len(ends_in_N)), int) if shares else np.zeros(len(ends_in_N), int)
-    ended_N = np.zeros(len(ends_in_N), dtype=np.int64)  # documents of all sources before it, and of its own before it
+    shares, N = [facts.share for facts in tokens.sources], len(tokens.ids_NT)
+    source_N = np.fromiter(islice(turns(shares), N), int) if shares else np.zeros(N, int)
+    next_N = np.full(N, marks.separator, tokens.ids_NT.dtype)  # what comes next in the stream of a row's source
+    for source in range(max(1, len(shares))) if marks.bos != marks.separator else ():
+        own = np.flatnonzero(source_N == source)
+        next_N[own[:-1]] = tokens.ids_NT[own[1:], tokens.skip]
+    ends_in_N = np.zeros(N, dtype=np.int64)
+    for start in range(0, N, _ROWS_AT_ONCE):
+        at = slice(start, start + _ROWS_AT_ONCE)
+        ends_in_N[at] = _ends(tokens.ids_NT[at], next_N[at], marks, tokens.skip).sum(1)
+    ended_N = np.zeros(N, dtype=np.int64)  # documents of all sources before it, and of its own before it
     before = 0
     for source in range(max(1, len(shares))):
         own = source_N == source
         ended_N[own] = before + ends_in_N[own].cumsum() - ends_in_N[own]
         before += int(ends_in_N[own].sum()) + 1  # the last of a source need not end
-    ends_nT = _ends(tokens.ids_NT[rows_n], marks, tokens.bos)
+    ends_nT = _ends(tokens.ids_NT[rows_n], next_N[rows_n], marks, tokens.skip)
     return ended_N[rows_n, None] + ends_nT.cumsum(1) - ends_nT  # type: ignore[no-any-return]
 
 
-def _ends(ids_nT: NDArray[Any], marks: Marks, bos: bool) -> NDArray[np.bool_]:
-    """Which tokens end a document: separators, and what stands before a BOS within a row that none stands before."""
+def _ends(ids_nT: NDArray[Any], next_n: NDArray[Any], marks: Marks, skip: int) -> NDArray[np.bool_]:
+    """Which tokens end a document: separators, and what stands before a BOS that is no row's own, unless one does.
+
+    `next_n` comes behind the rows.
+    """
     ends_nT: NDArray[np.bool_] = ids_nT == marks.separator
-    lead = int(bos)
-    ends_nT[:, :lead] = False
+    ends_nT[:, :skip] = False
     if marks.bos != marks.separator:
-        ends_nT[:, lead:-1] |= (ids_nT[:, lead + 1 :] == marks.bos) & ~ends_nT[:, lead:-1]
+        after_nT = np.concatenate([ids_nT[:, skip + 1 :], next_n[:, None]], 1)
+        ends_nT[:, skip:] |= after_nT == marks.bos
     return ends_nT
 
 

@@ -41,7 +41,7 @@ def open_subject(
     Of a run that read its corpus to the end these are a sample of the held-out documents, by their hash; else those
     that come first.
 
-    `transcoders` are taken too, or refused; so are dictionaries of sequences without a BOS, unless `with_bos`. With
+    `transcoders`: they are taken too, or refused. `with_bos`: dictionaries of sequences without a BOS are refused. With
     `fit` it is said of a dictionary that unmix did not train how well it fits (`proof`). Of several folders, a hook has
     our name where it is one of our places, so that one place is not two.
 
@@ -66,14 +66,14 @@ def open_subject(
             f"warning: {subject.model.name} is not the model that {_of(folder)} was trained on (its fingerprint is "
             f"{lm.fingerprint}, was {subject.model_fingerprint})"
         )
-    if not isinstance(folder, Path):
-        subject = subject.renamed(lambda hook: usual_name(lm.model, hook))
     T = _length(subject, lm, say)
     lm.check_sequence_length(T)
     lm.check_reading(T, subject.hooks)
     say(f"tokenizing the held-out documents of {subject.corpus.source}")
     bounded = _bounded(subject.corpus, read_at_most, subject.trained_on)
     tokens = load_tokens(bounded, lm.tokenizer, T, "held_out", say=say, bos=subject.prepend_bos)
+    if not isinstance(folder, Path):
+        subject = subject.renamed(lambda hook: _usual(lm, hook, _one(tokens)))
     lm.check_contributions(_one(tokens), subject.hooks)
     if fit:
         say_fits(folder, subject, lm, tokens, say)
@@ -111,6 +111,16 @@ def _length(subject: Subject, lm: LanguageModel, say: Say) -> int:
         say(f"sequences of {lm.context} tokens, which is all that the model takes, where training had {T}")
         return lm.context
     return T
+
+
+def _usual(lm: LanguageModel, hook: str, ids_1T: Tensor) -> str:
+    """Our name of the place, unless what a block adds is refused there: then a path is the only name that it has."""
+    name = usual_name(lm.model, hook)
+    try:
+        lm.check_contributions(ids_1T, [name])
+    except UserError:
+        return hook
+    return name
 
 
 def _one(tokens: Tokens) -> Tensor:

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from pydantic import ValidationError
 
-from unmix.config import EVERY_TOKEN, CorpusConfig, MaskConfig, ModelConfig, RunConfig, load_resolved
+from unmix.config import EVERY_TOKEN, HOOK, CorpusConfig, MaskConfig, ModelConfig, RunConfig, load_resolved
 from unmix.dictionary.files import CONFIG, hook_of, metadata, origin
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
@@ -163,6 +163,11 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
     if recipe.activations.rows is not None and (model is None or corpus is None):
         raise UserError(
             f"{folder} was trained on activations that came without model and text; give both, --model and --corpus"
+        )
+    if recipe.activations.rows is not None and HOOK in recipe.activations.hooks:
+        raise UserError(
+            f"{folder} does not say at which hook its activations were read; give one checkpoint, "
+            "members/NAME/step-000001000, and --hook beside --model and --corpus"
         )
     saes, checkpoints = members_of(folder)
     facts, read = manifest.get("model"), manifest.get("corpus") or {}

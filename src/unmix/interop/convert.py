@@ -164,10 +164,17 @@ def _facts(origin: Origin, src: Path, longest: float | None) -> dict[str, Any]:
         facts["model_from_pretrained_kwargs"] = dict.fromkeys(origin.processed, True)
     if longest is not None:
         facts["mask"] = {"longer_than": longest}
-    claims = {"l0": origin.l0, "explained_variance": origin.explained_variance}
+    known = {
+        "dataset_path": origin.corpus,
+        "training_tokens": origin.training_tokens,
+        "target_l0": origin.asked.get("l0"),
+        "l1": origin.asked.get("l1"),
+        "l0": origin.l0,
+        "explained_variance": origin.explained_variance,
+    }
     return (
         facts
-        | {name: value for name, value in claims.items() if value is not None}
+        | {name: value for name, value in known.items() if value is not None}
         | {
             "converted_from": {
                 "format": origin.format,

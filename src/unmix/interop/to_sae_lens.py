@@ -34,6 +34,8 @@ def to_sae_lens(
 ) -> Any:
     """A `sae_lens.SAE` on the CPU in float32 with the same f and ŷ; hooks in our names. `transcoder` as `save_sae`.
 
+    Its metadata says `prepend_bos: false` where the files that the dictionary was loaded from do.
+
     Raises `UserError` if sae-lens is not installed, or has no class that computes the same.
     """
     sae_lens = register()
@@ -49,7 +51,7 @@ def to_sae_lens(
             model=model,
             hook=hook,
             context=context,
-            more={},
+            more={"prepend_bos": False} if getattr(sae.cfg, "prepend_bos", None) is False else {},
             hook_out=hook_out,
             transcoder=transcoder,
         )

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from types import MethodType
@@ -19,14 +20,23 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from unmix.errors import UserError
 from unmix.lm.model import LanguageModel
 
 
 def multiply_in_bf16(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) -> LanguageModel:
-    """The model with its linear layers in bf16, for good; `bf16_change` is measured on these tokens."""
+    """The model with its linear layers in bf16, for good; `bf16_change` is measured on these tokens.
+
+    Raises `UserError` for a model that does not run so, and leaves it as it was.
+    """
     before = lm.activations(ids_NT, hooks)
-    _narrow(lm)
-    after = lm.activations(ids_NT, hooks)
+    undo = _narrow(lm)
+    try:
+        after = lm.activations(ids_NT, hooks)
+    except RuntimeError as error:
+        undo()
+        said = str(error).strip().partition("\n")[0]
+        raise UserError(f"{lm.name} does not run with products in bf16 ({said}); give --model.matmul fp32") from error
     # the median token: over all, a few attention sinks of a hundred times its length would be all that is seen
     change = {hook: _relative(after[hook], x_NTD).median().item() for hook, x_NTD in before.items()}
     return replace(lm, bf16_change=change)
@@ -35,12 +45,14 @@ def multiply_in_bf16(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) ->
 def rates(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, float]:
     """Tokens a second of passes to the last of the hooks, in float32 and with products in bf16.
 
-    The best of two passes over these tokens each, after one that is not timed. The model is as it was afterwards.
+    The best of two passes over these tokens each, after one that is not timed. The model is as it was afterwards. One
+    that does not run in bf16 has its rate in float32 alone: the experts of DBRX add bf16 to float32 in place.
     """
     found = {"fp32": _rate(lm, ids_NT, hooks)}
     undo = _narrow(lm)
     try:
-        found["bf16"] = _rate(lm, ids_NT, hooks)
+        with suppress(RuntimeError):
+            found["bf16"] = _rate(lm, ids_NT, hooks)
     finally:
         undo()
     return {name: round(rate, 1) for name, rate in found.items()}

@@ -63,9 +63,9 @@ def behind(folder: Path, evaluation: dict[str, Any]) -> str:
 
 
 def command(run: RunData) -> str:
-    """What to type for an evaluation of the newest checkpoints; in Python, where that was handed the activations."""
+    """What to type for an evaluation of the newest checkpoints; the call of Python, if that gave the activations."""
     if run.section("recipe", "activations").get("rows") == GIVEN:
-        return f"unmix.sweep(activations=…, name={run.folder.name!r})"
+        return f"unmix.sweep(activations=…, name={run.folder.name!r}, …)"
     return f"unmix evaluate {shlex.quote(str(run.folder))}"
 
 

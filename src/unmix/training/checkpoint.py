@@ -100,13 +100,14 @@ def raw_coefficient(member: Member) -> float | None:
 
     Rows of length 1 in training (‖W_dec,u,i‖ = 1) make the plain penalty the same one. β is that of the end of its
     warm-up, or what the controller has come to. None: a penalty that is not this one (tanh, L0, plain with free rows),
-    no penalty, an error that is divided by a power of ‖x‖, or a scale of each token's own.
+    no penalty, an error that is divided by a power of ‖x‖ or is a mean over prefixes, or a scale of each token's own.
     """
     config = member.config
     row = ARCHITECTURES[config.architecture]
     penalty = row.penalty(config, 1.0) if row.penalty else None
     weighed = isinstance(penalty, Gate) or (isinstance(penalty, L1) and (penalty.weigh_by_norm or config.has_unit_rows))
-    if not weighed or member.training.norm_power or member.start.per_token is not None:
+    nested = config.prefixes or config.random_prefixes
+    if not weighed or nested or member.training.norm_power or member.start.per_token is not None:
         return None
     return float(member.coefficient) / member.facts.scale
 

@@ -238,14 +238,14 @@ def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: 
             none = str(error)
     whole = all(math.isfinite(row["loss"]) for row in curve if row["step"] > 0.9 * now) and "halted_at" not in last
     asked = requested(last)
-    held = near_asked(asked, expected)  # then what is measured of it moves about what was asked for, and that is judged
-    admissible = whole and (asked.value <= cap if held else expected < cap)
+    admissible = whole and not math.isnan(expected) and not _too_dense(asked, expected, cap)
     if not whole:
         why = f"halted by batch {last['halted_at']:,}" if "halted_at" in last else "its loss is not finite"
     elif math.isnan(expected):
         why = f"nothing was measured up to step {predict_step:,}"
     else:
         value = f"about {_figure(expected)} active expected" if band else f"{_figure(expected)} active"
+        held = near_asked(asked, expected)
         under = "not over" if held else "under"
         over = "over" if held else "not under"
         value = f"{asked.number} asked for, {value}" if held else value
@@ -276,6 +276,12 @@ def _first_if_not_finite(l0: float) -> float:
 def near_asked(asked: Request, l0: float) -> bool:
     """Whether it was asked for an L0, and has about that."""
     return asked.kind == "l0" and asked.value / FAR_FROM_ASKED < l0 < asked.value * FAR_FROM_ASKED
+
+
+def _too_dense(asked: Request, l0: float, cap: float) -> bool:
+    """Whether the L0 that is compared with the cap is too much for it: the one that was asked for, where `l0` is about
+    that and moves about it; else `l0` itself. NaN is not."""
+    return asked.value > cap if near_asked(asked, l0) else l0 >= cap
 
 
 def _explained(path: list[Row]) -> float | None:
@@ -330,19 +336,21 @@ def _stands(candidate: Candidate, then: int) -> str:
 
 def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, then: int) -> str:
     if best is None:
-        if broken := [c for c in candidates if not c.predicted_l0 >= cap]:  # not for its L0
+        if broken := [c for c in candidates if not _too_dense(c.request, c.predicted_l0, cap)]:
             return f"No member can be chosen: {'; '.join(f'{c.member}: {c.why}' for c in broken)}."
         sparsest = candidates[-1]
+        held = near_asked(sparsest.request, sparsest.predicted_l0)
+        none = "was asked for at most" if held else "comes under"
         return (
-            f"No member comes under {cap:g} active features per token: the sparsest, {_stands(sparsest, then)}. "
+            f"No member {none} {cap:g} active features per token: the sparsest, {_stands(sparsest, then)}. "
             f"{_sparser(sparsest, cap, candidates)}"
         )
     how = "as asked for, and not over" if near_asked(best.request, best.predicted_l0) else "under"
     text = f"{_stands(best, then)}: {how} {cap:g}"
     kin = [c for c in candidates if c.kind == best.kind]
-    denser = [c for c in kin if not c.admissible and c.predicted_l0 >= cap]
+    denser = [c for c in kin if not c.admissible and _too_dense(c.request, c.predicted_l0, cap)]
     if denser:
-        text += f", where the next denser member, {denser[-1].member}, is not ({_figure(denser[-1].predicted_l0)})"
+        text += f", where the next denser member, {denser[-1].member}, {_over(denser[-1])}"
     text += "."
     if best.predicted_l0 < cap * FAR_FEWER:
         if denser:
@@ -354,6 +362,13 @@ def _reason(best: Candidate | None, candidates: list[Candidate], cap: float, the
         elif best.request.kind == "l1":
             text += f" That is far fewer than {cap:g}."
     return text
+
+
+def _over(candidate: Candidate) -> str:
+    """What of it is over the cap."""
+    if near_asked(candidate.request, candidate.predicted_l0):
+        return f"was asked for {candidate.request.number}"
+    return f"is not ({_figure(candidate.predicted_l0)})"
 
 
 def _sparser(sparsest: Candidate, cap: float, candidates: list[Candidate]) -> str:
