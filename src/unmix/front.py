@@ -104,19 +104,21 @@ def top_features(
 ) -> list[tuple[str, list[tuple[int, float]]]]:
     """(token, its strongest features as (feature, f)) for the BOS and every token of a text, the largest |f| first.
 
-    `lm`: of `load_model`, or a model of nnsight, nnterp or TransformerLens that has its tokenizer. `hook`: where the
-    dictionary reads, if its files do not say. Raises `UserError` if nobody says it, or the model cannot be read.
+    There is no BOS if the dictionary's files say that it was trained without one. `lm`: of `load_model`, or a model of
+    nnsight, nnterp or TransformerLens that has its tokenizer. `hook`: where the dictionary reads, if its files do not
+    say. Raises `UserError` if nobody says it, or the model cannot be read.
     """
-    from unmix.explore.prompt import read_prompt
+    from unmix.explore.prompt import active_features, prompt_ids
     from unmix.lm.wrapped import language_model_of, place_name
 
     hook = hook or (sae.cfg.hook if sae.cfg else None)
     if hook is None:
         raise UserError("the dictionary does not say where it reads; give the hook, such as resid_post.3")
     model = language_model_of(lm)
-    read = read_prompt(model, place_name(model.model, hook), sae, text)
-    tokens = [str(model.tokenizer.decode([token])) for token in read.ids_T.tolist()]
-    return [(token, active[:most]) for token, active in zip(tokens, read.features, strict=True)]
+    ids_T = prompt_ids(model, text, bos=sae.cfg is None or sae.cfg.prepend_bos is not False).ids_T
+    found = active_features(model, place_name(model.model, hook), sae, ids_T)
+    tokens = [str(model.tokenizer.decode([token])) for token in ids_T.tolist()]
+    return [(token, active[:most]) for token, active in zip(tokens, found, strict=True)]
 
 
 class Run:

@@ -73,7 +73,6 @@ def prove_folder(
         hook=hook,
         hook_out=hook_out,
         read_at_most=20 * tokens,
-        transcoders=True,
         fit=False,
     )
     said, problems = [], []

@@ -15,7 +15,6 @@ from unmix.corpus.tokens import load_tokens, sample
 from unmix.dictionary.files import metadata, save_sae
 from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
-from unmix.evaluation.opened import open_subject
 from unmix.evaluation.several import find_subjects
 from unmix.evaluation.subject import find_subject
 from unmix.interop.load import load_sae
@@ -111,12 +110,3 @@ def test_several_that_differ_in_it_are_refused_and_those_that_do_not_are_judged(
     assert main(["evaluate", "a", "c", *words, *FEW]) == 0
     [result] = json.loads((tmp_path / "comparison/evaluation.json").read_text())["hooks"]
     assert (result["prepend_bos"], list(result["saes"])) == (False, ["a", "c"])
-
-
-def test_the_explorer_refuses_them_and_says_what_to_do(words, tmp_path, capsys):
-    folder = saved(tmp_path / "sae", prepend_bos=False)
-    with pytest.raises(UserError, match="the explorer reads all of them with one"):
-        open_subject(folder, lambda text: None, model=words[1], corpus=words[3], with_bos=True)
-    pytest.importorskip("duckdb")
-    assert main(["explore", str(folder), "--build", *words]) == 2
-    assert capsys.readouterr().err.strip().endswith("set prepend_bos to true in its cfg.json")

@@ -113,7 +113,9 @@ def test_what_is_left_out_is_marked_and_what_is_many_is_counted(opened, monkeypa
 
 def test_a_model_without_tokens_for_them_has_none(folder, out, opened, monkeypatch):
     said = []
-    monkeypatch.setattr(prompts, "prompt_ids", lambda lm, text: prompt_ids(lm, text) if "3 + 4" in text else refuse())
+    monkeypatch.setattr(
+        prompts, "prompt_ids", lambda lm, text, bos: prompt_ids(lm, text, bos=bos) if "3 + 4" in text else refuse()
+    )
     build(folder, out, Wanted(), said.append)
     assert site(out, "manifest")["prompts"] == 1
     assert [row["name"] for row in site(out, f"{MEMBERS[0]}/prompts")] == ["numbers"]

@@ -37,7 +37,7 @@ export function Steer({ member, index, text, changes, setChanges, at, shown }: {
   return (
     <section class="steer" aria-labelledby="steer-title">
       <h2 id="steer-title">Change features</h2>
-      <Remark>Strengths are in units of the feature's largest value on the counted tokens. The dictionary's error is kept: x + Δf · d.</Remark>
+      <Remark>Strengths are in units of the feature's largest value on the counted tokens. The dictionary's error is kept: {member.hook_out ? `y + Δf · d at ${member.hook_out}` : "x + Δf · d"}.</Remark>
       {changes.length > 0 && (
         <Bars kind="changes">
             {changes.map((change, n) => (

@@ -129,7 +129,7 @@ function Density({ members, strong }: { members: Member[]; strong: (one: Member)
 type Measure = "explained_variance" | Share;
 const MEASURES: [Measure, string, string][] = [
   ["explained_variance", "explained variance", "Explained variance among tokens of like length: a dictionary may serve the long ones alone."],
-  ["error", "error", "‖x − x̂‖² over ‖x‖², both summed over tokens of like length; lower is better."],
+  ["error", "error", "‖x − x̂‖² over ‖x‖² (of a transcoder, that of y), both summed over tokens of like length; lower is better."],
   ["l0_share", "share of L0", "Where features fire."],
   ["l1_share", "share of L1", "Where the L1 penalty, the sum of |f| ‖W_dec‖, comes from."],
 ];

@@ -77,7 +77,7 @@ function FeaturesOf({ member, index, text, at, feature, look, act }: {
       <h2><Token id={id} /> <Small>position {at}</Small></h2>
       <p class="note" role="status">
         {text.masked.has(at) ? "Left out of all numbers. " : ""}
-        {many(pairs.length + (text.more[at] ?? 0), "feature")} · ‖x‖ {short(text.norm[at])} · error {percent(text.err[at])} of ‖x‖²
+        {many(pairs.length + (text.more[at] ?? 0), "feature")} · ‖x‖ {short(text.norm[at])} · error {percent(text.err[at])} of ‖{member.hook_out ? "y" : "x"}‖²
       </p>
       {pairs.length > 0 && (
         <Bars heads={["-feature", "?bar", "value", "of its max", "-tokens", "?do"]}>

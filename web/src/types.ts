@@ -4,7 +4,8 @@ export type Pair = [number, number];
 
 export interface Member {
   name: string;
-  hook: string;
+  hook: string; // of a transcoder IN -> OUT
+  hook_out?: string; // only of a transcoder
   architecture: string;
   features: number;
   asked?: Record<string, number>;

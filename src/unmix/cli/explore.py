@@ -21,7 +21,7 @@ def add_explore(commands: Any) -> None:
         description="Shows what each feature is active on, what it promotes, and how members differ.\n\n"
         "  unmix explore runs/demo --build    one pass over held-out tokens; then open explore/site/index.html\n"
         "  unmix explore runs/demo            the same page, served on 127.0.0.1: prompts and interventions too\n\n"
-        "An SAE of SAELens that unmix did not train:\n"
+        "An SAE or a transcoder that unmix did not train:\n"
         "  unmix explore FOLDER --build --model gpt2 --corpus texts/   [--hook resid_pre.8]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
@@ -47,6 +47,7 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--model", help="the language model, if not the one that the folder names")
     parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")
     parser.add_argument("--hook", help="where an SAE is read, if not at the hook that its folder names")
+    parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if its folder does not say")
     parser.set_defaults(run=_run)
 
 
@@ -58,7 +59,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
 
     folder, kept = place_of(args.folder)
     out = args.out or kept / "explore"
-    wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew, args.beside)
+    wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew, args.beside, args.hook_out)
     there = read_manifest(out)
     if args.build or args.anew or args.beside is not None or there is None or not there["site"]:
         page = build(folder, out, wanted, Progress.say)
@@ -71,7 +72,8 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
         return 0
     from unmix.explore.server import serve
 
-    serve(folder, out, port=args.port, model=args.model, corpus=args.corpus, hook=args.hook, say=Progress.say)
+    given = {"model": args.model, "corpus": args.corpus, "hook": args.hook, "hook_out": args.hook_out}
+    serve(folder, out, port=args.port, **given, say=Progress.say)
     return 0
 
 

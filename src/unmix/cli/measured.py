@@ -84,7 +84,6 @@ def _delphi(args: argparse.Namespace) -> list[Path]:
         corpus=args.corpus,
         hook=args.hook,
         read_at_most=20 * tokens,
-        transcoders=True,
     )
     N, T = held_out.ids_NT.shape
     ids_NT = torch.from_numpy(held_out.ids_NT[sample(N)[: max(1, tokens // T)]].astype("int64"))

@@ -54,12 +54,10 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
         show_feature(console, open_site(out, member), feature, args.most)
         return 0
     view = open_site(out, args.member)
-    from unmix.explore.prompt import read_prompt
     from unmix.explore.server_open import open_served
 
     served = open_served(place_of(args.folder).folder, out, model=None, corpus=None, hook=None, say=Progress.say)
-    asked = served.member(view.member["name"])
-    read = read_prompt(served.lm, asked.hook, asked.sae, args.text, mask=asked.mask)
+    read = served.read(served.member(view.member["name"]), args.text)
     show_text(console, view._replace(piece=lambda i: _piece(served.bytes_of(i))), read, args.most)
     return 0
 

@@ -78,7 +78,6 @@ def evaluate_folder(
         hook=hook,
         hook_out=hook_out,
         read_at_most=read_at_most,
-        transcoders=True,
     )
     if debias and (into := next(filter(None, map(subject.hook_out, subject.made)), None)):
         raise UserError(

@@ -36,7 +36,6 @@ from unmix.evaluation.memory import HEAD_SEQUENCES, pieces, sequences_at_once
 from unmix.evaluation.splice import Replacement
 from unmix.lm.model import LanguageModel
 
-SKIP = 1  # positions that no number of the explorer counts: its sequences begin with a BOS
 SURE = 2  # standard errors: what a ratio divides by has to be above so many
 
 

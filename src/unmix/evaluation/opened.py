@@ -32,29 +32,22 @@ def open_subject(
     hook: str | None = None,
     hook_out: str | None = None,
     read_at_most: int | None = None,
-    transcoders: bool = False,
     fit: bool = True,
-    with_bos: bool = False,
 ) -> tuple[Subject, LanguageModel, Tokens]:
     """What the folder holds, or all of several; the model; the held-out tokens, about `read_at_most` of them.
 
     Of a run that read its corpus to the end these are a sample of the held-out documents, by their hash; else those
     that come first.
 
-    `transcoders`: they are taken too, or refused. `with_bos`: dictionaries of sequences without a BOS are refused. With
-    `fit` it is said of a dictionary that unmix did not train how well it fits (`proof`). Of several folders, a hook has
-    our name where it is one of our places, so that one place is not two.
+    With `fit` it is said of a dictionary that unmix did not train how well it fits (`proof`). Of several folders, a
+    hook has our name where it is one of our places, so that one place is not two.
 
     Raises `UserError` for what `find_subject` does, and for a model or a corpus that cannot be had or does not fit.
     """
     if isinstance(folder, Path):
-        subject = find_subject(
-            folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out, transcoders=transcoders
-        )
+        subject = find_subject(folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
     else:
         subject = find_subjects(folder, say, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
-    if with_bos:
-        subject.require_bos(Path(_of(folder)))
     for note in subject.notes:
         say(note)
     say(f"loading the model {subject.model.name}")

@@ -36,8 +36,7 @@ def find_subjects(
     labels = _labels(folders)
     hooks = {folder: None if (folder / "run.yaml").exists() else hook for folder in folders}  # a run has its own
     subjects = [
-        find_subject(folder, model=model, corpus=corpus, hook=hooks[folder], hook_out=hook_out, transcoders=True)
-        for folder in folders
+        find_subject(folder, model=model, corpus=corpus, hook=hooks[folder], hook_out=hook_out) for folder in folders
     ]
     _require_one("model", "--model NAME", labels, [subject.model.name for subject in subjects])
     _require_one("corpus", "--corpus SOURCE", labels, [subject.corpus.source for subject in subjects])

@@ -104,23 +104,38 @@ def steered(
 
 
 def with_features(sae: Dictionary, features: Sequence[int], new: Callable[[Tensor], Tensor]) -> Replacement:
-    """x' = x + (new(f_K) - f_K) W_dec_K for the features K, times the scale where T scales each token; float32.
+    """x' = x + Δ(x), with the Δ of `moved_by`; float32. Raises `UserError` for a feature that the dictionary lacks."""
+    moved = moved_by(sae, features, new)
 
-    Raises `UserError` for a feature that the dictionary lacks.
+    def replace(x: Tensor) -> Tensor:
+        there = x.to(sae.W_dec.device)
+        return (there.to(sae.W_dec.dtype) + moved(there)).to(x.device)
+
+    return replace
+
+
+def moved_by(sae: Dictionary, features: Sequence[int], new: Callable[[Tensor], Tensor]) -> Replacement:
+    """Δ(x) = (new(f_K) - f_K) W_dec_K for the features K, times the scale where T scales each token; float32.
+
+    (..., D) -> (..., E): an SAE's Δ is added to x, a transcoder's to the y at its other hook. It is 0 for tokens that
+    the dictionary was not trained on. Raises `UserError` for a feature that the dictionary lacks.
     """
     features_K = [_index(feature) for feature in features]
     if absent := [feature for feature in features_K if not 0 <= feature < sae.features]:
         raise UserError(f"feature {absent[0]} is not there; the dictionary has 0 to {sae.features - 1}")
 
-    def replace(x: Tensor) -> Tensor:
-        x_D = x.to(sae.W_dec.dtype)
+    def moved(x: Tensor) -> Tensor:
+        there = x.to(sae.W_dec.device)
+        x_D = there.to(sae.W_dec.dtype)
         f_K = sae.encode(x_D)[..., features_K]
-        moved_D = (new(f_K) - f_K) @ sae.W_dec[features_K]
+        moved_E = (new(f_K) - f_K) @ sae.W_dec[features_K]
         if sae.per_token is not None:
-            moved_D = moved_D * sae.token_scale(x_D)
-        return x_D + moved_D
+            moved_E = moved_E * sae.token_scale(x_D)
+        if sae.longest is not None:
+            moved_E = moved_E.masked_fill(sae.leaves(there)[..., None], 0)
+        return moved_E.to(x.device)
 
-    return _where_trained(sae, replace)
+    return moved
 
 
 def _index(feature: Any) -> int:

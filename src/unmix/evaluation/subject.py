@@ -71,14 +71,6 @@ class Subject:
         made = self.made.get(name)
         return made.hook_out if made is not None and made.transcoder else None
 
-    def require_bos(self, folder: Path) -> None:
-        """Raises `UserError` if the dictionary in the folder is of sequences without a BOS."""
-        if not self.prepend_bos:
-            raise UserError(
-                f"{folder} was trained on sequences without a BOS (prepend_bos: false), and the explorer reads all of "
-                f"them with one; `unmix evaluate` reads them without, or set prepend_bos to true in its {CONFIG}"
-            )
-
     def renamed(self, called: Callable[[str], str]) -> Subject:
         """The same, with every hook as it is called; those that have one name then are one hook."""
         saes: dict[str, dict[str, Dictionary]] = {}
@@ -96,9 +88,8 @@ def find_subject(
     corpus: str | None,
     hook: str | None,
     hook_out: str | None = None,
-    transcoders: bool = False,
 ) -> Subject:
-    """What the folder speaks of, with another model, corpus or hooks where they are given; `transcoders` too, or not.
+    """What the folder speaks of, with another model, corpus or hooks where they are given.
 
     Of a transcoder `made` says where y is read.
 
@@ -116,7 +107,7 @@ def find_subject(
         raise UserError(f"{folder} is neither a run (run.yaml) nor an SAE ({CONFIG}){remedy}")
     if ours:
         return _of_ours(folder, model, corpus, hook)
-    return _of_others(folder, model, corpus, hook, hook_out, transcoders)
+    return _of_others(folder, model, corpus, hook, hook_out)
 
 
 def recipe_of(run: Path) -> RunConfig:
@@ -207,17 +198,9 @@ def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | No
     )
 
 
-def _of_others(
-    folder: Path, model: str | None, corpus: str | None, hook: str | None, hook_out: str | None, transcoders: bool
-) -> Subject:
+def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | None, hook_out: str | None) -> Subject:
     """An SAE of another library, or of a folder that says little of its training: what its files say is in `Origin`."""
     sae, made = read(folder)
-    if made.transcoder and not transcoders:
-        raise UserError(
-            f"{folder} is a transcoder ({made.hook or 'its input'} -> {made.hook_out or 'its output'}): its y is no x̂, "
-            "and what is asked for wants dictionaries that give their input back; `unmix evaluate` and `unmix verify` "
-            "take transcoders"
-        )
     if hook_out is not None and not made.transcoder:
         raise UserError(f"--hook-out {hook_out} is for transcoders, and {folder} is none; leave it out")
     made = replace(made, hook_out=canonical(hook_out)) if hook_out is not None else made

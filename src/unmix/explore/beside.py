@@ -3,8 +3,9 @@
     unmix explore RUN --build --beside OTHER …        OTHER: a run, a member of one, or whatever `load_sae` opens
 
 A match is the largest cosine of decoder rows (`geometry.matches`), so both have to be of the same hook of the same
-model. Each is named by the end of its run's path, or of the folder around it, and by its own name: OTHER/l0-20. No
-value of the store depends on them: its manifest names them beside its `inputs`, and every build matches anew.
+model, transcoders of the same two hooks. Each is named by the end of its run's path, or of the folder around it, and by
+its own name: OTHER/l0-20. No value of the store depends on them: its manifest names them beside its `inputs`, and every
+build matches anew.
 """
 
 from __future__ import annotations
@@ -27,6 +28,8 @@ from unmix.runlog import newest_checkpoints, read_manifest
 Say = Callable[[str], None]
 Hooks = Mapping[str, Mapping[str, Dictionary]]
 """hook -> name -> SAE, of those that are explored."""
+Outs = Mapping[str, str]
+"""hook -> where the y of its transcoders is read."""
 
 
 @dataclass(frozen=True)
@@ -70,28 +73,34 @@ class _Place(NamedTuple):
 
 
 def find_beside(
-    asked: Sequence[Path] | None, there: Manifest | None, folder: Path, saes: Hooks, lm: LanguageModel, say: Say
+    asked: Sequence[Path] | None,
+    there: Manifest | None,
+    folder: Path,
+    saes: Hooks,
+    lm: LanguageModel,
+    say: Say,
+    outs: Outs,
 ) -> list[Beside]:
     """Those that are asked for; if nothing was said (None), those of the last build, which `there` names.
 
-    Raises `UserError`, which names it, for one of another hook, width or model, for a transcoder, and for whatever
-    `load_sae` does not open; also if nothing is left but what is explored.
+    Raises `UserError`, which names it, for one of another hook, width or model, for a transcoder beside SAEs or an SAE
+    beside a transcoder, and for whatever `load_sae` does not open; also if nothing is left but what is explored.
     """
     if asked is not None:
-        return _find(asked, folder, saes, lm, say)
+        return _find(asked, folder, saes, lm, say, outs)
     rows = (there or {}).get("beside", {}).values()
     try:
-        return _find([Path(row["asked"]) for row in rows], folder, saes, lm, say)
+        return _find([Path(row["asked"]) for row in rows], folder, saes, lm, say, outs)
     except UserError as error:
         raise UserError(f"{error}; the last build had it beside, and `--beside` alone leaves it out") from None
 
 
-def _find(asked: Iterable[Path], folder: Path, saes: Hooks, lm: LanguageModel, say: Say) -> list[Beside]:
+def _find(asked: Iterable[Path], folder: Path, saes: Hooks, lm: LanguageModel, say: Say, outs: Outs) -> list[Beside]:
     names = list(dict.fromkeys(asked))
     places = {place.path: place for name in names for place in _places(name, saes, lm, say)}
     labels = _labels([_absolute(folder), *(place.around for place in places.values())])
     seeds = {run: seeds_of(run) for run in {place.run for place in places.values() if place.run is not None}}
-    opened = [_open(place, f"{labels[place.around]}/{place.own}", saes, seeds) for place in places.values()]
+    opened = [_open(place, f"{labels[place.around]}/{place.own}", saes, seeds, outs) for place in places.values()]
     explored = {sae.fingerprint for members in saes.values() for sae in members.values()}
     found = [one for one in opened if one.fingerprint not in explored]
     if opened and not found:
@@ -134,9 +143,9 @@ def _of_run(run: Path, saes: Hooks, say: Say) -> list[_Place]:
     return [_Place(str(run), there[name], run, name, run) for name in kept]
 
 
-def _open(place: _Place, name: str, saes: Hooks, seeds: Mapping[Path, dict[str, int]]) -> Beside:
+def _open(place: _Place, name: str, saes: Hooks, seeds: Mapping[Path, dict[str, int]], outs: Outs) -> Beside:
     sae, made = read(place.path)
-    if made.transcoder:
+    if made.transcoder and not outs:
         raise UserError(f"--beside {place.path} is a transcoder, whose decoder writes elsewhere; give an SAE")
     if made.hook is None and len(saes) > 1:
         raise UserError(
@@ -146,6 +155,13 @@ def _open(place: _Place, name: str, saes: Hooks, seeds: Mapping[Path, dict[str, 
     hook = made.hook or next(iter(saes))
     if hook not in saes:
         raise _other_hook(place.path, hook, saes)
+    out = outs.get(hook)
+    if out is not None and (made.hook_out or out if made.transcoder else hook) != out:
+        at = f"{hook} -> {made.hook_out}" if made.transcoder else f"{hook}, an SAE"
+        raise UserError(
+            f"--beside {place.path} is at {at}, and what is explored at {hook} -> {out}; give a transcoder of the same "
+            "two hooks"
+        )
     E, width = sae.W_dec.shape[1], next(iter(saes[hook].values())).W_dec.shape[1]
     if width != E:
         raise UserError(

@@ -39,10 +39,12 @@ class Wanted:
     anew: bool = False
     beside: Sequence[Path] | None = None
     """Dictionaries that features are matched with too; empty: none."""
+    hook_out: str | None = None
+    """Where the y of a transcoder is read."""
 
 
 def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
-    """Build the store and the site of a run, or of one SAE, in `out`; answers the page.
+    """Build the store and the site of a run, or of one dictionary, in `out`; answers the page.
 
     A build that was stopped goes on at the first shard that is missing. Raises `UserError` if the folder is neither, if
     a store of other inputs is there and `anew` is not given, or for what `find_subject` and the model do.
@@ -51,10 +53,10 @@ def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
         pass
     there = manifest.read_manifest(out)
     subject, lm, tokens = open_subject(
-        folder, say, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook, with_bos=True
+        folder, say, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook, hook_out=wanted.hook_out
     )
     job, inputs = _job(folder, subject, lm, tokens, wanted, there)
-    beside = find_beside(wanted.beside, None if wanted.anew else there, folder, job.saes, lm, say)
+    beside = find_beside(wanted.beside, None if wanted.anew else there, folder, job.saes, lm, say, job.outs)
     if there is not None and wanted.anew:
         pages.require_ours(out / "site", there["site"])
         manifest.clear(out, there)
@@ -77,18 +79,13 @@ def _job(
     """(the pass, the inputs of its store)."""
     kept = there["inputs"] if there is not None and not wanted.anew else {}
     saes = _members(folder, subject, list(wanted.members) or kept.get("asked_members") or [])
-    widths = lm.hook_widths(list(saes))
-    for hook, members in saes.items():
-        for name, sae in members.items():
-            if sae.width != widths[hook]:
-                raise UserError(
-                    f"{name} is for activations of width {sae.width}, and {hook} of {lm.name} has {widths[hook]}; "
-                    "give the model and the hook that it was trained on (--model, --hook)"
-                )
+    # a folder is a run, of SAEs, or one dictionary: a hook has no two of them
+    outs = {hook: out for hook, members in saes.items() for name in members if (out := subject.hook_out(name))}
     N, T = tokens.ids_NT.shape
     asked = wanted.tokens or kept.get("asked_tokens") or TOKENS
     sequences = min(N, max(1, asked // T))
-    job = Pass(lm, tokens, sample(N)[:sequences], saes, subject.trained, sequences_at_once(T, lm.vocabulary))
+    job = Pass(lm, tokens, sample(N)[:sequences], saes, subject.trained, sequences_at_once(T, lm.vocabulary), outs)
+    _require_widths(job)
     inputs = {
         "model": lm.fingerprint,
         "model_name": subject.model.name,
@@ -109,12 +106,27 @@ def _job(
                 "features": sae.features,
                 "checkpoint": subject.checkpoints[name],
                 "fingerprint": sae.fingerprint,
+                **({"hook_out": outs[hook]} if hook in outs else {}),
             }
             for hook, members in saes.items()
             for name, sae in members.items()
         },
+        **({} if tokens.bos else {"prepend_bos": False}),
     }
     return job, inputs
+
+
+def _require_widths(job: Pass) -> None:
+    """Raises `UserError` for a dictionary of activations of another width than its hooks have."""
+    widths = job.model.hook_widths(job.hooks)
+    for hook, members in job.saes.items():
+        for name, sae in members.items():
+            for at, width in ((hook, sae.width), (job.out(hook), sae.W_dec.shape[1])):
+                if width != widths[at]:
+                    raise UserError(
+                        f"{name} is for activations of width {width}, and {at} of {job.model.name} has {widths[at]}; "
+                        "give the model and the hook that it was trained on (--model, --hook)"
+                    )
 
 
 def _members(folder: Path, subject: Subject, asked: Sequence[str]) -> dict[str, dict[str, Dictionary]]:

@@ -29,7 +29,8 @@ IN_LIST = 3  # tokens of each kind in a row of the list
 class Sight:
     """What the members of one hook share."""
 
-    hook: str
+    out: str
+    """Where decoder rows are added: the hook itself, but of transcoders."""
     text: Text
     where: Lengths
     source: examples.Places
@@ -68,7 +69,8 @@ def see(store: Store, hook: str, saes: dict[str, Dictionary], beside: Sequence[B
             for name in names:
                 matches[name][other.name] = geometry.matches(rows[name], rows_GE)[0]
     longest = store.manifest["measured"].get(hook, {}).get("longer_than")
-    return Sight(hook, text, lengths(text.norm_R), examples.places(text), reasons(text, longest), matches)
+    out, where = store.outs.get(hook, hook), lengths(text.norm_R)
+    return Sight(out, text, where, examples.places(text), reasons(text, longest), matches)
 
 
 def know(store: Store, name: str, sae: Dictionary, sight: Sight, out: logits.Readout | None) -> Known:
@@ -81,7 +83,7 @@ def know(store: Store, name: str, sae: Dictionary, sight: Sight, out: logits.Rea
         sae.W_dec.detach().norm(dim=1).numpy(),
         geometry.neighbours(geometry.unit_rows(sae)),
         coactivation.partners(entries, sight.text, tokens),
-        logits.effects(sae, out) if out is not None and logits.attributed(sight.hook) else None,
+        logits.effects(sae, out) if out is not None and logits.attributed(sight.out) else None,
         tokens,
     )
 

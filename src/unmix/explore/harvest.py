@@ -1,14 +1,15 @@
 """The one pass of the model: every activation of every member, over held-out sequences, as Parquet shards.
 
     tokens/shard-00000.parquet          token u32, seq u32, pos u16, id u32, document u32
-    norms/HOOK/shard-00000.parquet      token, norm f32, deviation f32, masked bool
+    norms/HOOK/shard-00000.parquet      token, norm f32, deviation f32, masked bool, of transcoders target f32
     acts/MEMBER/shard-00000.parquet     feature u16|u32, token u32, act f32        sorted by (feature, token)
     errors/MEMBER/shard-00000.parquet   token, err f32, l0 u32
 
 With R tokens in all, token = seq · T + pos counts from 0 over sequences in the fixed random order of `tokens.sample`,
-the one that an evaluation takes; norm = ||x||, deviation = ||x - μ||², err = ||x - x̂||². μ and the median norm that the
-mask measures by are those of the first `HEAD_SEQUENCES` sequences, as in an evaluation. Tokens that are `masked`,
-position 0 among them, count in no number that does not say so; their values are kept.
+the one that an evaluation takes; norm = ||x||, deviation = ||y - μ||², err = ||y - ŷ||², and y = x but of transcoders,
+whose y is read at another hook: then target = ||y||. μ, the mean of y, and the median ||x|| that the mask measures by
+are those of the first `HEAD_SEQUENCES` sequences, as in an evaluation. Tokens that are `masked`, position 0 among them
+where it is a BOS, count in no number that does not say so; their values are kept.
 
 A shard is 65,536 tokens in whole sequences. No batch crosses a shard, so that a build that was killed writes the same
 values when it is resumed. Where a member is active so often that its entries would fill the memory, its shard has
@@ -17,8 +18,8 @@ several parts (`shard-00000-1.parquet`), each of tokens behind those of the one 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +33,6 @@ from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import Tokens, documents_of, special_ids
 from unmix.dictionary.model import Dictionary
 from unmix.disk import replacing, sha256
-from unmix.evaluation.evaluate import SKIP
 from unmix.evaluation.memory import HEAD_SEQUENCES, pieces
 from unmix.explore.duck import Columns, write_parquet
 from unmix.lm.model import LanguageModel
@@ -54,6 +54,17 @@ class Pass:
     """hook -> member -> SAE."""
     mask: MaskConfig
     batch_sequences: int
+    outs: Mapping[str, str] = field(default_factory=dict)
+    """hook -> where y is read, of those whose dictionaries are transcoders."""
+
+    @property
+    def hooks(self) -> list[str]:
+        """Every hook that is read."""
+        return list(dict.fromkeys([*self.saes, *self.outs.values()]))
+
+    def out(self, hook: str) -> str:
+        """Where the y of its dictionaries is read: there, but of transcoders."""
+        return self.outs.get(hook, hook)
 
     @property
     def T(self) -> int:
@@ -79,25 +90,30 @@ class Head:
     """What is measured of a hook before anything is counted."""
 
     leaves: Mask
-    mean_D: Tensor
-    """μ over tokens that are no outliers."""
+    mean_E: Tensor
+    """μ of y, over tokens whose x is no outlier."""
 
 
 def measure_heads(job: Pass) -> dict[str, Head]:
     """hook -> its mask and mean, over the first sequences; an evaluation measures the same."""
-    hooks, times = list(job.saes), job.mask.norm_above or OUTLIER
+    times = job.mask.norm_above or OUTLIER
     ids_NT = job.ids(0, HEAD_SEQUENCES)
-    job.model.check_contributions(ids_NT[:1], hooks)
+    job.model.check_contributions(ids_NT[:1], job.hooks)
     special = special_ids(job.model.tokenizer, job.tokens)
+
+    def read(hook: str) -> Tensor:
+        parts = torch.split(ids_NT, job.batch_sequences)
+        return torch.cat([job.model.activations(part, [hook])[hook].flatten(0, 1) for part in parts])
+
     found = {}
     with torch.no_grad():
-        for hook in hooks:  # one at a time: several would all lie in memory
-            parts = torch.split(ids_NT, job.batch_sequences)
-            x_BD = torch.cat([job.model.activations(part, [hook])[hook].flatten(0, 1) for part in parts])
+        for hook in job.saes:  # one at a time: several would all lie in memory
+            x_BD = read(hook)
             norm_B = torch.cat([part.double().norm(dim=1) for part in torch.split(x_BD, 4096)])
             median = norm_B.median().item()
-            mean_D = x_BD[~longer(norm_B, times * median)].mean(0)
-            found[hook] = Head(Mask(job.mask, special, median), mean_D)
+            y_BE = x_BD if job.out(hook) == hook else read(job.out(hook))
+            mean_E = y_BE[~longer(norm_B, times * median)].mean(0)
+            found[hook] = Head(Mask(job.mask, special, median), mean_E)
     return found
 
 
@@ -116,12 +132,14 @@ def write_shard(job: Pass, heads: dict[str, Head], number: int, folder: Path) ->
             ids_NT = job.ids(start, end)
             token_B = np.arange(start * job.T, end * job.T, dtype=np.uint32)
             tokens.append(_tokens(ids_NT, token_B, document_ST[start - first : end - first]))
-            found = job.model.activations(ids_NT, list(job.saes))
+            found = {hook: x_NTD.flatten(0, 1) for hook, x_NTD in job.model.activations(ids_NT, job.hooks).items()}
             for hook, saes in job.saes.items():
-                x_BD = found.pop(hook).flatten(0, 1)
-                norms[hook].append(_norms(x_BD, ids_NT, token_B, heads[hook]))
+                x_BD, y_BE = found[hook], found[job.out(hook)]
+                norms[hook].append(_norms(x_BD, y_BE, ids_NT, token_B, heads[hook], job.tokens.skip))
+                if hook in job.outs:
+                    norms[hook][-1]["target"] = _lengths(y_BE)
                 for name, sae in saes.items():
-                    errors[name].append(_encode(sae, x_BD, token_B, name, writer))
+                    errors[name].append(_encode(sae, x_BD, y_BE, token_B, name, writer))
     writer.flush()
     writer.write("tokens", _joined(tokens))
     for hook, rows in norms.items():
@@ -148,27 +166,33 @@ def _tokens(ids_NT: Tensor, token_B: NDArray[np.uint32], document_NT: NDArray[np
     }
 
 
-def _norms(x_BD: Tensor, ids_NT: Tensor, token_B: NDArray[np.uint32], head: Head) -> dict[str, NDArray[Any]]:
+def _norms(
+    x_BD: Tensor, y_BE: Tensor, ids_NT: Tensor, token_B: NDArray[np.uint32], head: Head, skip: int
+) -> dict[str, NDArray[Any]]:
     kept_NT = head.leaves.keeps(ids_NT, x_BD.view(*ids_NT.shape, -1))
-    kept_NT[:, :SKIP] = False
-    double_BD = x_BD.double()
+    kept_NT[:, :skip] = False
     return {
         "token": token_B,
-        "norm": double_BD.norm(dim=1).float().numpy(),
-        "deviation": (double_BD - head.mean_D.double()).square().sum(1).float().numpy(),
+        "norm": _lengths(x_BD),
+        "deviation": (y_BE.double() - head.mean_E.double()).square().sum(1).float().numpy(),
         "masked": ~kept_NT.flatten().numpy(),
     }
 
 
+def _lengths(x_BD: Tensor) -> NDArray[np.float32]:
+    found: NDArray[np.float32] = x_BD.double().norm(dim=1).float().numpy()
+    return found
+
+
 def _encode(
-    sae: Dictionary, x_BD: Tensor, token_B: NDArray[np.uint32], name: str, writer: _Writer
+    sae: Dictionary, x_BD: Tensor, y_BE: Tensor, token_B: NDArray[np.uint32], name: str, writer: _Writer
 ) -> dict[str, NDArray[Any]]:
     """Give the active entries of a batch to the writer; answer error and L0 of each token."""
     err_B, l0_B = np.empty(len(x_BD), np.float32), np.empty(len(x_BD), np.uint32)
     for at in pieces(len(x_BD), sae.features):
         f_bF = sae.encode(x_BD[at])
-        error_bD = sae.decode(f_bF, x_BD[at]).double() - x_BD[at].double()
-        err_B[at] = error_bD.square().sum(1).float().numpy()
+        error_bE = sae.decode(f_bF, x_BD[at]).double() - y_BE[at].double()
+        err_B[at] = error_bE.square().sum(1).float().numpy()
         f = f_bF.numpy()
         row_n, feature_n = f.nonzero()
         l0_B[at] = np.bincount(row_n, minlength=len(f))

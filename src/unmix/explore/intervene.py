@@ -4,8 +4,10 @@
     f' = s u               clamp         s: the strength, u: its unit, such as the feature's maximum over a corpus
     f' = f + s u           add
     x' = x + (f' - f) W_dec              where T scales each token: x + (f' - f) W_dec times the scale
+    y' = y + (f' - f) W_dec              of a transcoder: at its other hook, with f of the x of the same pass
 
-What the dictionary does not give back, x - x̂, stays as it is. Tokens that it was not trained on (`sae.longest`) keep x.
+What the dictionary does not give back, x - x̂ or y - ŷ, stays as it is. Tokens that it was not trained on
+(`sae.longest`) keep x, or y.
 
 The plain and the changed text are one batch of two. Both are continued with the same random numbers: the next token is
 argmax_v (logit_v / temperature + g_v), with g_v from a standard Gumbel distribution, drawn anew at every step and the
@@ -20,7 +22,7 @@ predictions are equal, so are the tokens.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, NamedTuple, get_args
 
 import torch
@@ -29,8 +31,9 @@ from torch.nn import functional as F
 
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
+from unmix.evaluation.downstream import Seen
 from unmix.evaluation.memory import pieces
-from unmix.evaluation.splice import Replacement, splice, with_features
+from unmix.evaluation.splice import Replacement, moved_by, splice, with_features
 from unmix.explore.prompt import separator_id
 from unmix.lm.load import quiet
 from unmix.lm.model import LanguageModel
@@ -86,6 +89,11 @@ def change_features(sae: Dictionary, changes: Sequence[Change]) -> Replacement:
 
     Raises `UserError` for a feature that the dictionary does not have, and for a kind that is not a `Kind`.
     """
+    return with_features(sae, *_features(changes))
+
+
+def _features(changes: Sequence[Change]) -> tuple[list[int], Callable[[Tensor], Tensor]]:
+    """(features K, f_K -> f'_K). Raises `UserError` for a kind that is not a `Kind`."""
     for change in changes:
         if change.kind not in get_args(Kind):
             raise UserError(f"a feature cannot be changed by {change.kind!r}; give {', '.join(get_args(Kind))}")
@@ -101,7 +109,7 @@ def change_features(sae: Dictionary, changes: Sequence[Change]) -> Replacement:
                 new_K[..., at] = 0.0 if change.kind == "ablate" else amount
         return new_K
 
-    return with_features(sae, features_K, new)
+    return features_K, new
 
 
 def intervene(
@@ -111,6 +119,7 @@ def intervene(
     ids_T: Tensor,
     changes: Sequence[Change],
     *,
+    hook_out: str | None = None,
     where: int | None = None,
     generate: int = 0,
     temperature: float = 1.0,
@@ -121,10 +130,11 @@ def intervene(
 ) -> Outcome:
     """What the changes do to a text of T tokens, its BOS included (`prompt_ids`), and to what is written after it.
 
-    `where`: the one position that is changed; none: every one, those that are generated too. At temperature 0 the
-    likeliest token is taken. `heard` is given what is predicted as soon as that is known, then the same with what is
-    written so far, step by step. Raises `UserError` for what `change_features` does, for a position outside the text
-    and for more tokens than the model takes, and `Cancelled` once `cancelled` says so: it is asked before every step.
+    `hook_out`: where the y of a transcoder is. `where`: the one position that is changed; none: every one, those that
+    are generated too. At temperature 0 the likeliest token is taken. `heard` is given what is predicted as soon as that
+    is known, then the same with what is written so far, step by step. Raises `UserError` for what `change_features`
+    does, for a position outside the text, for more tokens than the model takes, and for a `hook_out` that comes before
+    the hook; `Cancelled` once `cancelled` says so: it is asked before every step.
     """
     T = len(ids_T)
     lm.check_sequence_length(T)
@@ -132,7 +142,8 @@ def intervene(
         raise UserError(f"position {where} is not in the text, whose {T} tokens are 0 to {T - 1}")
     if temperature < 0:
         raise UserError(f"temperature {temperature:g} is below 0; 0 takes the likeliest token")
-    run = _Run(lm, hook, change_features(sae, changes), where)
+    moved = moved_by(sae, *_features(changes))
+    run = _Run(lm, hook_out or hook, moved, where, None if hook_out is None else Seen(hook))
     steps = generate if lm.context is None else min(generate, lm.context - T)
     with torch.no_grad(), quiet(), run.changing():
         if cancelled():
@@ -159,25 +170,31 @@ def intervene(
 class _Run:
     """Passes of the batch of two, of which the second row is changed; positions are counted over all passes."""
 
-    def __init__(self, lm: LanguageModel, hook: str, replacement: Replacement, where: int | None) -> None:
-        self.lm, self.hook, self.replacement, self.where = lm, hook, replacement, where
+    def __init__(self, lm: LanguageModel, hook: str, moved: Replacement, where: int | None, seen: Seen | None) -> None:
+        self.lm, self.hook, self.moved, self.where = lm, hook, moved, where
+        self.seen = seen
+        """Where x is read, if that is not where it is changed."""
         self.start = 0
         """The position of the first token of the pass."""
         self.cache: Any = None
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """While inside, the hook's x is changed."""
-        with splice(self.lm.model, self.hook, self._replace):
+        """While inside, what is at the hook is changed."""
+        with ExitStack() as stack:
+            if self.seen is not None:
+                stack.enter_context(self.seen.watching(self.lm))
+            stack.enter_context(splice(self.lm.model, self.hook, self._replace))
             yield
 
-    def _replace(self, x_2TD: Tensor) -> Tensor:
+    def _replace(self, y_2TE: Tensor) -> Tensor:
         at = slice(None) if self.where is None else slice(self.where - self.start, self.where - self.start + 1)
-        if self.where is not None and not 0 <= at.start < x_2TD.shape[1]:
-            return x_2TD
-        new_2TD = x_2TD.clone()
-        new_2TD[CHANGED, at] = self.replacement(x_2TD[CHANGED, at]).to(x_2TD.dtype)
-        return new_2TD
+        if self.where is not None and not 0 <= at.start < y_2TE.shape[1]:
+            return y_2TE
+        x_2TD = y_2TE if self.seen is None else self.seen.x_NTD
+        new_2TE = y_2TE.clone()
+        new_2TE[CHANGED, at] = (y_2TE[CHANGED, at] + self.moved(x_2TD[CHANGED, at])).to(y_2TE.dtype)
+        return new_2TE
 
     def forward(self, ids_2T: Tensor, caching: bool) -> Tensor:
         """logits_2TV of tokens that come after those in the cache."""

@@ -1,6 +1,6 @@
 """What a feature does on tokens that no other number counts, reason by reason, so that a reader can count them in.
 
-first     position 0
+first     position 0, where it is a BOS
 long      ||x|| above the mask's bound
 special   the other tokens of the mask
 
@@ -39,7 +39,7 @@ class LeftOut(NamedTuple):
 
 def reasons(text: Text, longest: float | None) -> Reasons:
     """reason_R: of each token the first of REASONS that holds, -1 where it is counted."""
-    first_R = np.arange(len(text.id_R)) % text.T == 0
+    first_R = np.arange(len(text.id_R)) % text.T < text.skip
     long_R = text.norm_R > (np.inf if longest is None else longest)
     found_R = np.where(first_R, 0, np.where(long_R, 1, 2)).astype(np.int8)
     found_R[text.counted_R] = -1

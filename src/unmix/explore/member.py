@@ -1,12 +1,14 @@
 """What the manifest says of a member as a whole; over counted tokens, unless it is by norm.
 
 l0                   mean L0 of a token
-explained_variance   1 - Σ||x - x̂||² / Σ||x - μ||²     μ: the mean of the first sequences, as by norm
+explained_variance   1 - Σ||y - ŷ||² / Σ||y - μ||²     μ: the mean of the first sequences, as by norm
 dead, never          share, and number, of features without a firing
 frequent             share of features on more than 10 % of the tokens
 density              features that fired, by log₁₀ of their density, in bins of DENSITY_BIN
 by_norm              tenths of all tokens by ||x||: edges, tokens, explained variance, mean L0, and error
-                     Σ||x - x̂||² / Σ||x||²; shares of all tokens' Σ||x - x̂||², ΣL0 and ΣL1, L1 = Σ |f_i| ||W_dec_i||
+                     Σ||y - ŷ||² / Σ||y||²; shares of all tokens' Σ||y - ŷ||², ΣL0 and ΣL1, L1 = Σ |f_i| ||W_dec_i||
+
+y = x but of transcoders.
 """
 
 from __future__ import annotations
@@ -63,7 +65,7 @@ def _by_norm(text: Text, where: Lengths, err_R: Floats, l0_R: Ints, l1_R: Floats
         "tokens": [len(part) for part in parts],
         "explained_variance": [_explained(err_R[part], text.deviation_R[part]) for part in parts],
         "l0": [short(float(l0_R[part].mean())) if len(part) else None for part in parts],
-        "error": [_ratio(_sum(err_R[part]), _sum(text.norm_R[part].astype(np.float64) ** 2)) for part in parts],
+        "error": [_ratio(_sum(err_R[part]), _sum(text.length_R[part].astype(np.float64) ** 2)) for part in parts],
         "error_share": [_ratio(_sum(err_R[part]), _sum(err_R)) for part in parts],
         "l0_share": [_ratio(_sum(l0_R[part]), _sum(l0_R)) for part in parts],
         "l1_share": [_ratio(_sum(l1_R[part]), _sum(l1_R)) for part in parts],

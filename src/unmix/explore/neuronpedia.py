@@ -50,8 +50,11 @@ def write_pages(out: Path, folder: Path | None, to: Path, asked: Asked, say: Cal
     created = datetime.fromtimestamp((site / MANIFEST).stat().st_mtime, UTC).replace(microsecond=0).isoformat()
     written = []
     for row in manifest["members"]:
-        name, hook = str(row["name"]), str(row["hook"])
+        name, hook = str(row["name"]), str(row.get("hook_in", row["hook"]))
         sae, config = _dictionary(out, folder, name, say)
+        if "hook_out" in row:  # a vector of theirs is added where the source reads
+            say(f"pages of {name} have no decoder rows: it reads {hook}, and they belong to {row['hook_out']}")
+            sae = None
         source = Source(
             model=model,
             layers=int(manifest["model"]["layers"]),

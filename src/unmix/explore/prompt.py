@@ -1,9 +1,10 @@
 """A text as a model reads it, and all features of a dictionary that are active on each of its tokens.
 
     ids_T = BOS, then the tokens of the text        as the rows that dictionaries are trained on begin (`corpus.tokens`)
-    err_t = ||x_t - x̂_t||² / ||x_t||²               the part of ||x||² that the dictionary does not give back
+    err_t = ||y_t - ŷ_t||² / ||y_t||²               the part of ||y||² that the dictionary does not give back
 
-A text never yields a special token, except the BOS in front: one that spells `<|endoftext|>` gives ordinary tokens.
+y = x but of transcoders, whose y is read at another hook. Where rows had no BOS, ids_T has none. A text never yields a
+special token, except the BOS in front: one that spells `<|endoftext|>` gives ordinary tokens.
 """
 
 from __future__ import annotations
@@ -19,17 +20,16 @@ from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import markers, plain
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
-from unmix.evaluation.evaluate import SKIP
 from unmix.lm.model import LanguageModel
 
-LONGEST = 512  # tokens of a prompt, BOS included
+LONGEST = 512  # tokens of a prompt, a BOS included
 
 
 class Prompt(NamedTuple):
     """A text in tokens."""
 
     ids_T: Tensor
-    """int64, on the CPU; the first one is the BOS."""
+    """int64, on the CPU; the first one is the BOS, with `bos`."""
     truncated: bool
     """Whether the text had more of them than are read."""
 
@@ -42,20 +42,24 @@ class Read(NamedTuple):
     norm_T: Tensor
     """||x||."""
     error_T: Tensor
-    """||x - x̂||² / ||x||²; NaN where x is 0."""
+    """||y - ŷ||² / ||y||²; NaN where y is 0."""
     masked_T: Tensor
-    """Bools: what an evaluation leaves out, position 0 and what the mask does not keep."""
+    """Bools: what an evaluation leaves out, a BOS at position 0 and what the mask does not keep."""
     features: list[list[tuple[int, float]]]
     """Of each token: (feature, value) of every active one, the largest |value| first, of equal ones the lowest."""
 
 
-def prompt_ids(lm: LanguageModel, text: str, longest: int = LONGEST) -> Prompt:
+def prompt_ids(lm: LanguageModel, text: str, longest: int = LONGEST, *, bos: bool = True) -> Prompt:
     """BOS and the first tokens of the text: at most `longest` together, and no more than the model takes.
 
-    Raises `UserError` if the text has a token outside the model's vocabulary: the tokenizer is not its own.
+    Raises `UserError` if the text has a token outside the model's vocabulary (the tokenizer is not its own), and if
+    there is none at all, without a BOS.
     """
     longest = longest if lm.context is None else min(longest, lm.context)
-    ids = [markers(lm.tokenizer)[0], *_encoder(lm.tokenizer).encode(text, add_special_tokens=False).ids]
+    first = markers(lm.tokenizer)[:1] if bos else ()
+    ids = [*first, *_encoder(lm.tokenizer).encode(text, add_special_tokens=False).ids]
+    if not ids:
+        raise UserError("an empty text has no token to read: the dictionary was trained without a BOS; give some text")
     kept = ids[:longest]
     if (largest := max(kept)) >= lm.vocabulary:
         raise UserError(
@@ -66,33 +70,50 @@ def prompt_ids(lm: LanguageModel, text: str, longest: int = LONGEST) -> Prompt:
 
 
 def read_prompt(
-    lm: LanguageModel, hook: str, sae: Dictionary, text: str, *, mask: Mask | None = None, longest: int = LONGEST
+    lm: LanguageModel,
+    hook: str,
+    sae: Dictionary,
+    text: str,
+    *,
+    hook_out: str | None = None,
+    bos: bool = True,
+    mask: Mask | None = None,
+    longest: int = LONGEST,
 ) -> Read:
-    """All active features of every token of the text; without a mask, only position 0 counts as left out.
+    """All active features of every token of the text; without a mask, only a BOS at position 0 counts as left out.
 
-    Raises `UserError` for what `prompt_ids` does, for a hook that the model lacks, and for a dictionary of activations
-    of another width.
+    `hook_out`: where the y of a transcoder is read. `bos`: whether the dictionary's rows began with one. Raises
+    `UserError` for what `prompt_ids` does, for a hook that the model lacks, and for a dictionary of activations of
+    another width.
     """
-    prompt = prompt_ids(lm, text, longest)
-    x_TD = lm.activations(prompt.ids_T[None], [hook])[hook][0]
-    if x_TD.shape[1] != sae.width:
-        raise UserError(
-            f"the dictionary is for activations of width {sae.width}, and {hook} of {lm.name} has {x_TD.shape[1]}; "
-            "give the hook that it was trained on"
-        )
-    return reading(prompt, x_TD, sae, mask)
+    prompt = prompt_ids(lm, text, longest, bos=bos)
+    out = hook_out or hook
+    found = lm.activations(prompt.ids_T[None], list(dict.fromkeys([hook, out])))
+    _require_width(lm, hook, found[hook], sae.width)
+    _require_width(lm, out, found[out], sae.W_dec.shape[1])
+    return reading(prompt, found[hook][0], found[out][0], sae, mask, bos=bos)
 
 
-def reading(prompt: Prompt, x_TD: Tensor, sae: Dictionary, mask: Mask | None) -> Read:
+def reading(
+    prompt: Prompt, x_TD: Tensor, y_TE: Tensor, sae: Dictionary, mask: Mask | None, *, bos: bool = True
+) -> Read:
     """The same of activations that are there, brought to the dictionary's device."""
-    ids_T, x_TD = prompt.ids_T, x_TD.to(sae.W_enc.device)
+    ids_T, x_TD, y_TE = prompt.ids_T, x_TD.to(sae.W_enc.device), y_TE.to(sae.W_enc.device)
     with torch.no_grad():
         f_TF = sae.encode(x_TD)
-        error_TD = (x_TD - sae.decode(f_TF, x_TD)).double()
-    square_T = x_TD.double().square().sum(1)
+        error_TE = (y_TE - sae.decode(f_TF, x_TD)).double()
+    error_T = error_TE.square().sum(1) / y_TE.double().square().sum(1)
     masked_T = torch.zeros(len(ids_T), dtype=torch.bool) if mask is None else ~mask.keeps(ids_T, x_TD.cpu())
-    masked_T[:SKIP] = True
-    return Read(ids_T, prompt.truncated, square_T.sqrt(), error_TD.square().sum(1) / square_T, masked_T, _active(f_TF))
+    masked_T[: int(bos)] = True
+    return Read(ids_T, prompt.truncated, x_TD.double().norm(dim=1), error_T, masked_T, _active(f_TF))
+
+
+def active_features(lm: LanguageModel, hook: str, sae: Dictionary, ids_T: Tensor) -> list[list[tuple[int, float]]]:
+    """Of each token (feature, value) of every active one, as in `Read`. Raises `UserError` as `read_prompt`."""
+    x_1TD = lm.activations(ids_T[None], [hook])[hook]
+    _require_width(lm, hook, x_1TD, sae.width)
+    with torch.no_grad():
+        return _active(sae.encode(x_1TD[0].to(sae.W_enc.device)))
 
 
 def mask_of(trained: MaskConfig, special: list[int], measured: dict[str, float] | None, sae: Dictionary) -> Mask:
@@ -102,6 +123,14 @@ def mask_of(trained: MaskConfig, special: list[int], measured: dict[str, float] 
     if sae.longest is not None:
         return Mask(trained, special, sae.longest / (trained.norm_above or OUTLIER))
     return Mask(MaskConfig(special=trained.special, norm_above=None), special, 0.0)
+
+
+def _require_width(lm: LanguageModel, hook: str, x_1TD: Tensor, width: int) -> None:
+    if x_1TD.shape[2] != width:
+        raise UserError(
+            f"the dictionary is for activations of width {width}, and {hook} of {lm.name} has {x_1TD.shape[2]}; "
+            "give the hook that it was trained on"
+        )
 
 
 def _active(f_TF: Tensor) -> list[list[tuple[int, float]]]:

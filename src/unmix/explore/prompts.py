@@ -75,23 +75,32 @@ def key(member: str) -> str:
 
 
 def read_texts(
-    lm: LanguageModel, saes: Mapping[str, Mapping[str, Dictionary]], masks: Mapping[str, Mapping[str, Mask]], say: Say
+    lm: LanguageModel,
+    saes: Mapping[str, Mapping[str, Dictionary]],
+    masks: Mapping[str, Mapping[str, Mask]],
+    say: Say,
+    *,
+    outs: Mapping[str, str] | None = None,
+    bos: bool = True,
 ) -> dict[str, list[dict[str, Any]]]:
     """member -> what the page shows of each text; each goes through the model once for all hooks.
 
-    `saes` and `masks`: hook -> member. A text that the model has no tokens for is left out, which is said.
+    `saes` and `masks`: hook -> member; `outs`: hook -> where the y of its transcoders is read. A text that the model
+    has no tokens for is left out, which is said.
     """
+    outs = outs or {}
     found: dict[str, list[dict[str, Any]]] = {name: [] for members in saes.values() for name in members}
     for called, text in TEXTS:
         try:
-            prompt = prompt_ids(lm, text)
+            prompt = prompt_ids(lm, text, bos=bos)
         except UserError as error:
             say(f"the text “{called}” is left out of the prompts: {error}")
             continue
-        x = lm.activations(prompt.ids_T[None], list(saes))
+        x = lm.activations(prompt.ids_T[None], list(dict.fromkeys([*saes, *outs.values()])))
         for hook, members in saes.items():
             for name, sae in members.items():
-                read = reading(prompt, x[hook][0], sae, masks[hook][name])
+                y_TE = x[outs.get(hook, hook)][0]
+                read = reading(prompt, x[hook][0], y_TE, sae, masks[hook][name], bos=bos)
                 found[name].append({"name": called, "text": text, **_record(read)})
     return found
 

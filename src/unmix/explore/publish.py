@@ -83,7 +83,11 @@ def _fill(
             known = derive.know(store, name, sae, sight, readout)
             row, files = _member(site, store, known, sight, lm, budget)
             derived[name] = {"files": files}
-            facts = {"name": name, "hook": hook, "features": sae.features, **about[name], **row}
+            where = {"hook": hook}
+            if hook in store.outs:
+                out = store.outs[hook]
+                where = {"hook": f"{hook} -> {out}", "hook_in": hook, "hook_out": out}
+            facts = {"name": name, **where, "features": sae.features, **about[name], **row}
             members.append({**facts, "chosen": name in chosen, "described": len(described[name])})
             if described[name]:
                 site.put(descriptions.key(name), described[name])
@@ -138,7 +142,7 @@ def _put_prompts(site: pages.Site, store: Store, subject: Subject, lm: LanguageM
         hook: {name: mask_of(subject.trained, special, measured.get(hook), sae) for name, sae in saes.items()}
         for hook, saes in subject.saes.items()
     }
-    found = prompts.read_texts(lm, subject.saes, masks, say)
+    found = prompts.read_texts(lm, subject.saes, masks, say, outs=store.outs, bos=store.bos)
     for name, texts in found.items():
         site.put(prompts.key(name), texts)
         site.ids.update(i for text in texts for i in text["ids"])
@@ -178,8 +182,10 @@ def _manifest(
 
 def _left_out(subject: Subject) -> str:
     """What no number counts, in a sentence."""
-    more = f" and {subject.trained}" if str(subject.trained) else ""
-    return f"position 0 (BOS){more}; numbers by norm and the share at position 0 are over every token"
+    said = [*(["position 0 (BOS)"] if subject.prepend_bos else []), *filter(None, [str(subject.trained)])]
+    bos = "" if subject.prepend_bos else " (sequences have no BOS: position 0 counts like any other)"
+    every = "numbers by norm and the share at position 0 are over every token"
+    return f"{' and '.join(said) or 'nothing'}{bos}; {every}"
 
 
 @contextmanager

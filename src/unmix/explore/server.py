@@ -28,9 +28,10 @@ def serve(
     model: str | None = None,
     corpus: str | None = None,
     hook: str | None = None,
+    hook_out: str | None = None,
     say: Callable[[str], None] = print,
 ) -> None:
-    """Serve the explorer of the run or SAE in `folder` until Ctrl-C.
+    """Serve the explorer of the run or dictionary in `folder` until Ctrl-C.
 
     `out`: where it was built, if not in `folder/explore`. A port that is in use is passed over for the next free one,
     which is said; port 0 is any free one. Raises `UserError` if Starlette or uvicorn is not installed, for a port that
@@ -49,7 +50,7 @@ def serve(
     from unmix.explore.server_worker import Worker
 
     out = folder / "explore" if out is None else out
-    served = open_served(folder, out, model=model, corpus=corpus, hook=hook, say=say)
+    served = open_served(folder, out, model=model, corpus=corpus, hook=hook, hook_out=hook_out, say=say)
     listening = listen(port)
     workers = server_app.Workers(Worker(), Worker())
     token = secrets.token_urlsafe(32)

@@ -22,7 +22,7 @@ from unmix.config.section import Section
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.explore.intervene import Change, Continuation, Kind, Outcome, intervene
-from unmix.explore.prompt import prompt_ids, read_prompt
+from unmix.explore.prompt import Read, prompt_ids, read_prompt
 from unmix.explore.server_files import read_object
 from unmix.explore.server_worker import Asked
 from unmix.lm.model import LanguageModel
@@ -90,6 +90,8 @@ class Member:
     sae: Dictionary
     mask: Mask
     site: Path
+    hook_out: str | None = None
+    """Where the y of a transcoder is read, and its features are changed."""
 
     @cached_property
     def maximum_F(self) -> list[float | None]:
@@ -118,12 +120,20 @@ class Served:
     members: dict[str, Member]
     windows: Callable[[str, FeatureRequest], Answer]
     """More examples of a member's feature, out of the store."""
+    bos: bool = True
+    """Whether texts are read behind a BOS, as the sequences of the training were."""
 
     def member(self, name: str) -> Member:
         """Raises `UserError` for a name that is not listed."""
         if name not in self.members:
             raise UserError(f"there is no member {name[:80]!r}; it is one of {', '.join(self.members)}")
         return self.members[name]
+
+    def read(self, member: Member, text: str) -> Read:
+        """A text as the member reads it. Raises `UserError` for what `read_prompt` does."""
+        return read_prompt(
+            self.lm, member.hook, member.sae, text, hook_out=member.hook_out, bos=self.bos, mask=member.mask
+        )
 
 
 def parse(kind: type[_Request], body: bytes) -> _Request:
@@ -140,7 +150,7 @@ def answer_prompt(served: Served, request: PromptRequest, asked: Asked, tell: Te
     `more`: how many there are beyond the KEPT largest, which are not sent.
     """
     member = served.member(request.member)
-    read = read_prompt(served.lm, member.hook, member.sae, request.text, mask=member.mask)
+    read = served.read(member, request.text)
     columns = zip(read.norm_T.tolist(), read.error_T.tolist(), read.masked_T.tolist(), read.features, strict=True)
     tokens = [
         token
@@ -158,7 +168,7 @@ def answer_intervene(served: Served, request: InterveneRequest, asked: Asked, te
         Change(c.feature, c.kind, c.strength, 1.0 if c.kind == "ablate" else member.unit(c.feature))
         for c in request.changes
     ]
-    prompt = prompt_ids(served.lm, request.text)
+    prompt = prompt_ids(served.lm, request.text, bos=served.bos)
 
     def whole(found: Outcome) -> Answer:
         return {
@@ -181,6 +191,7 @@ def answer_intervene(served: Served, request: InterveneRequest, asked: Asked, te
         member.sae,
         prompt.ids_T,
         changes,
+        hook_out=member.hook_out,
         where=None if request.where == "all" else request.where,
         generate=request.generate,
         temperature=request.temperature,

@@ -21,10 +21,17 @@ Say = Callable[[str], None]
 
 
 def open_served(
-    folder: Path, out: Path, *, model: str | None, corpus: str | None, hook: str | None, say: Say
+    folder: Path,
+    out: Path,
+    *,
+    model: str | None,
+    corpus: str | None,
+    hook: str | None,
+    hook_out: str | None = None,
+    say: Say,
 ) -> Served:
-    """For the run or SAE in `folder`, whose explorer is in `out`. What is not given is as the explorer was built. Of an
-    SAE that unmix did not train it is said how well it fits the model.
+    """For the run or dictionary in `folder`, whose explorer is in `out`. What is not given is as the explorer was
+    built. Of a dictionary that unmix did not train it is said how well it fits the model.
 
     Raises `UserError` for what `find_subject` and `load_language_model` do, if there is no site, and if it shows a
     member that the folder does not have.
@@ -36,9 +43,10 @@ def open_served(
     if not (folder / "run.yaml").exists():  # a run says these itself
         model = model or built.get("model_name")
         corpus = corpus or store.get("about", {}).get("corpus")
-        hook = hook or next((row["hook"] for row in built.get("members", {}).values()), None)
-    subject = find_subject(folder, model=model, corpus=corpus, hook=hook)
-    subject.require_bos(folder)
+        rows = list(built.get("members", {}).values())
+        hook = hook or next((row["hook"] for row in rows), None)
+        hook_out = hook_out or next((row.get("hook_out") for row in rows), None)
+    subject = find_subject(folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
     for note in subject.notes:
         say(note)
     there = {name: (at, sae) for at, saes in subject.saes.items() for name, sae in saes.items()}
@@ -62,8 +70,9 @@ def open_served(
     members = {}
     for name in shown:
         at, sae = there[name]
-        members[name] = Member(name, at, sae, mask_of(subject.trained, special, measured.get(at), sae), site)
-    return Served(lm, bytes_of(lm.tokenizer), members, Windows(out))
+        mask = mask_of(subject.trained, special, measured.get(at), sae)
+        members[name] = Member(name, at, sae, mask, site, subject.hook_out(name))
+    return Served(lm, bytes_of(lm.tokenizer), members, Windows(out), subject.prepend_bos)
 
 
 def _warn_of_others(folder: Path, built: dict[str, Any], subject: Subject, shown: list[str], say: Say) -> None:

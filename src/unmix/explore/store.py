@@ -35,12 +35,21 @@ class Text(NamedTuple):
     norm_R: Floats
     deviation_R: Floats
     counted_R: Flags
-    """Those that numbers are over: position 0 and masked tokens are not."""
+    """Those that numbers are over: a BOS at position 0 and masked tokens are not."""
+    target_R: Floats | None = None
+    """||y|| of transcoders; None: y is x."""
+    skip: int = 1
+    """Positions at the start of a sequence that are not counted: its BOS, if it has one."""
 
     @property
     def counted(self) -> int:
         """How many."""
         return int(np.count_nonzero(self.counted_R))
+
+    @property
+    def length_R(self) -> Floats:
+        """||y||, what errors are measured by: ||x|| but of transcoders."""
+        return self.norm_R if self.target_R is None else self.target_R
 
 
 class Entries(NamedTuple):
@@ -75,9 +84,19 @@ class Store:
 
     @property
     def members(self) -> dict[str, dict[str, Any]]:
-        """name -> hook, features, checkpoint."""
+        """name -> hook, features, checkpoint; of a transcoder hook_out."""
         found: dict[str, dict[str, Any]] = self.inputs["members"]
         return found
+
+    @property
+    def outs(self) -> dict[str, str]:
+        """hook -> where y is read, of those whose dictionaries are transcoders."""
+        return {facts["hook"]: facts["hook_out"] for facts in self.members.values() if "hook_out" in facts}
+
+    @property
+    def bos(self) -> bool:
+        """Whether sequences begin with a BOS."""
+        return bool(self.inputs.get("prepend_bos", True))
 
     def files(self, kind: str, before_token: int | None = None, from_token: int = 0) -> list[Path]:
         """The shards of `tokens`, `norms/HOOK`, `acts/MEMBER`, `errors/MEMBER`, in the order of their tokens.
@@ -100,7 +119,8 @@ class Store:
 
     def text(self, hook: str) -> Text:
         """The tokens, with norms and mask of the hook."""
-        norms = read_parquet(self.files(f"norms/{hook}"), ["norm", "deviation", "masked"])
+        target = ["target"] if hook in self.outs else []
+        norms = read_parquet(self.files(f"norms/{hook}"), ["norm", "deviation", "masked", *target])
         first_R, last_R = extents(self.tokens["document"], self.T)
         return Text(
             self.T,
@@ -110,10 +130,12 @@ class Store:
             norms["norm"],
             norms["deviation"],
             ~norms["masked"].astype(bool),
+            norms.get("target"),
+            int(self.bos),
         )
 
     def errors(self, member: str) -> tuple[Floats, Ints]:
-        """(||x - x̂||², L0) of each token."""
+        """(||y - ŷ||², L0) of each token."""
         found = read_parquet(self.files(f"errors/{member}"), ["err", "l0"])
         return found["err"], found["l0"].astype(np.int64)
 

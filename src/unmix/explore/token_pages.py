@@ -8,7 +8,7 @@ A page is n tokens and m entries (feature, value), the entries by token, then by
     entries[n] 1 byte       how many are kept of each token
     more[n] 3               how many are not
     masked[n] 1             1 where left out of all numbers
-    norm[n], err[n] 3       ||x||, ||x - x̂||² / ||x||²
+    norm[n], err[n] 3       ||x||, ||y - ŷ||² / ||y||², where y = x but of transcoders
     step[m] 3               from the feature before it of the same token, or from 0
     value[m] 3
 
@@ -91,8 +91,8 @@ def _strongest(starts_T1: Any, a_n: Any, most: int, chosen_n: Any, count_T: Any)
 
 def _page(rows: list[tuple[Ints, Ints, Ints, Floats]], text: Text, err_R: Floats, l0_R: Ints) -> bytes:
     token_n, count_n, feature_m, act_m = (np.concatenate(column) for column in zip(*rows, strict=True))
-    norm_n = text.norm_R[token_n].astype(np.float64)
-    error_n = np.divide(err_R[token_n], norm_n**2, out=np.full(len(token_n), np.nan), where=norm_n > 0)
+    length_n = text.length_R[token_n].astype(np.float64)
+    error_n = np.divide(err_R[token_n], length_n**2, out=np.full(len(token_n), np.nan), where=length_n > 0)
     step_m = np.diff(feature_m, prepend=0)
     begins_n = count_n.cumsum() - count_n
     first_n = begins_n[count_n > 0]
@@ -103,7 +103,7 @@ def _page(rows: list[tuple[Ints, Ints, Ints, Floats]], text: Text, err_R: Floats
             planes(count_n, 1),
             planes(l0_R[token_n] - count_n, 3),
             planes(~text.counted_R[token_n], 1),
-            planes(real(norm_n), 3),
+            planes(real(text.norm_R[token_n]), 3),
             planes(real(error_n), 3),
             planes(step_m, 3),
             planes(real(act_m), 3),
