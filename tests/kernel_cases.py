@@ -19,10 +19,10 @@ def task(
     norm_power: int = 0,
     noise: Noise | None = None,
     unit_norm: bool = False,
-    centre_D: Tensor | None = None,
+    centre_E: Tensor | None = None,
 ) -> Task:
     """The squared error and the penalty, in this order."""
-    return Task(PHI[phi], ((1.0, SquaredError(norm_power, centre_D=centre_D)), (l1, L1(weigh))), noise, unit_norm)
+    return Task(PHI[phi], ((1.0, SquaredError(norm_power, centre_E=centre_E)), (l1, L1(weigh))), noise, unit_norm)
 
 
 def random_weights(D: int, F: int, seed: int, dtype: torch.dtype = torch.float64, E: int | None = None) -> Weights:

@@ -28,7 +28,8 @@ FUNCTIONS = {
     "open_run": "(folder)",
     "splice": "(model, hook, replacement=None)",
     "steered": "(sae, *, ablate=(), clamp=None, add=None, multiply=None)",
-    "sweep": "(recipe=None, *, activations=None, runs='runs', evaluate=True, quiet=False, force=False, **keys)",
+    "sweep": "(recipe=None, *, activations=None, targets=None, runs='runs', evaluate=True, quiet=False, force=False, "
+    "**keys)",
     "to_sae_lens": "(sae, *, model=None, hook=None, context=None, hook_out=None, transcoder=False)",
     "top_features": "(lm, sae, text, hook=None, *, most=10)",
     "with_feature": "(sae, feature, factor)",

@@ -2,6 +2,7 @@
 
 run = unmix.sweep(l0=[20, 50], model="gpt2", hook="resid_pre.8", corpus="texts/", steps=20_000, name="gpt2-texts")
 run = unmix.sweep(activations=x_RD, l0=[20, 50], features=4096)       # no language model, no text
+run = unmix.sweep(activations=x_RD, targets=y_RE, l0=[20, 50], features=4096)               # transcoders: ŷ of x
 run = unmix.open_run("runs/demo")
 
 run.choice; run.members; run.sae(); run.metrics(); run.evaluation(); run.report()
@@ -30,6 +31,7 @@ def sweep(
     recipe: str | Path | None = None,
     *,
     activations: Any = None,
+    targets: Any = None,
     runs: str | Path = "runs",
     evaluate: bool = True,
     quiet: bool = False,
@@ -47,6 +49,9 @@ def sweep(
     it is known which token each row is of, a pair: `activations=(x_RD, ids_R)`, or batches (x_BD, ids_B); rows of
     `activations.special_ids` are then left out, and the tokens that are outliers are named.
 
+    `targets`, y_RE beside x_RD and of the same kind (arrays, hook -> y_RE, a path, an iterable of batches y_BE in step
+    with those of x): then transcoders are trained, which give ŷ of x in place of x̂.
+
     The run is in `runs/NAME`, as that of `unmix sweep`; called again with the same arguments, a run that was stopped is
     resumed, to the same bits. `evaluate`: judge the dictionaries on what was held out. `quiet` shows nothing. `force`:
     begin although disk or memory seem too small.
@@ -59,8 +64,9 @@ def sweep(
     from unmix.devices import resolve
 
     rows, ids, keys = _activations(activations, keys)
+    beside, keys = _targets(targets, activations, rows, keys)
     found = _recipe(recipe, keys)
-    given: Rows | None = None if rows is None else rows_of(found, rows, resolve(found.device), ids)
+    given: Rows | None = None if rows is None else rows_of(found, rows, resolve(found.device), ids, beside)
     folder = Path(runs) / found.name
     with Progress(quiet=quiet) as progress:
         run_sweep(progress, found, folder, force=force, evaluate=evaluate, given=given)
@@ -232,9 +238,8 @@ def _activations(
 ) -> tuple[Mapping[str, Any] | Iterable[Any] | None, Any, dict[str, Any]]:
     """(the rows, if they are to be handed over; their token ids, if known; the keywords with what follows)."""
     from unmix.activations.arrays import is_array
-    from unmix.activations.rows import GIVEN
     from unmix.activations.token_ids import parted
-    from unmix.config import HOOK
+    from unmix.config import GIVEN, HOOK
 
     if given is None:
         return None, None, keys
@@ -255,6 +260,45 @@ def _activations(
     elif ids is not None:
         raise UserError("token ids of all rows stand beside an array, or hook -> array; of batches, give each its own")
     return given, ids, {**keys, "hook": hooks, "activations.rows": GIVEN}
+
+
+def _targets(
+    given: Any, activations: Any, rows: Mapping[str, Any] | Iterable[Any] | None, keys: dict[str, Any]
+) -> tuple[Mapping[str, Any] | Iterable[Any] | None, dict[str, Any]]:
+    """(the targets, if they are to be handed over; the keywords with what follows). `rows`: what was made of
+    `activations`.
+
+    Raises `UserError` unless they are of the kind of the activations.
+    """
+    from unmix.activations.arrays import is_array
+    from unmix.activations.token_ids import parted
+    from unmix.config import GIVEN
+
+    if given is None:
+        return None, keys
+    if activations is None:
+        raise UserError("targets stand beside activations, row by row; give activations too")
+    of_x, of_y = _kind(parted(activations)[0]), _kind(given)
+    if of_x != of_y:
+        raise UserError(f"activations are {of_x}, and targets {of_y}; give both alike")
+    if rows is None:
+        return None, {**keys, "activations.targets": str(given)}
+    if is_array(given) and isinstance(rows, Mapping):
+        given = {next(iter(rows)): given}
+    return given, {**keys, "activations.targets": GIVEN}
+
+
+def _kind(given: Any) -> str:
+    """What activations or targets are handed over as, for a message."""
+    from unmix.activations.arrays import is_array
+
+    if isinstance(given, str | Path):
+        return "the path of a file"
+    if is_array(given):
+        return "one array"
+    if isinstance(given, Mapping):
+        return "hook -> array"
+    return "an iterable of batches" if isinstance(given, Iterable) else f"a {type(given).__name__}"
 
 
 def _recipe(recipe: str | Path | None, keys: dict[str, Any]) -> RunConfig:

@@ -46,7 +46,7 @@ def task_of(
     sigma: float = 0.0,
     auxk: AuxK | None = None,
     dead_N: Tensor | None = None,
-    centre_D: Tensor | None = None,
+    centre_E: Tensor | None = None,
     seed: int = 0,
 ) -> Task:
     """As a member makes it; `dead_N` are pulled up where `preactivation` says so."""
@@ -54,7 +54,7 @@ def task_of(
     dead: Objective = ((config.auxk_coefficient, auxk),) if auxk else ()
     if config.preactivation_coefficient and dead_N is not None:
         dead = (*dead, (config.preactivation_coefficient, PreActivation(dead_N)))
-    objective = table.objective(config, k=k, norm_power=norm_power, sparsity=sparsity, centre_D=centre_D, dead=dead)
+    objective = table.objective(config, k=k, norm_power=norm_power, sparsity=sparsity, centre_E=centre_E, dead=dead)
     return Task(table.nonlinearity(config, k), objective, noise, config.has_unit_rows)
 
 

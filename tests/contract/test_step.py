@@ -200,7 +200,7 @@ def cases(
         term = AuxK(3, dead_N, stride, architecture == "abstopk") if len(dead_N) else None
     asked = task_of(
         config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, dead_N=dead_N, seed=seed,
-        centre_D=draw(D, seed=seed + 6) if norm_power == 2 else None,
+        centre_E=draw(E, seed=seed + 6) if norm_power == 2 else None,
     )  # fmt: skip
     weights = weights_of(config, asked.phi, D, E, seed)
     weights["b_enc"].add_(shift)
@@ -264,7 +264,7 @@ def test_terms_agree_while_the_coefficient_is_zero(architecture):
 @every_architecture
 def test_a_token_of_length_zero_weighs_nothing_in_both(architecture, norm_power, auxk):
     x_BD, y_BE, weights, asked = prepared(architecture, norm_power=norm_power, auxk=auxk)
-    x_BD[2] = 0
+    y_BE[2] = 0
     assert_agree(*both(x_BD, y_BE, weights, asked), 1e-8)
 
 

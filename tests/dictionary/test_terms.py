@@ -21,7 +21,7 @@ def made(phi=None, zero_token=False, **own) -> Pass:
     weights = {name: w.requires_grad_() for name, w in (random_weights(D, F, 0, E=E) | own).items()}
     x_BD, y_BE = randn(B, D, seed=1), randn(B, E, seed=2)
     if zero_token:
-        x_BD[2] = 0
+        y_BE[2] = 0
     z_BF = (x_BD @ weights["W_enc"] + weights["b_enc"]).detach().requires_grad_()
     f_BF = (phi or Relu())(z_BF, weights)
     return Pass(x_BD, y_BE, z_BF, f_BF, f_BF @ weights["W_dec"] + weights["b_dec"], weights)
@@ -47,7 +47,7 @@ def test_the_squared_error_is_the_mean_over_prefixes_each_token_over_a_power_of_
     p = made(zero_token=True)
     wanted = 0.0
     for t in range(B):
-        length = math.sqrt(sum(x * x for x in p.x_BD[t].tolist()))
+        length = math.sqrt(sum(y * y for y in p.y_BE[t].tolist()))
         of_token = [square_by_hand(p, t, first) for first in prefixes or (F,)]
         weight = 1.0 if norm_power == 0 else 0.0 if length == 0 else length**-norm_power
         wanted += weight * sum(of_token) / len(of_token)
@@ -135,9 +135,9 @@ def test_a_loss_is_each_sum_times_its_coefficient():
 
 
 def test_where_a_centre_was_taken_away_the_length_is_that_of_what_it_was():
-    x_BD, c_D = torch.tensor([[3.0, 4.0], [1.0, -2.0]]), torch.tensor([1.0, -2.0])
-    assert SquaredError(1, centre_D=c_D).weigh(x_BD - c_D).tolist() == [pytest.approx(0.2), pytest.approx(5**-0.5)]
-    assert SquaredError(2, centre_D=c_D).weigh(-c_D[None]).tolist() == [0.0]
+    y_BE, c_E = torch.tensor([[3.0, 4.0], [1.0, -2.0]]), torch.tensor([1.0, -2.0])
+    assert SquaredError(1, centre_E=c_E).weigh(y_BE - c_E).tolist() == [pytest.approx(0.2), pytest.approx(5**-0.5)]
+    assert SquaredError(2, centre_E=c_E).weigh(-c_E[None]).tolist() == [0.0]
 
 
 def test_squares_and_token_weights():

@@ -9,6 +9,7 @@ from tiny_models import CONTEXT, LAYERS, VOCABULARY, WIDTH, tiny_tokenizer
 from tiny_run import write_texts
 from transformers import GPT2Config, GPT2LMHeadModel
 
+import unmix
 from unmix.cli import main
 from unmix.config import CorpusConfig, ModelConfig
 from unmix.corpus.tokens import load_tokens, sample
@@ -123,6 +124,27 @@ def test_saes_and_transcoders_stand_side_by_side(mlp, words, tmp_path, monkeypat
     assert main(["convert", "comparison", "bench", "--to", "saebench"]) == 0
     about = json.loads((tmp_path / "bench/core/transcoder_custom_sae_eval_results.json").read_text())["sae_cfg_dict"]
     assert (about["architecture"], about["hook_name"], about["hook_layer"]) == ("transcoder", IN, LAYER)
+
+
+def test_one_that_was_trained_on_rows_is_evaluated_in_the_model(folder, words, tmp_path):
+    """Raw x in, raw ŷ out: what was learned on rows holds in the model that these came from."""
+    lm = load_language_model(ModelConfig(name=str(folder)))
+    tokens = load_tokens(CorpusConfig(source=words[3]), lm.tokenizer, 16, "train", say=lambda text: None)
+    found = lm.activations(torch.from_numpy(tokens.ids_NT.astype("int64")), [IN, OUT])
+    x_RD, y_RE = (found[name][:, 1:].flatten(0, 1) for name in (IN, OUT))
+    run = unmix.sweep(
+        activations=x_RD, targets=y_RE, hook=IN, l0=24, features=2 * FEATURES, steps=800, runs=tmp_path, quiet=True,
+        training={"batch_tokens": 256, "lr": 3e-3, "selection": "fp32", "dense": "fp32", "border": 0.2},
+    )  # fmt: skip
+    [on_rows] = run.evaluation()["explained_variance"]
+    at = run.members["l0-24"]
+    assert main(["evaluate", str(at), *words, "--hook-out", OUT]) == 0
+    result = evaluated(at)
+    assert result["hook"] == f"{IN} -> {OUT}"
+    [row] = result["saes"].values()
+    assert on_rows > 0.6
+    assert row["explained_variance"] == pytest.approx(on_rows, abs=0.1)
+    assert main(["verify", str(at), *words[:4], "--hook-out", OUT]) == 0
 
 
 def test_a_file_of_a_set_is_evaluated(words, tmp_path):

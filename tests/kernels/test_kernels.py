@@ -78,7 +78,7 @@ def in_bf16(weights: Weights) -> Weights:
 def test_agrees_with_the_reference_in_double_precision(
     step, B, D, E, F, l1, shift, phi, weigh, norm_power, sigma, unit_norm, seed
 ):
-    """With a target of its own, E wide, or with x as its target; with a centre taken away from x, or none."""
+    """With a target of its own, E wide, or with x as its target; with a centre taken away from it, or none."""
     weights = random_weights(D, F, seed, torch.float64, E)
     weights["b_enc"].add_(shift)  # from no feature active to all of them
     g = torch.Generator().manual_seed(seed + 1)
@@ -86,8 +86,8 @@ def test_agrees_with_the_reference_in_double_precision(
     y_BE = torch.randn(B, E, generator=g, dtype=torch.float64) if E else x_BD
     mine, theirs = nan_like(weights), nan_like(weights)
     noise = Noise(sigma, noise_key(seed, 3)) if sigma else None
-    centre_D = torch.randn(D, generator=g, dtype=torch.float64) if seed % 2 else None
-    asked = task(l1, phi, weigh, norm_power, noise, unit_norm, centre_D)
+    centre_E = torch.randn(E or D, generator=g, dtype=torch.float64) if seed % 2 else None
+    asked = task(l1, phi, weigh, norm_power, noise, unit_norm, centre_E)
     got = step(x_BD, y_BE, weights, mine, asked)
     want = reference.step(x_BD, y_BE, weights, theirs, asked)
     assert got.squared_error == pytest.approx(want.squared_error)

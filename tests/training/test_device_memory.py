@@ -21,7 +21,7 @@ def needed(architecture, device=CUDA, *, D=4096, F=131_072, B=16_384, **training
         "training": {"batch_tokens": B, **asked, **training},
         "activations": {"hooks": ["h"]},
     })  # fmt: skip
-    source = SimpleNamespace(widths={"h": D})
+    source = SimpleNamespace(widths={"h": D}, target_widths={})
     return memory.on_device(recipe, source, entries(recipe), 0, device)
 
 

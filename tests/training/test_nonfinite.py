@@ -31,7 +31,7 @@ class Poisoned:
     def __init__(self, source, steps, value=math.nan):
         self.source, self.steps, self.value = source, steps, value
         self.widths, self.batch_tokens, self.head = source.widths, source.batch_tokens, source.head
-        self.chunk_tokens, self.size = source.chunk_tokens, source.size
+        self.chunk_tokens, self.size, self.target_widths = source.chunk_tokens, source.size, source.target_widths
 
     def batches(self, first, last):
         for step, batch in enumerate(self.source.batches(first, last), start=first):

@@ -7,7 +7,7 @@ import torch
 
 from unmix import config
 from unmix.activations.mask import Mask
-from unmix.activations.stream import Batch
+from unmix.activations.stream import NO_WIDTHS, Batch
 from unmix.training.loop import train
 from unmix.training.manifest import sweep_schedule
 from unmix.training.measure import measure
@@ -18,6 +18,7 @@ class Mixture:
     """x = Σ a_i d_i over 96 unit directions in 48 dimensions, each on 4 % of the tokens, a in [0.5, 1.5]."""
 
     widths = {"h": 48}  # noqa: RUF012
+    target_widths = NO_WIDTHS
     batch_tokens = chunk_tokens = 1024
     size = 10**9
 

@@ -58,7 +58,7 @@ def by_hand(recipe, facts):
         l1 = coefficient * (min(1, (s + 1) / l1_steps) if l1_steps else 1)
         noise = Noise(sae.noise, noise_key(t.seed, s)) if sae.noise else None
         asked = task(
-            l1, sae.architecture, sae.weigh_by_norm, t.norm_power, noise, unit_norm=sae.has_unit_rows, centre_D=centre_D
+            l1, sae.architecture, sae.weigh_by_norm, t.norm_power, noise, unit_norm=sae.has_unit_rows, centre_E=centre_D
         )
         sums = reference.step(x_BD, x_BD, weights, gradients, asked)
         reference.finish(weights, gradients, asked.unit_norm)

@@ -3,7 +3,8 @@
 A tenth of the rows (`held_out`) is kept out of training, in blocks of neighbours: rows that stand side by side are
 often of one text, and a row whose neighbours were trained on is hardly held out. The others are read in a new order
 each epoch: chunk c is rows c·C … (c + 1)·C of a permutation seeded by (seed, epoch), and batch s is a pure function of
-(rows, seed, s), as it is for the stream of a language model.
+(rows, seed, s), as it is for the stream of a language model. Where a dictionary is to give something else than it
+reads, y stands beside x, row by row.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ NO_POSITION = -1
 class Arrays(Chunked):
     """A source of training batches over rows in memory or in files: every hook's x_RD, row r of one token in all.
 
-    With `ids_R`, the token of each row, rows of `special_ids` are left out.
+    With `targets`, every hook's y_RE, what is to be given for x_RD; else that is x_RD itself. With `ids_R`, the token
+    of each row, rows of `special_ids` are left out.
+
+    Raises `UserError` for what is no rows of real numbers, for arrays that differ in their number of rows, and for too
+    few of them.
     """
 
     def __init__(
@@ -49,13 +54,17 @@ class Arrays(Chunked):
         device: torch.device | None = None,
         ids_R: Any = None,
         special_ids: Sequence[int] = (),
+        targets: Mapping[str, Any] | None = None,
     ) -> None:
         self.arrays = {hook: _checked(hook, x_RD) for hook, x_RD in arrays.items()}
-        self.widths = {hook: int(x_RD.shape[1]) for hook, x_RD in self.arrays.items()}
+        self.targets = {hook: _checked(f"targets of {hook}", y_RE) for hook, y_RE in (targets or {}).items()}
+        self.widths, self.target_widths = _widths(self.arrays), _widths(self.targets)
         counts = {hook: len(x_RD) for hook, x_RD in self.arrays.items()}
+        counts |= {f"the targets of {hook}": len(y_RE) for hook, y_RE in self.targets.items()}
         if len(set(counts.values())) != 1:
             said = ", ".join(f"{n:,} of {hook}" for hook, n in counts.items())
-            raise UserError(f"every hook needs the same rows, one a token; there are {said}")
+            both = " and its targets" if self.targets else ""
+            raise UserError(f"every hook{both} needs the same rows, one a token; there are {said}")
         self.rows = next(iter(counts.values()))
         self.batch_tokens, self.seed, self.device = batch_tokens, seed, device or torch.device("cpu")
         self.ids_R = None if ids_R is None else token_ids.checked(ids_R, self.rows)
@@ -76,7 +85,8 @@ class Arrays(Chunked):
         """16 hex digits over the shapes, and up to 1,024 rows that are spread evenly over each array; token ids."""
         digest = hashlib.sha256()
         some_R = np.linspace(0, self.rows - 1, min(self.rows, _READ)).astype(np.int64)
-        for hook, x_RD in self.arrays.items():
+        named_targets = {f"targets of {hook}": y_RE for hook, y_RE in self.targets.items()}
+        for hook, x_RD in {**self.arrays, **named_targets}.items():
             digest.update(f"{hook} {tuple(x_RD.shape)}".encode())
             digest.update(_take(x_RD, some_R).numpy().tobytes())
         if self.ids_R is not None:
@@ -85,9 +95,16 @@ class Arrays(Chunked):
 
     def held_out(self, rows: int) -> Iterator[dict[str, Tensor]]:
         """Some thousands of the held-out rows at a time, hook -> x_BD in float32, up to `rows` of them."""
+        return self._held_out(self.arrays, rows)
+
+    def held_out_targets(self, rows: int) -> Iterator[dict[str, Tensor]]:
+        """The same of the targets, hook -> y_BE; of hooks whose y is not x."""
+        return self._held_out(self.targets, rows)
+
+    def _held_out(self, arrays: Mapping[str, Any], rows: int) -> Iterator[dict[str, Tensor]]:
         for start in range(0, min(rows, len(self.held_out_R)), 4096):
             some_B = self.held_out_R[start : min(start + 4096, rows)]
-            yield {hook: _take(x_RD, some_B).to(self.device) for hook, x_RD in self.arrays.items()}
+            yield {hook: _take(x_RD, some_B).to(self.device) for hook, x_RD in arrays.items()}
 
     def held_out_ids(self, rows: int) -> np.ndarray | None:
         """The tokens of the rows that `held_out` gives, where they are known."""
@@ -100,8 +117,9 @@ class Arrays(Chunked):
             C = self.chunk_tokens
             rows_C = self._rows(number * C, (number + 1) * C)
             arrays = {hook: _take(x_RD, rows_C) for hook, x_RD in self.arrays.items()}
+            targets = {hook: _take(y_RE, rows_C) for hook, y_RE in self.targets.items()}
             none_C = torch.full((C,), NO_POSITION, dtype=torch.int64)
-            self._chunk = (number, Batch(arrays, torch.from_numpy(rows_C), none_C).to(self.device))
+            self._chunk = (number, Batch(arrays, torch.from_numpy(rows_C), none_C, targets).to(self.device))
         return self._chunk[1]
 
     def _rows(self, first: int, last: int) -> np.ndarray:
@@ -151,15 +169,15 @@ def named(given: Mapping[Any, Any]) -> dict[Any, Any]:
     return found
 
 
-def open_files(path: Path, hooks: list[str]) -> dict[str, Any]:
+def open_files(path: Path, hooks: list[str], key: str = "activations.rows") -> dict[str, Any]:
     """hook -> rows in a `.npy` file (one hook), or in a safetensors file, whose tensors are named by the hooks.
 
     A safetensors file with one tensor may call it as it likes, one with several as TransformerLens calls the places.
     Nothing is read yet: the files are mapped. Raises `UserError` if there is no such file, or if it is damaged or lacks
-    a hook.
+    a hook; `key` of the recipe names it.
     """
     if not path.exists():
-        raise UserError(f"there is no file {path}; activations.rows takes a {' or '.join(SUFFIXES)} file [rows, D]")
+        raise UserError(f"there is no file {path}; {key} takes a {' or '.join(SUFFIXES)} file [rows, D]")
     if path.suffix not in SUFFIXES:
         raise UserError(f"{path} is no {' or '.join(SUFFIXES)} file; save its rows with numpy.save or safetensors")
     try:
@@ -182,6 +200,10 @@ def open_files(path: Path, hooks: list[str]) -> dict[str, Any]:
 def is_array(given: Any) -> bool:
     """Whether it has rows that can be taken in any order: a tensor, a numpy array, a memory map."""
     return isinstance(given, Tensor | np.ndarray)
+
+
+def _widths(arrays: Mapping[str, Any]) -> dict[str, int]:
+    return {hook: int(x_RD.shape[1]) for hook, x_RD in arrays.items()}
 
 
 def _checked(hook: str, x_RD: Any) -> Any:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
-from unmix.activations.stream import Batch, gather, part
+from unmix.activations.stream import NO_WIDTHS, Batch, gather, part
 
 
 class Chunked(ABC):
@@ -13,6 +13,7 @@ class Chunked(ABC):
 
     batch_tokens: int
     chunk_tokens: int
+    target_widths: Mapping[str, int] = NO_WIDTHS
 
     @abstractmethod
     def read(self, number: int) -> Batch:

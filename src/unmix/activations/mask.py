@@ -28,12 +28,13 @@ class Mask:
         self.special = torch.tensor(sorted(special_ids) if config.special else [], dtype=torch.int64)
         self.longest = config.norm_above * median_norm if config.norm_above is not None else None
 
-    def facts(self) -> dict[str, Any]:
-        """What a dictionary that was trained with it has to tell its readers; empty if it keeps every token."""
+    def facts(self, given: str = "x") -> dict[str, Any]:
+        """What a dictionary that was trained with it has to tell its readers; empty if it keeps every token. `given`:
+        what the dictionary gives, x or y."""
         if not str(self.config):
             return {}
         return {
-            "rule": f"{self.config} were not trained on: leave x as it is there",
+            "rule": f"{self.config} were not trained on: leave {given} as it is there",
             "norm_above_median": self.config.norm_above,
             "median_norm": self.median_norm,
             "longer_than": self.longest,

@@ -26,7 +26,7 @@ import safetensors
 import torch
 from torch import Tensor
 
-from unmix.activations.stream import Batch, Stream, gather
+from unmix.activations.stream import NO_WIDTHS, Batch, Stream, gather
 from unmix.disk import require_room, sha256
 from unmix.errors import UserError
 from unmix.kernels.bfloat16 import rows_as_float32
@@ -129,6 +129,8 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 
 class Store:
     """Batches read from disk, the same `Source` as the stream."""
+
+    target_widths = NO_WIDTHS
 
     def __init__(
         self, folder: Path, hooks: list[str], *, batch_tokens: int, device: torch.device | None = None

@@ -11,7 +11,8 @@ rows are left out: a chunk then has as many rows as it has tokens that are kept.
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -23,6 +24,27 @@ _FORWARD_TOKENS = 2048  # tokens a forward pass: long enough for the matrix prod
 _FORWARD_TOKENS_ELSEWHERE = 16_384  # on a device that takes longer to be told what to do than to do it
 
 
+class Pair(NamedTuple):
+    """What a dictionary reads of some tokens, and what it is to give."""
+
+    x_BD: Tensor
+    y_BE: Tensor
+    """The very tensor x_BD where a dictionary is to give its input back."""
+
+    @property
+    def same(self) -> bool:
+        """Whether y is x."""
+        return self.y_BE is self.x_BD
+
+    def of(self, x_BD: Tensor, y_BE: Callable[[], Tensor]) -> Pair:
+        """Made of this one: x_BD is y too where it was, and only else is y_BE asked for."""
+        return Pair(x_BD, x_BD if self.same else y_BE())
+
+
+NO_WIDTHS: Mapping[str, int] = MappingProxyType({})
+NO_TARGETS: Mapping[str, Tensor] = MappingProxyType({})
+
+
 class Batch(NamedTuple):
     """One batch of B tokens."""
 
@@ -32,17 +54,35 @@ class Batch(NamedTuple):
     """int64."""
     positions_B: Tensor
     """Place of the token in its sequence, int64; 0 is the BOS."""
+    targets: Mapping[str, Tensor] = NO_TARGETS
+    """hook -> y_BE, float32, of the hooks whose y is not x."""
+
+    def pair(self, hook: str) -> Pair:
+        """x and y of a hook."""
+        x_BD = self.activations[hook]
+        return Pair(x_BD, self.targets.get(hook, x_BD))
+
+    def map(self, tokens: Callable[[Tensor], Tensor]) -> Batch:
+        """The same done to every tensor."""
+        return Batch(
+            {hook: tokens(x_BD) for hook, x_BD in self.activations.items()},
+            tokens(self.token_ids_B),
+            tokens(self.positions_B),
+            {hook: tokens(y_BE) for hook, y_BE in self.targets.items()},
+        )
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        there = {hook: x_BD.to(device) for hook, x_BD in self.activations.items()}
-        return Batch(there, self.token_ids_B.to(device), self.positions_B.to(device))
+        return self.map(lambda tensor: tensor.to(device))
 
 
 class Source(Protocol):
     """What a sweep trains on: the stream below, or the store."""
 
     widths: dict[str, int]
+    """hook -> D."""
+    target_widths: Mapping[str, int]
+    """hook -> E, of the hooks whose y is not x."""
     batch_tokens: int
     size: int
     """Activations that there are; a run that reads more of them reads them again, in another order."""
@@ -65,6 +105,8 @@ class ReadsActivations(Protocol):
 
 class Stream:
     """Batches made as they are asked for; they lie on `device`."""
+
+    target_widths = NO_WIDTHS
 
     def __init__(
         self,
@@ -200,13 +242,10 @@ def joined(parts: Sequence[Batch]) -> Batch:
         {hook: torch.cat([p.activations[hook] for p in parts]) for hook in parts[0].activations},
         torch.cat([p.token_ids_B for p in parts]),
         torch.cat([p.positions_B for p in parts]),
+        {hook: torch.cat([p.targets[hook] for p in parts]) for hook in parts[0].targets},
     )
 
 
 def part(batch: Batch, start: int, end: int) -> Batch:
     """Tokens start … end - 1."""
-    return Batch(
-        {hook: x[start:end] for hook, x in batch.activations.items()},
-        batch.token_ids_B[start:end],
-        batch.positions_B[start:end],
-    )
+    return batch.map(lambda tensor: tensor[start:end])

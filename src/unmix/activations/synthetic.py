@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from unmix.activations.stream import Batch, gather
+from unmix.activations.stream import NO_WIDTHS, Batch, gather
 from unmix.activations.synthetic_world import World, normal_quantile
 from unmix.kernels.find import Code
 
@@ -39,6 +39,8 @@ _LEAST = normal_quantile(np.arange(256) / 256).astype(np.float32)
 
 class Samples:
     """A `Source` of one hook."""
+
+    target_widths = NO_WIDTHS
 
     def __init__(self, world: World, *, batch_tokens: int, seed: int, split: Split = "train") -> None:
         self.world, self.batch_tokens, self.seed, self.split = world, batch_tokens, seed, split

@@ -74,7 +74,7 @@ def run(
             moved = 0
             with timers.running(name):
                 for batch in store.batches(epoch * batches, (epoch + 1) * batches):
-                    moved += sum(t.nbytes for t in (*batch.activations.values(), *batch[1:]))
+                    moved += sum(t.nbytes for t in (*batch.activations.values(), batch.token_ids_B, batch.positions_B))
         with timers.running("gathered"):
             for _ in paths:
                 for rows_B in torch.split(order_R, B):

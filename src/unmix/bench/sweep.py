@@ -43,7 +43,7 @@ class TimedSource:
     def __init__(self, source: Source, timers: Timers) -> None:
         self.source, self.timers = source, timers
         self.widths, self.batch_tokens, self.chunk_tokens = source.widths, source.batch_tokens, source.chunk_tokens
-        self.size = source.size
+        self.target_widths, self.size = source.target_widths, source.size
 
     def head(self) -> Batch:
         """As `Source.head`."""

@@ -54,7 +54,7 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
 
 def _kind(recipe: RunConfig) -> tuple[object, ...]:
     act = recipe.activations
-    return recipe.model.name, recipe.corpus.source, recipe.corpus.field, act.sequence_length, act.rows
+    return recipe.model.name, recipe.corpus.source, recipe.corpus.field, act.sequence_length, act.rows, act.targets
 
 
 def _treatment(recipe: RunConfig, variant: str) -> tuple[object, ...]:

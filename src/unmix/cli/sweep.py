@@ -40,6 +40,7 @@ any key of a recipe can be given as --section.key value, for instance:
   --training.mask none          train on outliers too          --sae.centre none              the mean stays in x
   --corpus.max_tokens 5000000   read no more than this         --choice.extend_to 105000      extend the choice
   --activations.store DIR       read what `unmix harvest` wrote  --activations.rows X.npy      your own activations
+  --activations.targets Y.npy   predict these rows from X.npy: transcoders
 """
 
 

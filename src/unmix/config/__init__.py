@@ -8,7 +8,7 @@ transformer-circuits.pub/2024/april-update#training-saes.
 from __future__ import annotations
 
 from unmix.config.dictionary import SAEConfig
-from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
+from unmix.config.inputs import GIVEN, ActivationsConfig, CorpusConfig, ModelConfig
 from unmix.config.mask import EVERY_TOKEN, OUTLIER, MaskConfig
 from unmix.config.recipe import dump, flat, load, load_resolved
 from unmix.config.run import HOOK, UNKNOWN, RunConfig
@@ -17,6 +17,7 @@ from unmix.config.training import VARIED, ChoiceConfig, TrainingConfig, Variant,
 
 __all__ = [
     "EVERY_TOKEN",
+    "GIVEN",
     "HOOK",
     "OUTLIER",
     "UNKNOWN",

@@ -80,7 +80,8 @@ class SAEConfig(Section):
     scaling: Literal["none", "dataset", "token"] = "dataset"
     """`dataset`: one scalar brings E||x||² to D, measured without outliers, so that l1 means about the same on every
     hook. April 2024 brings E||x|| to √D, which differs where norms spread.
-    `token`: every token is brought to the norm √D, and its reconstruction back."""
+    `token`: every token is brought to the norm √D, and its reconstruction back. With `activations.targets`, `dataset`
+    brings E||y||² to E by another scalar, and `token` is refused."""
     decoder_init_norm: float | None = Field(default=None, gt=0)
     """Norm of the decoder's rows at the start. April 2024: between 0.05 and 1, 0.1 good. None: 0.1 for relu, 1 for
     bounded features, whose rows have to become long. Unit-norm decoders start at 1 regardless."""
@@ -98,7 +99,7 @@ class SAEConfig(Section):
     of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for the topk
     kinds, otherwise 0. On the embedded model 1/32, as there, and 1 did as well where rows have length 1."""
     auxk_features: int | None = Field(default=None, ge=1)
-    """None: half the width of the activations, at most 512."""
+    """None: half the width of what is reconstructed, at most 512."""
     preactivation: float | None = Field(default=None, ge=0, allow_inf_nan=False)
     """Coefficient of what dead features lack to be active, max(θ - z, 0) ||W_dec||. None: 3e-6 for jumprelu_tanh
     (transformer-circuits.pub/2025/january-update), otherwise 0."""

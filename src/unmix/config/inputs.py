@@ -11,6 +11,9 @@ from unmix.config.corpus import CorpusConfig as CorpusConfig
 from unmix.config.section import Section
 from unmix.hooknames import canonical
 
+GIVEN = "given"
+"""In the place of a file: rows that were handed over in Python."""
+
 
 class ModelConfig(Section):
     """The language model whose activations are read."""
@@ -50,6 +53,10 @@ class ActivationsConfig(Section):
     rows: str | None = None
     """Activations of your own to read instead: a `.npy` or safetensors file of [tokens, D]; `given` in a run that was
     started from Python with tensors. `model` and `corpus` are then not read, but for `corpus.held_out_fraction`."""
+    targets: str | None = None
+    """What is to be given for `rows`, if it is not the rows themselves: a file as that of `rows`, [tokens, E], row by
+    row; `given` beside rows that are. Then each dictionary is a transcoder: ŷ of x, and explained variance is that of
+    y. x and y have each a scale and a mean of their own; masks go by ||x||, `training.norm_power` by ||y||."""
     token_ids: Path | None = None
     """Of `rows` in a file: a `.npy` file of [tokens] integers, the token that each row is of."""
     special_ids: list[int] = Field(default=[])
@@ -61,7 +68,8 @@ class ActivationsConfig(Section):
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
         """Its keys, without those of rows that older versions do not know, where they are at their default."""
         data: dict[str, Any] = dump(self)
-        return {key: value for key, value in data.items() if key not in ("token_ids", "special_ids") or value}
+        later = ("targets", "token_ids", "special_ids")
+        return {key: value for key, value in data.items() if key not in later or value}
 
     @model_validator(mode="after")
     def _ids_of_rows(self) -> ActivationsConfig:
@@ -70,6 +78,19 @@ class ActivationsConfig(Section):
             raise ValueError(
                 f"{given} = {getattr(self, given)} is for activations of your own (activations.rows); with a language "
                 "model, training.mask.special leaves out special tokens"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _targets_of_rows(self) -> ActivationsConfig:
+        if self.targets is not None and self.rows is None:
+            raise ValueError(
+                f"targets = {self.targets} is for activations of your own (activations.rows); with a language model "
+                "every dictionary gives back what it reads"
+            )
+        if self.targets is not None and (self.targets == GIVEN) != (self.rows == GIVEN):
+            raise ValueError(
+                f"rows = {self.rows} and targets = {self.targets}: give both as files, or both from Python as arrays"
             )
         return self
 

@@ -135,6 +135,32 @@ class RunConfig(Section):
         return self
 
     @model_validator(mode="after")
+    def _targets_fit(self) -> RunConfig:
+        """Of a transcoder a feature's encoder and decoder are of two spaces, and y has no scale of its token's x."""
+        if self.activations.targets is None:
+            return self
+        for name in self.variants or [""]:
+            sae, training = self.of_variant(name)
+            where = f"variant {name}: " if name else ""
+            if sae.aligned:
+                raise ValueError(
+                    f"{where}sae.aligned = true holds each feature's encoder and decoder at an inner product of 1, and "
+                    "with activations.targets they are of two spaces; leave it out"
+                )
+            if sae.scaling == "token":
+                raise ValueError(
+                    f"{where}sae.scaling = token would scale y by the length of its x, and with activations.targets y "
+                    "has its own; give dataset, or none"
+                )
+            if training.resample_every:
+                raise ValueError(
+                    f"{where}training.resample_every = {training.resample_every} starts a feature's encoder and "
+                    "decoder in one direction, and with activations.targets they are of two spaces; leave it out, or "
+                    "give sae.auxk"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _extension_is_longer(self) -> RunConfig:
         to = self.choice.extend_to
         if to is not None and to < self.training.steps:

@@ -166,44 +166,65 @@ class Dictionary(nn.Module):
 
 
 def new_dictionary(
-    width: int, features: int, decoder_norm: float, seed: int, nonlinearity: Nonlinearity | None = None
+    width: int,
+    features: int,
+    decoder_norm: float,
+    seed: int,
+    nonlinearity: Nonlinearity | None = None,
+    *,
+    target_width: int | None = None,
 ) -> Dictionary:
     """A fresh SAE: random decoder rows of norm `decoder_norm`, W_enc = W_decᵀ, biases 0.
 
     April 2024 update (transformer-circuits.pub/2024/april-update#training-saes). A pure function of its arguments.
+
+    With a `target_width` E, a fresh transcoder, whatever E is: W_dec [F, E] as above, and W_enc drawn behind it from
+    the same generator. A direction of x says nothing of a direction of y; the encoder's vectors have the same norm as
+    an SAE's, so that pre-activations spread as its do.
     """
     nonlinearity = nonlinearity or Relu()
     generator = torch.Generator().manual_seed(seed)
-    W_dec_FD = torch.randn(features, width, generator=generator)
-    W_dec_FD *= decoder_norm / W_dec_FD.norm(dim=1, keepdim=True)
+
+    def rows(to: int) -> Tensor:
+        drawn = torch.randn(features, to, generator=generator)
+        drawn *= decoder_norm / drawn.norm(dim=1, keepdim=True)
+        return drawn
+
+    W_dec_FE = rows(width if target_width is None else target_width)
     weights = {
-        "W_enc": W_dec_FD.clone().T,  # a feature's encoder weights lie side by side in memory, as training wants them
+        # a feature's encoder weights lie side by side in memory, as training wants them
+        "W_enc": (W_dec_FE.clone() if target_width is None else rows(width)).T,
         "b_enc": torch.zeros(features),
-        "W_dec": W_dec_FD,
-        "b_dec": torch.zeros(width),
+        "W_dec": W_dec_FE,
+        "b_dec": torch.zeros(W_dec_FE.shape[1]),
     }
     return Dictionary(weights | nonlinearity.start(features), nonlinearity)
 
 
-def fold_centre(sae: Dictionary, centre_D: Tensor) -> Dictionary:
-    """The same SAE for x, given one trained on x - c: f is unchanged, x̂ is moved by c."""
+def fold_centre(sae: Dictionary, centre_D: Tensor, centre_E: Tensor | None = None) -> Dictionary:
+    """The same dictionary for x and y, given one trained on x - c and y - c': f is unchanged, ŷ is moved by c'.
+
+    c' = `centre_E`; c, if not given: then it is an SAE.
+    """
     w = sae.weights
     moved = sae.nonlinearity.moved(w, -(centre_D @ w["W_enc"]))
     skipped = 0 if sae.skip is None else centre_D @ w["W_skip"]
-    return sae.changed(moved | {"b_dec": w["b_dec"] + centre_D - skipped})
+    return sae.changed(moved | {"b_dec": w["b_dec"] + (centre_D if centre_E is None else centre_E) - skipped})
 
 
-def fold_scaling(sae: Dictionary, scale: float) -> Dictionary:
-    """The same dictionary for raw x, given one trained on scale·x: f is unchanged, ŷ is divided by the scale.
+def fold_scaling(sae: Dictionary, scale: float, target_scale: float | None = None) -> Dictionary:
+    """The same dictionary for raw x, given one trained on scale·x: f is unchanged, ŷ is divided by the target's scale.
 
-    Raises ValueError unless the scale is positive and finite.
+    That is `scale`, if it is not given. Raises ValueError unless both are positive and finite.
     """
-    if not (scale > 0 and math.isfinite(scale)):
-        raise ValueError(f"scale = {scale} must be positive and finite")
+    out = scale if target_scale is None else target_scale
+    for value in (scale, out):
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"scale = {value} must be positive and finite")
     w = sae.weights
-    if scale == 1:
-        return sae.changed({name: weight.clone() for name, weight in w.items()})
-    return sae.changed(
-        {name: weight.clone() for name, weight in w.items()}
-        | {"W_enc": w["W_enc"] * scale, "W_dec": w["W_dec"] / scale, "b_dec": w["b_dec"] / scale}
-    )
+    whole = {name: weight.clone() for name, weight in w.items()}
+    if scale == out == 1:
+        return sae.changed(whole)
+    folded = {"W_enc": w["W_enc"] * scale, "W_dec": w["W_dec"] / out, "b_dec": w["b_dec"] / out}
+    folded |= {} if sae.skip is None or scale == out else {"W_skip": w["W_skip"] * (scale / out)}
+    return sae.changed(whole | folded)

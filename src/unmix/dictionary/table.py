@@ -97,16 +97,16 @@ def objective(
     norm_power: int,
     sparsity: float | Tensor,
     prefixes: tuple[int, ...] | None = None,
-    centre_D: Tensor | None = None,
+    centre_E: Tensor | None = None,
     dead: Objective = (),
 ) -> Objective:
     """What it is trained for, with `sparsity` the coefficient of its penalty in this step.
 
-    `k` is the L0 asked for; `prefixes`, those of this step where they are drawn anew; `centre_D`, what was taken away
-    from the activations; `dead`, what revives features.
+    `k` is the L0 asked for; `prefixes`, those of this step where they are drawn anew; `centre_E`, what was taken away
+    from what is to be given; `dead`, what revives features.
     """
     row = ARCHITECTURES[config.architecture]
-    error = SquaredError(norm_power, config.all_prefixes if prefixes is None else prefixes, centre_D)
+    error = SquaredError(norm_power, config.all_prefixes if prefixes is None else prefixes, centre_E)
     penalty: Objective = ((sparsity, row.penalty(config, k)),) if row.penalty else ()
     more: Objective = ()
     if config.multi_k:

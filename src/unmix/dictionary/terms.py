@@ -39,7 +39,7 @@ class Term(Protocol):
 
 @dataclass(frozen=True)
 class SquaredError:
-    """||ŷ - y||² / ||x||^k; with prefixes m_1 < … < m_P = F, the mean of that over
+    """||ŷ - y||² / ||y||^k; with prefixes m_1 < … < m_P = F, the mean of that over
 
     ŷ_p = Σ_{i < m_p} f_i W_dec_i + b_dec           (Matryoshka: Bussmann et al. 2025, arXiv 2503.17547)
     """
@@ -47,15 +47,15 @@ class SquaredError:
     norm_power: int = 0
     prefixes: tuple[int, ...] = ()
     """None, or rising numbers of features, the last of which is F."""
-    centre_D: Tensor | None = field(default=None, compare=False)
-    """c, where what is encoded is x - c: it is x whose length counts."""
+    centre_E: Tensor | None = field(default=None, compare=False)
+    """c, where what is to be given is y - c: it is y whose length counts."""
 
-    def weigh(self, encoded_BD: Tensor) -> Tensor:
-        """1 / ||x||^k of each token, (B,)."""
-        return token_weights(encoded_BD if self.centre_D is None else encoded_BD + self.centre_D, self.norm_power)
+    def weigh(self, wanted_BE: Tensor) -> Tensor:
+        """1 / ||y||^k of each token, (B,): the error's own scale, which is that of x where y = x."""
+        return token_weights(wanted_BE if self.centre_E is None else wanted_BE + self.centre_E, self.norm_power)
 
     def __call__(self, p: Pass) -> Tensor:
-        r_B = self.weigh(p.x_BD)
+        r_B = self.weigh(p.y_BE)
         if not self.prefixes:
             return (squares(p.y_hat_BE, p.y_BE) * r_B).sum()
         y_hat_BE, total = p.weights["b_dec"].expand_as(p.y_BE), p.x_BD.new_zeros(())
@@ -226,11 +226,11 @@ def l0_of_tokens(p: Pass, bandwidth: float) -> Tensor:
     return (active_BF - straight_through(p.z_BF, theta_F, bandwidth)).sum(1)
 
 
-def token_weights(x_BD: Tensor, norm_power: int) -> Tensor:
-    """1 / ||x||^k, (B,); 0 for a token of length 0, which has no direction to give back."""
+def token_weights(y_BE: Tensor, norm_power: int) -> Tensor:
+    """1 / ||y||^k, (B,); 0 for a token of length 0, which has no direction to give."""
     if norm_power == 0:
-        return x_BD.new_ones(len(x_BD))
-    norm_B = x_BD.norm(dim=1)
+        return y_BE.new_ones(len(y_BE))
+    norm_B = y_BE.norm(dim=1)
     return torch.where(norm_B == 0, 0, norm_B ** (-norm_power))
 
 

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from unmix.activations.rows import GIVEN, Rows
-from unmix.config import MaskConfig
+from unmix.activations.rows import Rows
+from unmix.config import GIVEN, MaskConfig
 from unmix.corpus.tokens import Tokens, load_tokens, sample, special_ids
 from unmix.devices import resolve
 from unmix.dictionary.files import save_sae

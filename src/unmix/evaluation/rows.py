@@ -1,4 +1,8 @@
-"""Dictionaries judged on held-out rows that come without a model: fidelity, and what is by norm. No cross-entropy."""
+"""Dictionaries judged on held-out rows that come without a model: fidelity, and what is by norm. No cross-entropy.
+
+Where the rows have targets y of their own, the dictionaries are transcoders: then fidelity and the numbers by norm are
+of y, and mask and outliers go by x.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from torch import Tensor
 
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.activations.rows import Rows, open_rows
+from unmix.activations.stream import Pair
 from unmix.activations.token_ids import longest
 from unmix.config import OUTLIER, MaskConfig
 from unmix.dictionary.model import Dictionary
@@ -21,8 +26,8 @@ from unmix.evaluation.findings import findings
 from unmix.evaluation.memory import pieces
 from unmix.evaluation.subject import members_of, recipe_of, tightest, trained_mask
 
-HeldOut = Callable[[], Iterator[Tensor]]
-"""The held-out rows x_BD, some thousands at a time; the same at every call."""
+HeldOut = Callable[[], Iterator[Pair]]
+"""The held-out rows x_BD and y_BE, some thousands at a time; the same at every call."""
 
 
 def evaluate_rows(
@@ -50,58 +55,76 @@ def evaluate_rows(
     members, checkpoints = members_of(folder)
     for hook, saes in members.items():
 
-        def held_out(hook: str = hook) -> Iterator[Tensor]:
-            return (arrays[hook].to(CPU) for arrays in source.held_out(tokens))
+        def held_out(hook: str = hook) -> Iterator[Pair]:
+            return pairs(source, hook, tokens)
 
         result = of_hook(hook, saes, held_out, asked)
         ids_R = source.held_out_ids(tokens)
         if ids_R is not None:
-            norm_R = torch.cat([x_BD.double().norm(dim=1) for x_BD in held_out()])
+            norm_R = _norms(held_out)
             far_R = longer(norm_R, result["outliers"]["longer_than"])
             result["outlier_tokens"] = longest(ids_R, far_R.cpu().numpy())
         results.append(result)
     return {
         "corpus": str(recipe.activations.rows),
+        **({"targets": recipe.activations.targets} if recipe.activations.targets else {}),
         "model": recipe.model.name,
         "checkpoints": checkpoints,
         "hooks": results,
     }
 
 
+def pairs(source: Rows, hook: str, tokens: int) -> Iterator[Pair]:
+    """The held-out rows of a hook, on the processor; y is x where it has no targets."""
+    if hook not in source.target_widths:
+        for arrays in source.held_out(tokens):
+            x_BD = arrays[hook].to(CPU)
+            yield Pair(x_BD, x_BD)
+        return
+    for arrays, targets in zip(source.held_out(tokens), source.held_out_targets(tokens), strict=True):
+        yield Pair(arrays[hook].to(CPU), targets[hook].to(CPU))
+
+
+def _norms(held_out: HeldOut) -> Tensor:
+    """||x|| of every row."""
+    return torch.cat([x_BD.double().norm(dim=1) for x_BD, _ in held_out()])
+
+
 def of_hook(hook: str, saes: dict[str, Dictionary], held_out: HeldOut, mask: MaskConfig) -> dict[str, Any]:
     """Every number of every SAE that needs no model. Raises `UserError` if the mask leaves nothing."""
     times = mask.norm_above or OUTLIER
-    norm_R = torch.cat([x_BD.double().norm(dim=1) for x_BD in held_out()])
+    norm_R = _norms(held_out)
     median, far = norm_R.median().item(), outliers(norm_R, norm_R.median().item(), times)
     leaves = Mask(mask, (), median)
-    plain = Activations(next(held_out()).shape[1])
-    for x_BD in held_out():
-        plain.add(x_BD[~longer(x_BD.norm(dim=1), far.longer_than)])
-    x_sums, far_sums = Activations(len(plain.sum_D)), Activations(len(plain.sum_D))
+    first = next(held_out())
+    E = first.y_BE.shape[1]
+    plain, y_sums, far_sums = Activations(E), Activations(E), Activations(E)
+    for x_BD, y_BE in held_out():
+        plain.add(y_BE[~longer(x_BD.norm(dim=1), far.longer_than)])
     fidelities, on_outliers = ({name: Fidelity(sae) for name, sae in saes.items()} for _ in range(2))
     by_norm = {name: ByNorm(fidelities[name].norm_F, plain.mean_D) for name in saes}
     seen = 0
     with torch.no_grad():
-        for x_RD in held_out():
+        for x_RD, y_RE in held_out():
             for at in pieces(len(x_RD), max(sae.features for sae in saes.values())):
-                x_bD = x_RD[at]
+                x_bD, y_bE = x_RD[at], y_RE[at]
                 kept_b = leaves.keeps(torch.zeros(len(x_bD), dtype=torch.int64), x_bD)
                 far_b = longer(x_bD.norm(dim=1), far.longer_than)
-                x_sums.add(x_bD[kept_b])
-                far_sums.add(x_bD[far_b])
+                y_sums.add(y_bE[kept_b])
+                far_sums.add(y_bE[far_b])
                 for name, sae in saes.items():
                     f_bF = sae.encode(x_bD)
-                    x_hat_bD = sae.decode(f_bF, x_bD)
-                    fidelities[name].add(x_bD[kept_b], f_bF[kept_b], x_hat_bD[kept_b])
-                    on_outliers[name].add(x_bD[far_b], f_bF[far_b], x_hat_bD[far_b])
+                    y_hat_bE = sae.decode(f_bF, x_bD)
+                    fidelities[name].add(y_bE[kept_b], f_bF[kept_b], y_hat_bE[kept_b])
+                    on_outliers[name].add(y_bE[far_b], f_bF[far_b], y_hat_bE[far_b])
                     if seen < BY_NORM_TOKENS:
-                        by_norm[name].add(x_bD, f_bF, x_hat_bD)
+                        by_norm[name].add(y_bE, f_bF, y_hat_bE)
                 seen += len(x_bD)
-    if not x_sums.tokens:
+    if not y_sums.tokens:
         raise UserError(f"the mask leaves none of {seen:,} held-out activations to evaluate on ({mask})")
-    pca, rows = x_sums.pca_explained_variance(), {}
+    pca, rows = y_sums.pca_explained_variance(), {}
     for name, sae in saes.items():
-        found = fidelities[name].metrics(x_sums) | redundancy(sae)
+        found = fidelities[name].metrics(y_sums) | redundancy(sae)
         found["pca_explained_variance_at_l0"] = pca[min(len(pca) - 1, round(found["l0"]))].item()
         found["by_norm"] = by_norm[name].metrics()
         if far.tokens:
@@ -110,11 +133,12 @@ def of_hook(hook: str, saes: dict[str, Dictionary], held_out: HeldOut, mask: Mas
         rows[name] = found
     result = {
         "hook": hook,
+        **({} if first.same else {"target_width": E}),
         "split": "held_out",
         "mask": f"{mask} left out of fidelity" if str(mask) else "no activation left out",
         "outliers": far.facts(),
-        "fidelity_tokens": x_sums.tokens,
-        "mean_removed_fraction": x_sums.along_ones,
+        "fidelity_tokens": y_sums.tokens,
+        "mean_removed_fraction": y_sums.along_ones,
         "baselines": {"predict the mean": {"explained_variance": 0.0}},
         "saes": rows,
     }

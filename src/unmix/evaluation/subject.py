@@ -151,6 +151,11 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
         )
     manifest = read_manifest(folder / "run.yaml")
     recipe = recipe_of(folder)
+    if recipe.activations.targets is not None:
+        raise UserError(
+            f"{folder} was trained to give targets of its own, and does not say where these are in a model; give one "
+            "of its checkpoints, members/NAME/step-000001000, with --model, --corpus, --hook and --hook-out"
+        )
     if recipe.activations.rows is not None and (model is None or corpus is None):
         raise UserError(
             f"{folder} was trained on activations that came without model and text; give both, --model and --corpus"

@@ -1,7 +1,7 @@
 """The same step as `reference` for few active features: after the encoder's product, only what is active is touched.
 
     1  which features are active, and f of each, as sparse rows (CSR)                  find, active
-    2  per token:    ŷ from the decoder rows of its active features, g = (2/B)(ŷ - y) / ||x||^k, and for each of
+    2  per token:    ŷ from the decoder rows of its active features, g = (2/B)(ŷ - y) / ||y||^k, and for each of
                      them df_i = g · W_dec_i + (l1/B) w_i; through the nonlinearity dz_i
     3  per feature:  the tokens on which it was active (CSC) give dW_dec_i = Σ f g, dW_enc_i = Σ dz x
 
@@ -59,7 +59,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     W_dec_FE, b_dec_E = weights["W_dec"].numpy(), weights["b_dec"].numpy()
     per_token = number.type(task.coefficient(L1) / B)
     norm_F = row_norms(W_dec_FE) if task.weigh_by_norm else np.ones(F, number)
-    r_B = task.error.weigh(x_BD).numpy()
+    r_B = task.error.weigh(y_BE).numpy()
     end_P = np.array(task.error.prefixes or (F,))
 
     active = nonlinear.find(x_BD, weights, task, workspace)

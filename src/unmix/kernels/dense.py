@@ -1,6 +1,6 @@
 """The same step as `reference`, by hand: five matrix products, tiles of tokens, memory that is kept.
 
-    g = (2/B) (x̂ - x) / ||x||^k                        dW_dec = fᵀ g  (+ penalty through the norm),  db_dec = Σ g
+    g = (2/B) (ŷ - y) / ||y||^k                        dW_dec = fᵀ g  (+ penalty through the norm),  db_dec = Σ g
     dz = (g W_decᵀ + (l1/B) w) · phi'(z)               dW_enc = xᵀ dz,                                db_enc = Σ dz
 
 phi' is [f > 0] for relu and [f > 0] (1 - f²) for tanh(relu). With w_i = ||W_dec_i||, the penalty adds
@@ -43,7 +43,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     norm_F = W_dec_FE.norm(dim=1) if task.weigh_by_norm else torch.ones_like(b_enc_F)
     active_F, total_F = np.zeros(len(b_enc_F), norm_F.numpy().dtype), np.zeros(len(b_enc_F), norm_F.numpy().dtype)
     bounded, db_enc_F = isinstance(task.phi, TanhRelu), gradients["b_enc"].numpy()
-    r_B = task.error.weigh(x_BD)
+    r_B = task.error.weigh(y_BE)
     squared_error = reconstruction = 0.0
     square_B = torch.empty(len(x_BD), dtype=torch.float64)
     for gradient in gradients.values():

@@ -49,7 +49,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     mean_D = (moments(x_BD)[1] / B).to(x_BD.dtype)
     low_BD, b_shifted_F = (x_BD - mean_D).bfloat16(), torch.addmv(b_enc_F, W_enc_FD, mean_D)
     norm_F = W_dec_FE.norm(dim=1) if task.weigh_by_norm else torch.ones_like(b_enc_F)
-    slope_F, r_B = norm_F * (task.coefficient(L1) / B), task.error.weigh(x_BD)
+    slope_F, r_B = norm_F * (task.coefficient(L1) / B), task.error.weigh(y_BE)
     active_F, total_F, db_enc_F = (np.zeros(F, np.float32) for _ in range(3))
     squared_error = reconstruction = 0.0
     square_B = torch.empty(len(x_BD), dtype=torch.float64)

@@ -149,7 +149,7 @@ def _sparse(
     w_F: Tensor,
     stop_1: Tensor,
 ) -> Found:
-    end_P, r_B = workspace.ends(task.error.prefixes), task.error.weigh(x_BD)
+    end_P, r_B = workspace.ends(task.error.prefixes), task.error.weigh(y_BE)
     entries, needed_1, threshold_1 = _find(x_BD, weights, task, workspace, w_F, stop_1)
     if isinstance(task.phi, TanhRelu):
         entries.value_N.tanh_()

@@ -32,7 +32,7 @@ def dense(
     """Fills `gradients`. It has no need of room, and goes on whatever `stop` says: nothing comes of it."""
     per_token, phi = task.coefficient(L1) / len(x_BD), task.phi
     norm_F = w_F if task.weigh_by_norm else torch.ones_like(w_F)
-    r_B, tanh = task.error.weigh(x_BD), task.term(Tanh)
+    r_B, tanh = task.error.weigh(y_BE), task.term(Tanh)
     active_F, total_F, tanh_F, pulled_F = (torch.zeros_like(norm_F) for _ in range(4))
     square_B, active_B = (x_BD.new_empty(len(x_BD), dtype=torch.float64) for _ in range(2))
     for gradient in gradients.values():

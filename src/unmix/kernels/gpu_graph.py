@@ -155,6 +155,6 @@ def _places(x_BD: Tensor, y_BE: Tensor, workspace: Workspace) -> tuple[Tensor, T
 def _like(task: Task, weights: Weights, workspace: Workspace) -> Any:
     """What has to be the same for a recorded step to do the right thing."""
     terms = [(type(term), term, None if isinstance(term, PENALTIES) else c) for c, term in task.objective]
-    centre_D = task.error.centre_D
+    centre_E = task.error.centre_E
     at = [weight.data_ptr() for weight in weights.values()]
-    return task.phi, terms, task.unit_norm, workspace.version, at, None if centre_D is None else centre_D.data_ptr()
+    return task.phi, terms, task.unit_norm, workspace.version, at, None if centre_E is None else centre_E.data_ptr()

@@ -1,6 +1,6 @@
 """A step on a GPU from what is active alone (Triton): a program for each token, then one for each feature.
 
-    per token     ŷ_p of each prefix from the decoder rows of its entries, e_p = ŷ_p - y, g_p = 2 c e_p / (B P ||x||^k)
+    per token     ŷ_p of each prefix from the decoder rows of its entries, e_p = ŷ_p - y, g_p = 2 c e_p / (B P ||y||^k)
     per feature   over the tokens on which it was active (CSC: a stable sort by feature), with g the sum of the g_p of
                   the prefixes that it is in,
                       df = g · W_dec_i + what the penalties add        dW_dec_i = Σ f g  (+ what they pull)

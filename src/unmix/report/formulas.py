@@ -64,6 +64,7 @@ def formulas(run: RunData) -> tuple[list[Formula], list[Markup]]:
             continue
         asked = any(m.request.kind == "l0" for m in run.members if m.variant == variant)
         new = _formula(run.called(variant), sae, run.training(variant), asked)
+        new = _of_targets(new) if run.section("recipe", "activations").get("targets") else new
         same = next((old for old in found if old[1:] == new[1:]), None)
         if same:
             same.variants.extend(new.variants)
@@ -72,6 +73,38 @@ def formulas(run: RunData) -> tuple[list[Formula], list[Markup]]:
     shared = _common([one.notes for one in found]) + _common([one.coefficient for one in found if one.coefficient])
     own = [[note for note in one.notes + one.coefficient if note not in shared] for one in found]
     return [one._replace(notes=notes) for one, notes in zip(found, own, strict=True)], shared
+
+
+_OF_TARGETS = {
+    "x̂": "ŷ", "− x‖": "− y‖", "(x −": "(y −", "/ ‖x‖": "/ ‖y‖", "the error x −": "the error y −",
+    "Inputs are multiplied by one scalar per hook so that E‖x‖² = D, the width of the activation":
+        "Inputs and targets are each multiplied by a scalar so that E‖x‖² = D and E‖y‖² = E, their widths",
+    "Inputs are not scaled, so the losses and the right coefficient depend on the norms at the hook.":
+        "Nothing is scaled, so the losses and the right coefficient depend on the norms of the targets.",
+    "The mean activation of the first chunk is taken away before x is encoded, and folded into the biases of the saved "
+    "dictionary.":
+        "The means of x and of y over the first chunk are taken away from them, and folded into the biases of the "
+        "saved dictionary.",
+    "the mean norm of the inputs": "the mean norm of the targets",
+}  # fmt: skip
+"""What is said of x, and of y where it is not x."""
+
+
+def _of_targets(one: Formula) -> Formula:
+    """The same where what is to be given is y."""
+
+    def of_y(text: Markup) -> Markup:
+        plain = str(text)
+        for of_x, said in _OF_TARGETS.items():
+            plain = plain.replace(of_x, said)
+        return Markup(plain)
+
+    notes = [of_y(note) for note in one.notes]
+    return one._replace(
+        terms=[(coefficient, of_y(term)) for coefficient, term in one.terms],
+        notes=[Markup("y is the target that was given for x; ŷ is made of the features of x."), *notes],
+        coefficient=[of_y(note) for note in one.coefficient],
+    )
 
 
 def _common(lists: list[list[Markup]]) -> list[Markup]:

@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from unmix.activations.rows import GIVEN
+from unmix.config import GIVEN
 from unmix.errors import UserError
 from unmix.report import axes, words
 from unmix.report.data import RunData

@@ -111,11 +111,15 @@ def _hook(run: RunData, hook: str) -> str:
         as_number(member.get("scale")) for member in run.section("members").values() if member.get("hook") == hook
     }
     scale = scales.pop() if len(scales) == 1 else as_number(facts.get("scale"))
+    targets = facts.get("targets") or {}
+    to, of_targets = as_number(targets.get("width")), as_number(targets.get("mean_norm"))
     return _joined(
         f"width {words.whole(width)}" if math.isfinite(width) else "",
         f"mean norm {words.number(norm)}" if math.isfinite(norm) else "",
         f"inputs times {words.number(scale)}" if math.isfinite(scale) else "",
         str(from_facts(outliers)) if (outliers := facts.get("outliers") or {}).get("tokens") else "",
+        f"targets of width {words.whole(to)}" if math.isfinite(to) else "",
+        f"their mean norm {words.number(of_targets)}" if math.isfinite(of_targets) else "",
     )
 
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from unmix.activations.rows import GIVEN
-from unmix.config import RunConfig, dump, flat
+from unmix.config import GIVEN, RunConfig, dump, flat
 from unmix.words import option
 
 _L0_L1 = ("training.l0", "training.l1")

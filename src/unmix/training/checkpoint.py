@@ -63,7 +63,7 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
     new = target.with_name(target.name + ".new")
     asked = {"l1": member.entry.l1} if member.entry.l0 is None else {"target_l0": member.entry.l0}
     more = {**asked, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
-    if mask := member.mask.facts():
+    if mask := member.mask.facts("y" if member.has_targets else "x"):
         more["mask"] = mask
     if member.halted_at is not None:
         more["halted_at"] = member.halted_at
@@ -80,6 +80,7 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
                 hook=hook,
                 context=context,
                 more=more,
+                transcoder=member.has_targets,
                 l1_coefficient=raw_coefficient(member),
             )
             save_tensors(new / STATE, *_state(member))
@@ -94,7 +95,8 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
 def raw_coefficient(member: Member) -> float | None:
     """λ of the same loss in raw units, the decoder's norms in its penalty, as SAELens has it; None where there is none.
 
-    In training u = s x, and what is saved has the same f with W_dec = W_dec,u / s (`fold_scaling`), so that
+    In training u = s x, and what is saved has the same f with W_dec = W_dec,u / s (`fold_scaling`; where y is not x, s
+    is the scale of y), so that
 
         ‖û - u‖² + β Σ f_i ‖W_dec,u,i‖  =  s² (‖x̂ - x‖² + (β / s) Σ f_i ‖W_dec,i‖),         λ = β / s
 
@@ -109,7 +111,8 @@ def raw_coefficient(member: Member) -> float | None:
     nested = config.prefixes or config.random_prefixes
     if not weighed or nested or member.training.norm_power or member.start.per_token is not None:
         return None
-    return float(member.coefficient) / member.facts.scale
+    facts = member.facts
+    return float(member.coefficient) / (facts.scale if facts.target_scale is None else facts.target_scale)
 
 
 def remove(folder: Path, step: int) -> None:
@@ -130,11 +133,12 @@ def retain(folder: Path, step: int, *, last: int, every: int | None, always: int
             remove(folder, old)
 
 
-def room(width: int, features: int) -> int:
+def room(width: int, features: int, target_width: int | None = None) -> int:
     """Bytes of one checkpoint: four numbers a weight (the SAE, the weights, two moments), the counts, and the samples,
-    with half of the features active, as when a training begins."""
-    samples = KEPT * (4 * features + 8 * width)
-    return 16 * (2 * width * features + 3 * features + width) + 8 * (features + width) + samples + 20_000
+    with half of the features active, as when a training begins. `target_width`: E, where it is not D."""
+    E = width if target_width is None else target_width
+    samples = KEPT * (4 * features + 4 * (width + E))
+    return 16 * ((width + E) * features + 3 * features + E) + 8 * (features + width + E) + samples + 20_000
 
 
 def damage(folder: Path) -> str:
@@ -211,6 +215,8 @@ def load(member: Member, folder: Path) -> None:
     member.silent_F.copy_(tensors["silent_F"])
     if member.centre_D is not None:
         member.centre_D.copy_(tensors["centre"])
+    if member.target_centre_E is not None:
+        member.target_centre_E.copy_(tensors["target_centre"])
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.silence = int(tensors["silent_F"].max()), member.tokens
@@ -240,6 +246,8 @@ def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors, windows = {"silent_F": member.silent_F}, {}
     if member.centre_D is not None:
         tensors["centre"] = member.centre_D
+    if member.target_centre_E is not None:
+        tensors["target_centre"] = member.target_centre_E
     for name in WINDOWS:
         if (window := getattr(member, name)) is not None:
             windows[name] = dataclasses.asdict(read(window))

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from unmix.activations.stream import Pair
 from unmix.kernels.task import Number, Sums
 from unmix.training.numbers import mean, where
 
@@ -37,12 +38,14 @@ class Found(NamedTuple):
         stands_out = self.times > SPIKE
         return f"a squared error {self.times:.3g} times the mean of the batches before it" if stands_out else ""
 
-    def wrong(self, x_BD: Tensor, on_spike: str) -> str:
+    def wrong(self, seen: Pair, on_spike: str) -> str:
         """Why it is left out, if it is; the activations are looked through only if their sums say so."""
         if all(map(math.isfinite, (self.sums.squared_error, *self.sums.terms, self.square))):
             return self.spike if on_spike == "act" else ""
-        if not x_BD.isfinite().all():
+        if not seen.x_BD.isfinite().all():
             return "an activation is not finite"
+        if not seen.y_BE.isfinite().all():
+            return "a target is not finite"
         finite_loss = all(map(math.isfinite, self.sums.terms))
         return "the gradient is not finite" if finite_loss else "the loss is not finite"
 

@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix.activations.stream import Batch
+from unmix.activations.stream import Batch, Pair
 from unmix.kernels.task import Number, on_host
 from unmix.training.found import Found
 from unmix.training.measure import kept_rows_of
@@ -38,7 +38,7 @@ class Taken:
     """A step that is not read yet."""
 
     step: int
-    raw_BD: Tensor
+    raw: Pair
     found: Found
     stop: Tensor
     """As it was behind the step, ()."""
@@ -72,7 +72,7 @@ class Late:
         if not self.waits:
             return said
         rows = kept_rows_of([batch for _, batch in self._queue], member.entry.hook, member.mask)
-        waiting = [(step, raw_BD) for (step, _), raw_BD in zip(self._queue, rows, strict=True) if len(raw_BD)]
+        waiting = [(step, raw) for (step, _), raw in zip(self._queue, rows, strict=True) if len(raw.x_BD)]
         self._queue = []
         while waiting and member.halted_at is None:
             settled, more = self._read(self._launch(waiting))
@@ -84,18 +84,18 @@ class Late:
         member = self.member
         return self.schedule.lr_at(step, member.training.lr), self.schedule.l1_at(step, member.coefficient)
 
-    def _launch(self, waiting: list[tuple[int, Tensor]]) -> list[Taken]:
+    def _launch(self, waiting: list[tuple[int, Pair]]) -> list[Taken]:
         """Take these steps, at most up to one after which features start anew; nothing here waits for the device."""
         member, taken = self.member, []
         stop_1 = torch.zeros(1, dtype=torch.int32, device=member.silent_F.device)
-        for step, raw_BD in waiting:
+        for step, raw in waiting:
             before, (lr, l1) = member.counts(), self._rates(step)
-            x_BD, task = member.sees(raw_BD), member.task(step, l1)
-            found = member.look(x_BD, task, stop_1)
+            seen, task = member.trains_on(raw), member.task(step, l1)
+            found = member.look(seen, task, stop_1)
             wrong = (stop_1 == 0) & found.is_wrong(member.training.on_spike)
             stop_1 = stop_1 | (wrong * WRONG).to(torch.int32)
-            member.learn(raw_BD, x_BD, task, found, lr, stop_1)
-            taken.append(Taken(step, raw_BD, found, stop_1[0].clone(), before))  # kernels set it in place
+            member.learn(raw, seen, task, found, lr, stop_1)
+            taken.append(Taken(step, raw, found, stop_1[0].clone(), before))  # kernels set it in place
             if member.resamples(step, lr):
                 break
         return taken
@@ -112,14 +112,14 @@ class Late:
                 member.step.make_room(found.sums, member.weights)
                 return settled, said
             if stop:
-                wrong = found.wrong(member.sees(one.raw_BD), member.training.on_spike)
+                wrong = found.wrong(member.trains_on(one.raw), member.training.on_spike)
                 return settled + 1, [*said, member.leave_out(one.step, wrong)]
-            member.step.saw(density, one.raw_BD)
+            member.step.saw(density, one.raw.x_BD)
             said += [remark] if (remark := member.remark(one.step, found)) else []
         last = taken[-1]
         member.silence = longest, member.tokens
         if member.resamples(last.step, self._rates(last.step)[0]):
-            member.resample(member.sees(last.raw_BD), last.found.sums, last.step)
+            member.resample(member.sees(last.raw.x_BD), last.found.sums, last.step)
         return len(taken), said
 
 

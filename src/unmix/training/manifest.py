@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import time
@@ -18,9 +19,8 @@ from unmix import config as recipes
 from unmix.activations.mask import Mask, longer, outliers
 from unmix.activations.norms import distribution
 from unmix.activations.outliers import from_facts
-from unmix.activations.rows import GIVEN
 from unmix.activations.stream import Batch
-from unmix.config import OUTLIER, RunConfig
+from unmix.config import GIVEN, OUTLIER, RunConfig
 from unmix.dictionary.terms import token_weights
 from unmix.errors import UserError
 from unmix.kernels.task import wide
@@ -231,7 +231,7 @@ def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) ->
         "ended": [],
         "model": inputs.model,
         "corpus": inputs.corpus,
-        "hooks": {hook: _of_hook(x_RD) for hook, x_RD in head.activations.items()},
+        "hooks": {hook: _of_hook(head, hook) for hook in head.activations},
         "members": {entry.name: of_member(recipe, inputs, entry) for entry in entries(recipe)},
     }
 
@@ -241,12 +241,17 @@ def of_member(recipe: RunConfig, inputs: Inputs, entry: Entry) -> dict[str, Any]
     head = inputs.source.head()
     return {
         "hook": entry.hook,
-        **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1 or 0.0, inputs.special_ids)._asdict(),
-        "outliers_share": _outliers_share(head, entry, recipe, inputs.special_ids),
+        **measure(head, entry.hook, *recipe.of_variant(entry.variant), entry.l1 or 0.0, inputs.special_ids).written(),
+        **_outliers_shares(head, entry, recipe, inputs.special_ids),
     }
 
 
-def _of_hook(x_RD: Tensor) -> dict[str, Any]:
+def _of_hook(head: Batch, hook: str) -> dict[str, Any]:
+    raw = head.pair(hook)
+    return _of_rows(raw.x_BD) | ({} if raw.same else {"targets": _of_rows(raw.y_BE)})
+
+
+def _of_rows(x_RD: Tensor) -> dict[str, Any]:
     found = norms(x_RD)
     return {"width": x_RD.shape[1], **found, "outliers": outliers(x_RD.norm(dim=1), found["median_norm"]).facts()}
 
@@ -258,6 +263,7 @@ def said_of_outliers(manifest: dict[str, Any]) -> list[str]:
     """A line for each hook with outliers: what they hold, and whether they are trained on; before any training."""
     said = []
     for hook, facts in manifest["hooks"].items():
+        said += _said_of_targets(manifest, hook, facts.get("targets") or {})
         if not facts.get("outliers", {}).get("tokens"):  # none, or a run from before they were looked for
             continue
         of_hook = {name: m["outliers_share"] for name, m in manifest["members"].items() if m["hook"] == hook}
@@ -276,19 +282,42 @@ def said_of_outliers(manifest: dict[str, Any]) -> list[str]:
     return said
 
 
-def _outliers_share(head: Batch, entry: Entry, recipe: RunConfig, special_ids: Sequence[int]) -> float:
-    """The outliers' share of a member's error term where x̂ = c, over the tokens that its mask keeps: of Σ||x - c||² /
-    ||x||^k, c = 0 if the mean stays in x; where each token has its own scale, their share of the tokens."""
+def _said_of_targets(manifest: dict[str, Any], hook: str, facts: dict[str, Any]) -> list[str]:
+    """The same of y, which no mask looks at."""
+    if not facts.get("median_norm") or not facts["outliers"].get("tokens"):
+        return []
+    said = [f"targets of {hook}: {from_facts(facts['outliers'])}"]
+    of_hook = [member for member in manifest["members"].values() if member["hook"] == hook]
+    most = max((member["target_outliers_share"] for member in of_hook), default=0.0)
+    if most > OWNED:
+        said.append(
+            f"warning: targets of {hook}: they make up {most:.1%} of what the error is measured against: they dominate "
+            "the loss, and masks go by the activations. Leave these rows out, or with --training.norm_power 2 every "
+            "token counts alike"
+        )
+    return said
+
+
+def _outliers_shares(head: Batch, entry: Entry, recipe: RunConfig, special_ids: Sequence[int]) -> dict[str, float]:
+    """The outliers' share of a member's error term where ŷ = c, over the tokens that its mask keeps: of Σ||y - c||² /
+    ||y||^k, c = 0 if the mean stays in y; where each token has its own scale, their share of the tokens. Outliers of x;
+    where y is not x, those of y too."""
     sae, training = recipe.of_variant(entry.variant)
-    median = norms(head.activations[entry.hook])["median_norm"]
-    x_KD = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median))
-    norm_K = x_KD.norm(dim=1)
-    outlier_K = longer(norm_K, OUTLIER * median)
+    raw = head.pair(entry.hook)
+    median = norms(raw.x_BD)["median_norm"]
+    kept = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median))
+    outlier_K = longer(kept.x_BD.norm(dim=1), OUTLIER * median)
+    found = {"outliers_share": outlier_K}
+    if not kept.same:
+        longest = OUTLIER * norms(raw.y_BE)["median_norm"] or math.inf  # where most targets are 0, none is an outlier
+        outlier_K = longer(kept.y_BE.norm(dim=1), longest)
+        found["target_outliers_share"] = outlier_K
     if sae.scaling == "token":
-        return float(wide(outlier_K).mean())
-    centre_D = x_KD[~outlier_K].mean(0) if sae.centre != "none" and not outlier_K.all() else 0
-    error_K = wide((x_KD - centre_D).square().sum(1)) * token_weights(x_KD, training.norm_power)
-    return float(error_K[outlier_K].sum() / error_K.sum())
+        return {name: float(wide(far_K).mean()) for name, far_K in found.items()}
+    y_KE = kept.y_BE
+    centre_E = y_KE[~outlier_K].mean(0) if sae.centre != "none" and not outlier_K.all() else 0
+    error_K = wide((y_KE - centre_E).square().sum(1)) * token_weights(y_KE, training.norm_power)
+    return {name: float(error_K[far_K].sum() / error_K.sum()) for name, far_K in found.items()}
 
 
 def first_norms(inputs: Inputs) -> dict[str, Any]:

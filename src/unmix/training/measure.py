@@ -2,23 +2,25 @@
 
 mask           tokens longer than norm_above · median ||x|| are left out
 scale          scaling: dataset   √(D / E||x||²)
-coefficient    β = α n̄^p, n̄ = E||x||, as the SAE sees them
+target scale   the same of y, where a dictionary is to give something else than x
+coefficient    β = α n̄^p, n̄ = E||y||, as the dictionary is to give them: y is x for an SAE
 
-Both means are over the tokens that the mask keeps, outliers apart even where it keeps them: a few tokens a hundred
-times as long as the rest would scale all others down to nothing.
+All means are over the tokens that the mask keeps, outliers apart even where it keeps them: a few tokens a hundred times
+as long as the rest would scale all others down to nothing. The mask goes by x, which is all that a user of the
+dictionary has; which y are outliers, y says.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from unmix.activations.mask import Mask, longer
-from unmix.activations.stream import Batch
+from unmix.activations.stream import Batch, Pair
 from unmix.config import OUTLIER, SAEConfig, TrainingConfig
 from unmix.dictionary.table import counts
 from unmix.errors import UserError
@@ -33,12 +35,24 @@ class Facts(NamedTuple):
     median_norm: float
     """Of the raw activations, masked ones included."""
     mean_norm: float
-    """n̄, of the activations that the SAE is trained on, outliers apart, as it sees them."""
+    """n̄, of what it is to give for the activations that it is trained on, outliers apart, as it is trained to."""
     coefficient: float
     """β."""
     tokens: int
     """Of the first chunk, without the masked ones."""
     masked: int
+    target_scale: float | None = None
+    """What every y is multiplied by; None where y is x."""
+
+    @staticmethod
+    def read(known: Mapping[str, Any]) -> Facts:
+        """From a manifest, in which SAEs and earlier versions have no target scale. Raises KeyError if others lack."""
+        own = {key: known[key] for key in Facts._fields if key not in Facts._field_defaults or key in known}
+        return Facts(**own)
+
+    def written(self) -> dict[str, Any]:
+        """For a manifest: what is None is left out."""
+        return {key: value for key, value in self._asdict().items() if value is not None}
 
 
 def norms(x_RD: Tensor) -> dict[str, float | int]:
@@ -56,49 +70,78 @@ def measure(
     head: Batch, hook: str, sae: SAEConfig, training: TrainingConfig, alpha: float, special_ids: Sequence[int]
 ) -> Facts:
     """The facts of a member. Raises `UserError` if the mask leaves nothing, or if what it leaves has no length."""
-    x_RD = head.activations[hook]
-    median = wide(x_RD.norm(dim=1)).median().item()
-    x_KD = kept_rows(head, hook, Mask(training.mask, special_ids, median))
-    if not len(x_KD):
+    raw = head.pair(hook)
+    x_RD = raw.x_BD
+    median = _median(x_RD)
+    kept = kept_rows(head, hook, Mask(training.mask, special_ids, median))
+    tokens = len(kept.x_BD)
+    if not tokens:
         raise UserError(f"training.mask leaves none of the {len(x_RD):,} tokens of the first chunk at {hook}")
-    found = norms(_without_outliers(x_KD, median))
-    if not 0 < found["mean_square_norm"] < math.inf:
+    of_x = norms(_without_outliers(kept.x_BD, median))
+    of_y = of_x if raw.same else norms(_without_outliers(kept.y_BE, _median(raw.y_BE)))
+    if not 0 < of_x["mean_square_norm"] < math.inf:
         raise UserError(
-            f"the activations of {hook} have E||x||^2 = {found['mean_square_norm']} over the first chunk; "
+            f"the activations of {hook} have E||x||^2 = {of_x['mean_square_norm']} over the first chunk; "
             "is this the hook you meant, and are the model's files complete?"
         )
-    width = x_RD.shape[1]
-    scale = (width / found["mean_square_norm"]) ** 0.5 if sae.scaling == "dataset" else 1.0
-    mean_norm = width**0.5 if sae.scaling == "token" else scale * found["mean_norm"]
+    if not 0 < of_y["mean_square_norm"] < math.inf:
+        raise UserError(
+            f"the targets of {hook} have E||y||^2 = {of_y['mean_square_norm']} over the first chunk; are they the rows "
+            "you meant?"
+        )
+    scale, target_scale = (
+        (rows.shape[1] / found["mean_square_norm"]) ** 0.5 if sae.scaling == "dataset" else 1.0
+        for rows, found in ((x_RD, of_x), (raw.y_BE, of_y))
+    )
+    mean_norm = x_RD.shape[1] ** 0.5 if sae.scaling == "token" else target_scale * of_y["mean_norm"]
     coefficient = alpha * mean_norm ** norm_exponent(sae, training)
-    return Facts(scale, median, mean_norm, coefficient, len(x_KD), len(x_RD) - len(x_KD))
+    masked = len(x_RD) - tokens
+    return Facts(scale, median, mean_norm, coefficient, tokens, masked, None if raw.same else target_scale)
 
 
-def starting_rows(batch: Batch, hook: str, mask: Mask, median_norm: float) -> Tensor:
-    """The raw activations that scale and start a dictionary: those that the mask keeps, outliers apart."""
-    return _without_outliers(kept_rows(batch, hook, mask), median_norm)
+def starting_rows(batch: Batch, hook: str, mask: Mask, median_norm: float) -> Pair:
+    """The raw activations that scale and start a dictionary: those that the mask keeps, outliers apart.
+
+    Of x and of y each its own outliers, so that they may differ in length.
+    """
+    kept = kept_rows(batch, hook, mask)
+    x_KD = _without_outliers(kept.x_BD, median_norm)
+    return kept.of(x_KD, lambda: _without_outliers(kept.y_BE, _median(batch.pair(hook).y_BE)))
+
+
+def _median(x_RD: Tensor) -> float:
+    """Of ||x||."""
+    return wide(x_RD.norm(dim=1)).median().item()
 
 
 def _without_outliers(x_KD: Tensor, median_norm: float) -> Tensor:
+    """Where most rows are 0, none is called an outlier."""
+    if median_norm == 0:
+        return x_KD
     ordinary_K = ~longer(x_KD.norm(dim=1), OUTLIER * median_norm)
     return x_KD[ordinary_K] if ordinary_K.any() and not ordinary_K.all() else x_KD
 
 
-def kept_rows(batch: Batch, hook: str, mask: Mask) -> Tensor:
+def kept_rows(batch: Batch, hook: str, mask: Mask) -> Pair:
     """The raw activations that the mask keeps."""
-    x_BD = batch.activations[hook]
-    kept_B = mask.keeps(batch.token_ids_B, x_BD)
-    return x_BD if kept_B.all() else x_BD[kept_B]
+    raw = batch.pair(hook)
+    kept_B = mask.keeps(batch.token_ids_B, raw.x_BD)
+    return raw if kept_B.all() else raw.of(raw.x_BD[kept_B], lambda: raw.y_BE[kept_B])
 
 
-def kept_rows_of(batches: Sequence[Batch], hook: str, mask: Mask) -> list[Tensor]:
+def kept_rows_of(batches: Sequence[Batch], hook: str, mask: Mask) -> list[Pair]:
     """The same of several batches, whose device is waited for once."""
-    x_nBD = [batch.activations[hook] for batch in batches]
-    kept_N = torch.cat([mask.keeps(batch.token_ids_B, x_BD) for batch, x_BD in zip(batches, x_nBD, strict=True)]).cpu()
-    rows = []
-    for x_BD, kept_B in zip(x_nBD, torch.split(kept_N, [len(x_BD) for x_BD in x_nBD]), strict=True):
-        rows.append(x_BD if kept_B.all() else x_BD.index_select(0, kept_B.nonzero().flatten().to(x_BD.device)))
-    return rows
+    pairs = [batch.pair(hook) for batch in batches]
+    kept_N = torch.cat(
+        [mask.keeps(batch.token_ids_B, raw.x_BD) for batch, raw in zip(batches, pairs, strict=True)]
+    ).cpu()
+    kept = torch.split(kept_N, [len(raw.x_BD) for raw in pairs])
+    return [raw if kept_B.all() else _chosen(raw, kept_B) for raw, kept_B in zip(pairs, kept, strict=True)]
+
+
+def _chosen(raw: Pair, kept_B: Tensor) -> Pair:
+    at = kept_B.nonzero().flatten().to(raw.x_BD.device)
+    return raw.of(raw.x_BD.index_select(0, at), lambda: raw.y_BE.index_select(0, at))
 
 
 def norm_exponent(sae: SAEConfig, training: TrainingConfig) -> float:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from unmix.activations.mask import Mask
-from unmix.activations.stream import Batch
+from unmix.activations.stream import Batch, Pair
 from unmix.config import SAEConfig, TrainingConfig
 from unmix.dictionary.model import Dictionary, fold_centre, fold_scaling, new_dictionary
 from unmix.dictionary.nonlinearities import BatchTopK
@@ -84,6 +84,10 @@ class Member:
         """Adam's running means of the gradient and of its square."""
         self.centre_D = torch.zeros(sae.width, device=device) if config.centre == "mean" else None
         """c, in the scale that the SAE is trained in; fixed from the start."""
+        self.target_centre_E: Tensor | None = None
+        """The same of y, where it is not x."""
+        if config.centre == "mean" and self.has_targets:
+            self.target_centre_E = torch.zeros(sae.W_dec.shape[1], device=device)
         self.updates = 0
         # a run has decided these before it makes members (`precision.decide`)
         select = "fp32" if training.selection == "auto" else training.selection
@@ -119,22 +123,22 @@ class Member:
         Answers what was wrong with its numbers, or nothing. If the batch was left out for it, only the counts of what
         was left out have changed. The numbers are read at once; `late` does the same without waiting for a device.
         """
-        raw_BD = kept_rows(batch, self.entry.hook, self.mask)
-        if not len(raw_BD) or self.halted_at is not None:
+        raw = kept_rows(batch, self.entry.hook, self.mask)
+        if not len(raw.x_BD) or self.halted_at is not None:
             return ""
-        x_BD, task, sparse = self.sees(raw_BD), self.task(step, l1), self.step.sparse
-        found = self.look(x_BD, task)
-        if wrong := found.wrong(x_BD, self.training.on_spike):
+        seen, task, sparse = self.trains_on(raw), self.task(step, l1), self.step.sparse
+        found = self.look(seen, task)
+        if wrong := found.wrong(seen, self.training.on_spike):
             self.step.sparse = sparse
             return self.leave_out(step, wrong)
-        self.learn(raw_BD, x_BD, task, found, lr)
+        self.learn(raw, seen, task, found, lr)
         if self.resamples(step, lr):
-            self.resample(x_BD, found.sums, step)
+            self.resample(seen.x_BD, found.sums, step)
         return self.remark(step, found)
 
-    def look(self, x_BD: Tensor, task: Task, stop_1: Tensor | None = None) -> Found:
+    def look(self, seen: Pair, task: Task, stop_1: Tensor | None = None) -> Found:
         """Loss and gradients. With `stop_1` the numbers are left on the device (`Step.launch`)."""
-        words = x_BD, x_BD, self.weights, self.gradients, task
+        words = seen.x_BD, seen.y_BE, self.weights, self.gradients, task
         square: Number
         if stop_1 is not None:
             sums, square = self.step.launch(*words, stop_1, self.config.aligned)
@@ -143,27 +147,26 @@ class Member:
             if self.config.aligned:
                 aligned.tangent(self.weights, self.gradients)
             square = self.step.finish(self.weights, self.gradients, task.unit_norm)
-        return Found(len(x_BD), sums, square, times(sums.squared_error / len(x_BD), self.recent))
+        tokens = len(seen.x_BD)
+        return Found(tokens, sums, square, times(sums.squared_error / tokens, self.recent))
 
-    def learn(
-        self, raw_BD: Tensor, x_BD: Tensor, task: Task, found: Found, lr: float, stop_1: Tensor | None = None
-    ) -> None:
+    def learn(self, raw: Pair, seen: Pair, task: Task, found: Found, lr: float, stop_1: Tensor | None = None) -> None:
         """Count the batch, and update; the weights stay as they are where `stop` is set, the counts do not."""
         tokens, sums, late = found.tokens, found.sums, stop_1 is not None
         self.in_a_row = 0
         self.updates += 1
         self.tokens += tokens
         self.recent.append(found.error)
-        self._count(self.window, raw_BD, x_BD, sums, task)
+        self._count(self.window, raw.y_BE, seen.y_BE, sums, task)
         active_F, looked = sums.active_F, tokens
         if sums.threshold is not None:
             self.threshold = self.threshold + (sums.threshold - self.threshold) / _averaged(self.updates)
         if self.as_saved is not None:
-            some_BD = x_BD[:: self._sampled]
-            plain = reference.alone(some_BD, some_BD, self.weights, task, self.threshold)
-            self._count(self.as_saved, raw_BD[:: self._sampled], some_BD, plain if late else plain.read(), task)
+            some = seen.of(seen.x_BD[:: self._sampled], lambda: seen.y_BE[:: self._sampled])
+            plain = reference.alone(*some, self.weights, task, self.threshold)
+            self._count(self.as_saved, raw.y_BE[:: self._sampled], some.y_BE, plain if late else plain.read(), task)
             if task.noise:
-                active_F, looked = plain.active_F, len(some_BD)
+                active_F, looked = plain.active_F, len(some.x_BD)
         if self.controller is not None:
             l0 = wide(active_F.sum()) / looked
             self.controller.saw(l0 if late else l0.item())
@@ -177,13 +180,13 @@ class Member:
             theta_F = self.weights["threshold"]
             reference.put(theta_F, theta_F * self.controller.shift, stop_1)
 
-    def _count(self, window: Window, raw_BD: Tensor, x_BD: Tensor, sums: Sums, task: Task) -> None:
+    def _count(self, window: Window, raw_BE: Tensor, y_BE: Tensor, sums: Sums, task: Task) -> None:
         """Add a batch to a window; explained variance is of tokens at their own lengths."""
         error = sums.squared_error
         if self.start.per_token is not None:
-            square_scale_B = wide(self.start.token_scale(raw_BD).squeeze(1)).square()
-            error, x_BD = sums.square_B @ square_scale_B, raw_BD
-        window.add(len(x_BD), self.step.moments(x_BD), sums, task.objective, error)
+            square_scale_B = wide(self.start.token_scale(raw_BE).squeeze(1)).square()
+            error, y_BE = sums.square_B @ square_scale_B, raw_BE
+        window.add(len(y_BE), self.step.moments(y_BE), sums, task.objective, error)
 
     @property
     def coefficient(self) -> Any:
@@ -193,6 +196,30 @@ class Member:
         if self.config.has_target:
             return self.config.target_pull * _first(self.entry, self.config, self.training, self.facts)
         return self.controller.coefficient
+
+    @property
+    def has_targets(self) -> bool:
+        """Whether y is not x: then it is a transcoder, x and y each in a scale and about a mean of their own."""
+        return self.facts.target_scale is not None
+
+    @property
+    def centre_E(self) -> Tensor | None:
+        """What is taken away from what it is to give."""
+        return self.target_centre_E if self.has_targets else self.centre_D
+
+    def trains_on(self, raw: Pair) -> Pair:
+        """x as it sees it, and y as it is to give it."""
+        return raw.of(self.sees(raw.x_BD), lambda: self.wants(raw.y_BE))
+
+    def wants(self, y_BE: Tensor) -> Tensor:
+        """Raw targets as it is trained to give them: scaled, and without their mean."""
+        wanted_BE = self.scaled_targets(y_BE)
+        return wanted_BE if self.target_centre_E is None else wanted_BE - self.target_centre_E
+
+    def scaled_targets(self, y_BE: Tensor) -> Tensor:
+        """Raw targets in the scale that it is trained in."""
+        scale = self.facts.target_scale
+        return y_BE if scale is None or scale == 1 else y_BE * scale
 
     def sees(self, x_BD: Tensor) -> Tensor:
         """Raw activations as the SAE is trained on them: scaled, and without c."""
@@ -217,7 +244,7 @@ class Member:
                 norm_power=self.training.norm_power,
                 sparsity=l1,
                 prefixes=draw(self.config.features, drawn, key) if drawn else None,
-                centre_D=self.centre_D,
+                centre_E=self.centre_E,
                 dead=self._of_dead(),
             ),
             Noise(sigma, key) if sigma else None,
@@ -229,7 +256,7 @@ class Member:
         longest, then = self.silence
         if not revive.wanted(self.config) or longest + self.tokens - then < self.training.revive_after_tokens:
             return ()  # a device need not be asked
-        return revive.terms(self.config, self.start.nonlinearity, self.start.width, self._dead())
+        return revive.terms(self.config, self.start.nonlinearity, self.start.W_dec.shape[1], self._dead())
 
     def _dead(self) -> Tensor:
         """The features to revive, ascending."""
@@ -327,8 +354,8 @@ class Member:
         nonlinearity, weights = self.start.nonlinearity.saved(weights, float(self.threshold))
         sae = self.start.changed(weights, nonlinearity)
         if self.centre_D is not None:
-            sae = fold_centre(sae, self.centre_D.cpu())
-        return fold_scaling(sae, self.facts.scale)
+            sae = fold_centre(sae, self.centre_D.cpu(), None if self.centre_E is None else self.centre_E.cpu())
+        return fold_scaling(sae, self.facts.scale, self.facts.target_scale)
 
 
 def _averaged(updates: int) -> int:
@@ -360,15 +387,16 @@ def new_member(
     head: Batch | None = None,
     scratch: Scratch | None = None,
     device: torch.device = CPU,
+    target_width: int | None = None,
 ) -> Member:
     """A member at its start: members of the same shape and seed start from the same dictionary.
 
-    `head`, the first chunk, has the mean that `sae.centre` is about; without it, that waits for a checkpoint.
-    `scratch` is the memory of the step; members that take theirs in turn may share it. `device`: where it is trained;
-    its batches have to lie there.
+    `target_width`, E, where y is not x; `facts` then have a target scale. `head`, the first chunk, has the means that
+    `sae.centre` is about; without it, these wait for a checkpoint. `scratch` is the memory of the step; members that
+    take theirs in turn may share it. `device`: where it is trained; its batches have to lie there.
     """
     phi = nonlinearity(config, entry.l0 or 0.0)
-    sae = new_dictionary(width, config.features, config.initial_row_norm, training.seed, phi)
+    sae = new_dictionary(width, config.features, config.initial_row_norm, training.seed, phi, target_width=target_width)
     sae.per_token, sae.longest = ByLength() if config.scaling == "token" else None, mask.longest
     member = Member(
         entry, sae, config=config, training=training, facts=facts, mask=mask, scratch=scratch, device=device
@@ -376,13 +404,17 @@ def new_member(
     if config.aligned:
         aligned.hold(member.weights)
     if head is not None and config.centre != "none":
-        mean_D = wide(member.scaled(starting_rows(head, entry.hook, mask, facts.median_norm))).mean(0)
+        start = starting_rows(head, entry.hook, mask, facts.median_norm)
+        mean_D = wide(member.scaled(start.x_BD)).mean(0)
+        mean_E = mean_D if start.same else wide(member.scaled_targets(start.y_BE)).mean(0)
         if member.centre_D is not None:
             member.centre_D.copy_(mean_D)
+            if member.target_centre_E is not None:
+                member.target_centre_E.copy_(mean_E)
         else:
-            member.weights["b_dec"].copy_(mean_D)
+            member.weights["b_dec"].copy_(mean_E)
             if config.architecture not in ("relu", "tanh_relu"):
-                by_F = -(member.weights["b_dec"] @ member.weights["W_enc"])
+                by_F = -(mean_D.to(member.weights["W_enc"]) @ member.weights["W_enc"])
                 for name, bias_F in phi.moved(member.weights, by_F).items():
                     member.weights[name].copy_(bias_F)
     return member

@@ -33,7 +33,7 @@ AUTOGRAD = 20  # arrays of (tokens, F) that a step by autograd holds at once, as
 
 def chunk(source: Source, rows: int) -> int:
     """Bytes of a chunk of all hooks."""
-    return rows * (4 * sum(source.widths.values()) + 16)
+    return rows * (4 * (sum(source.widths.values()) + sum(source.target_widths.values())) + 16)
 
 
 def members(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
@@ -110,9 +110,12 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
 
 
 def _shape(recipe: RunConfig, source: Source, entry: Entry) -> tuple[int, int]:
-    return source.widths[entry.hook], recipe.of_variant(entry.variant)[0].features
+    """(D, or E where that is more; F)."""
+    D, hook = source.widths[entry.hook], entry.hook
+    return max(D, source.target_widths.get(hook, D)), recipe.of_variant(entry.variant)[0].features
 
 
 def _weights(recipe: RunConfig, source: Source, entry: Entry) -> int:
-    D, F = _shape(recipe, source, entry)
-    return 2 * D * F + F + D
+    D, (_, F) = source.widths[entry.hook], _shape(recipe, source, entry)
+    E = source.target_widths.get(entry.hook, D)
+    return (D + E) * F + F + E

@@ -34,7 +34,7 @@ from unmix.training.inputs import Inputs, Say, activations_read, as_new, open_in
 from unmix.training.late import EVERY, Late
 from unmix.training.manifest import entries, new_manifest, sweep_schedule
 from unmix.training.member import Entry
-from unmix.training.run import room, settle, start_member
+from unmix.training.run import largest_widths, room, settle, start_member
 from unmix.training.schedule import Schedule
 
 WARM, LEAST, MOST = 2, 4, 12  # steps of a member: before the clock runs, at least, at most
@@ -125,7 +125,7 @@ def plan(recipe: RunConfig, folder: Path, say: Say) -> Plan:
         read=schedule.steps * B,
         there=source.size,
         model_flops=_model_flops(inputs, act.hooks, chunks * source.chunk_tokens),
-        dense_flops=sum(10 * _area(recipe, inputs, entry) for entry in whole) * schedule.steps * B,
+        dense_flops=sum(_dense_flops(recipe, inputs, entry) for entry in whole) * schedule.steps * B,
         sparse_flops=_sparse_flops(recipe, inputs, whole, schedule.steps * B),
         host_bytes=held + memory.chunk(source, rows) + memory.members(recipe, source, whole),
         device=str(inputs.device),
@@ -146,7 +146,7 @@ def _steps(recipe: RunConfig, inputs: Inputs, whole: Sequence[Entry], schedule: 
     batches = list(islice(inputs.source.batches(0, in_chunk), MOST))
     open_again = dict.fromkeys(OPEN, "auto")
     again = recipe.model_copy(update={"training": recipe.training.model_copy(update=open_again)})
-    figures, scratch, found = decide(again, inputs.source.widths)[1], Scratch(), []
+    figures, scratch, found = decide(again, largest_widths(inputs.source))[1], Scratch(), []
     for entry in whole:
         member = start_member(recipe, manifest, inputs, entry, Path(recipe.name), head, scratch)
         taken = _timed(Late(member, schedule), batches, late=member.late)
@@ -207,17 +207,31 @@ def _extension(recipe: RunConfig, inputs: Inputs, steps: Sequence[Spread], after
 
 
 def _area(recipe: RunConfig, inputs: Inputs, entry: Entry) -> int:
-    """D · F."""
-    return inputs.source.widths[entry.hook] * recipe.of_variant(entry.variant)[0].features
+    """D · F, or E · F where that is more."""
+    return max(_widths(inputs, entry)) * recipe.of_variant(entry.variant)[0].features
+
+
+def _widths(inputs: Inputs, entry: Entry) -> tuple[int, int]:
+    """(D, E)."""
+    D = inputs.source.widths[entry.hook]
+    return D, inputs.source.target_widths.get(entry.hook, D)
+
+
+def _dense_flops(recipe: RunConfig, inputs: Inputs, entry: Entry) -> int:
+    """Of a token: two of the five products are of x, three of y."""
+    D, E = _widths(inputs, entry)
+    return (4 * D + 6 * E) * recipe.of_variant(entry.variant)[0].features
 
 
 def _sparse_flops(recipe: RunConfig, inputs: Inputs, whole: Sequence[Entry], tokens: int) -> int | None:
-    """The encoder's product, and four of the active features: 2 D F + 8 D L0 a token."""
+    """The encoder's product, and four of the active features: 2 D F + (2 D + 6 E) L0 a token."""
     if not all(entry.l0 for entry in whole):
         return None
-    widths = inputs.source.widths
-    each = (2 * _area(recipe, inputs, e) + 8 * widths[e.hook] * (e.l0 or 0) for e in whole)
-    return round(sum(each) * tokens)
+    found = 0.0
+    for entry in whole:
+        (D, E), features = _widths(inputs, entry), recipe.of_variant(entry.variant)[0].features
+        found += 2 * D * features + (2 * D + 6 * E) * (entry.l0 or 0)
+    return round(found * tokens)
 
 
 def _model_flops(inputs: Inputs, hooks: Sequence[str], tokens: int) -> int | None:

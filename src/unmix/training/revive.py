@@ -19,7 +19,8 @@ def wanted(config: SAEConfig) -> bool:
 
 
 def terms(config: SAEConfig, phi: Nonlinearity, width: int, dead_N: Tensor) -> Objective:
-    """Those of a recipe, for the features `dead_N`, ascending; none if there is no such feature."""
+    """Those of a recipe, for the features `dead_N`, ascending, of a dictionary whose ŷ has this width; none if there is
+    no such feature."""
     if not len(dead_N):
         return ()
     found: Objective = ()

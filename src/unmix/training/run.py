@@ -193,7 +193,7 @@ def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict
     """(the recipe with nothing left to `auto`, what was measured for that)."""
     if recipe.activations.store is None:
         recipe = pinned(with_matmul(recipe, inputs.model["matmul"]), inputs.corpus)
-    recipe, measured = decide(recipe, inputs.source.widths, say)
+    recipe, measured = decide(recipe, largest_widths(inputs.source), say)
     if measured:
         say(said(recipe, measured))
     return recipe, measured
@@ -232,6 +232,7 @@ def train_members(
             "dataset_path": inputs.corpus["source"],
             "run": recipe.name,
             "phase": phase,
+            **({"targets": recipe.activations.targets} if recipe.activations.targets else {}),
             **({} if recipe.activations.rows else {"unmix_recipe": store_recipe(recipe)}),
         },
     }
@@ -271,6 +272,11 @@ def train_members(
             close()
 
 
+def largest_widths(source: Source) -> dict[str, int]:
+    """hook -> D, or E where that is more: what the time of a step is measured at."""
+    return {hook: max(D, source.target_widths.get(hook, D)) for hook, D in source.widths.items()}
+
+
 def repeats(source: Source, steps: int) -> str:
     """A line, if so many steps read more than there is."""
     asked = steps * source.batch_tokens
@@ -304,7 +310,9 @@ def room(recipe: RunConfig, inputs: Inputs, schedule: Schedule, folders: dict[st
     for entry in entries(recipe):
         if entry.name in folders:
             features = recipe.of_variant(entry.variant)[0].features
-            needed += min(kept, made) * checkpoint.room(inputs.source.widths[entry.hook], features)
+            widths, target_widths = inputs.source.widths, inputs.source.target_widths
+            each = checkpoint.room(widths[entry.hook], features, target_widths.get(entry.hook))
+            needed += min(kept, made) * each
     there = sum(f.stat().st_size for folder in folders.values() for f in folder.rglob("*") if f.is_file())
     return max(0, needed - there)
 
@@ -322,12 +330,12 @@ def start_member(
     known = manifest.get("members", {}).get(entry.name)
     if known is None:
         raise UserError(f"{folder / 'run.yaml'} was written by another version of unmix and cannot be resumed")
-    facts = Facts(**{key: known[key] for key in Facts._fields})
+    facts = Facts.read(known)
     config, training = recipe.of_variant(entry.variant)
     outliers = manifest["hooks"].get(entry.hook, {}).get("outliers")
     mask = Mask(training.mask, inputs.special_ids, facts.median_norm, outliers)
     width = inputs.source.widths[entry.hook]
     return new_member(
         entry, width, config=config, training=training, facts=facts, mask=mask,
-        head=head, scratch=scratch, device=inputs.device,
+        head=head, scratch=scratch, device=inputs.device, target_width=inputs.source.target_widths.get(entry.hook),
     )  # fmt: skip

@@ -24,14 +24,15 @@ class Window:
     active: Number = 0.0
     loss: Number = 0.0
     raw_error: Number = 0.0
-    """Σ||x̂ - x||², raw where each token has a scale of its own; else as the SAE sees them, as are the next two."""
+    """Σ||ŷ - y||², raw where each token has a scale of its own; else as the dictionary is trained to give y, as are the
+    next two. Of an SAE y is x, by which they are called."""
     square_x: Number = 0.0
     sum_x_D: Tensor = field(default_factory=lambda: torch.zeros(0, dtype=torch.float64))
 
     def add(
         self, tokens: int, moments: tuple[Tensor, Tensor], sums: Sums, objective: Objective, raw_error: Number
     ) -> None:
-        """Count one batch: Σ x² and Σ x of it, in the units of `raw_error`, see there.
+        """Count one batch: Σ y² and Σ y of it, in the units of `raw_error`, see there.
 
         Nothing is changed in place, so that a copy keeps the sums it was made of.
         """
@@ -46,7 +47,7 @@ class Window:
         self.sum_x_D = self.sum_x_D + sum_x_D if len(self.sum_x_D) else sum_x_D
 
     def metrics(self, features: int) -> dict[str, Any]:
-        """Means per token; explained variance 1 - Σ||e||² / Σ||x - μ||² of raw activations, μ the window's mean."""
+        """Means per token; explained variance 1 - Σ||e||² / Σ||y - μ||² of raw activations, μ the window's mean."""
         w, n = read(self), self.tokens or math.nan  # a window whose every token was masked has no means
         variance = w.square_x - w.sum_x_D.square().sum().item() / n
         return {
