@@ -157,7 +157,7 @@ class Run:
 
         made = [choice for choice in read_choices(self.folder) if choice.get("member")]
         hooks = [
-            next(str(c.get("hook", "")) for c in choice["candidates"] if c["member"] == choice["member"])
+            next((str(c.get("hook", "")) for c in choice["candidates"] if c["member"] == choice["member"]), "")
             for choice in made
         ]
         there, found = self.members, {}

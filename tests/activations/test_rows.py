@@ -48,6 +48,19 @@ def test_a_place_may_be_called_as_transformer_lens_calls_it(kind: str, x_RD: np.
     assert same(*runs)
 
 
+def test_of_a_mapping_only_the_hooks_that_are_named_are_read(x_RD: np.ndarray, tmp_path: Path):
+    more = {OURS[0]: x_RD, OURS[1]: np.tile(x_RD, 3)}
+    wide, alone = (
+        unmix.sweep(
+            activations=given, name=name, runs=tmp_path, evaluate=False, **FEW, **{"activations.hooks": OURS[:1]}
+        )
+        for name, given in {"wide": more, "alone": {OURS[0]: x_RD}}.items()
+    )
+    assert same(wide, alone)
+    facts = [read_manifest(run.folder / "run.yaml")["corpus"] for run in (wide, alone)]
+    assert facts[0] == facts[1]
+
+
 def test_tensors_of_a_file_may_be_called_so(x_RD: np.ndarray, tmp_path: Path):
     save_file({THEIRS[0]: x_RD, THEIRS[1]: -x_RD}, tmp_path / "theirs.safetensors")
     runs = [

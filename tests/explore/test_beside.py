@@ -84,6 +84,17 @@ def test_every_feature_has_its_best_match_in_another_run_and_another_sae(folder,
             assert [row["cos"] for row in found] == pytest.approx([cosine for _, cosine in expected], abs=1e-4)
 
 
+def test_the_same_place_by_the_path_of_its_module_is_the_same_hook(folder, out, tmp_path):
+    by_path = sae_at(tmp_path / "published" / "sae", "transformer.h.0")
+    build(folder, out, Wanted(beside=[by_path]), SILENT)
+    assert site(out, "manifest")["beside"] == [
+        {"name": "published/sae", "hook": "resid_post.0", "features": 24, "seed": None}
+    ]
+    name = "resid_post.0-l1-1"
+    expected = [j for j, _ in best(rows_of(folder / "members" / name), rows_of(by_path))]
+    assert site(out, f"{name}/index")["match"]["published/sae"]["j"] == expected
+
+
 def test_what_they_are_is_said_and_kept_until_it_is_taken_back(folder, whole, out, other, tmp_path):
     alone = sae_at(tmp_path / "published" / "sae", HOOKS[1])
     build(folder, out, Wanted(beside=[other / "members" / f"{HOOKS[0]}-l1-3", alone]), SILENT)

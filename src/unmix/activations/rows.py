@@ -40,8 +40,9 @@ def rows_of(
     arrays = named(given)
     if absent := [hook for hook in hooks if hook not in arrays]:
         raise UserError(f"there are no activations of {absent[0]}; there are {', '.join(map(str, arrays))}")
+    mine = {hook: arrays[hook] for hook in hooks}
     if targets is None:
-        return Arrays(arrays, ids_R=ids, **_common(recipe, device))
+        return Arrays(mine, ids_R=ids, **_common(recipe, device))
     if not isinstance(targets, Mapping):
         raise UserError(f"targets: {type(targets).__name__} beside hook -> rows; give hook -> rows too")
     wanted = named(targets)
@@ -50,7 +51,7 @@ def rows_of(
             f"there are activations of {', '.join(map(str, arrays))} and targets of {', '.join(map(str, wanted))}; "
             "give the targets of each hook under the name of its activations"
         )
-    return Arrays(arrays, ids_R=ids, targets={hook: wanted[hook] for hook in arrays}, **_common(recipe, device))
+    return Arrays(mine, ids_R=ids, targets={hook: wanted[hook] for hook in mine}, **_common(recipe, device))
 
 
 def open_rows(recipe: RunConfig, given: Rows | None, device: torch.device) -> Rows:

@@ -68,7 +68,7 @@ def _far_longer(source: str, read: int) -> str:
     """The source and its length, if it is far longer than `read` activations need; else empty."""
     if source.startswith(hub.PREFIX):
         return "" if hub.named(source).folder is not None else f"{source}, of unknown length"
-    there = _bytes(Path(source))
+    there = _bytes(Path(source).expanduser())
     return f"{source}, {there / 1e9:.1f} GB" if there >= max(LONG, MANY * read) else ""
 
 

@@ -30,7 +30,8 @@ def debias(sae: Dictionary, batches: Iterable[Tensor]) -> Dictionary:
     if sae.skip is not None:
         raise UserError("a transcoder with a W_skip cannot be refitted: x is not what it gives back")
     if F > LARGEST:
-        raise UserError(f"refitting {F} features needs {F * F * 8 / 1e9:.0f} GB; it is done up to {LARGEST}")
+        needed = f"{F * F * 8 / 1e9:.0f} GB"
+        raise UserError(f"refitting {F} features needs {needed}; it is done up to {LARGEST}: leave --debias out")
     A_FF, y_F = torch.zeros(F, F), torch.zeros(F, dtype=torch.float64)
     with torch.no_grad():
         for x_BD in batches:

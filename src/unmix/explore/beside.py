@@ -11,6 +11,7 @@ build matches anew.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +23,7 @@ from unmix.explore.about import seeds_of
 from unmix.explore.manifest import Manifest
 from unmix.interop.hub import asked_of, folder_of
 from unmix.interop.load import load_sae, newest, read
+from unmix.lm.hooks import usual_name
 from unmix.lm.model import LanguageModel
 from unmix.runlog import newest_checkpoints, read_manifest
 
@@ -95,12 +97,27 @@ def find_beside(
         raise UserError(f"{error}; the last build had it beside, and `--beside` alone leaves it out") from None
 
 
+def _place_of(lm: LanguageModel, saes: Hooks, outs: Outs) -> Callable[[str], str]:
+    """A hook's name among those that are explored, whose place may have several; the hook as it is, if it has none."""
+
+    def usual(hook: str) -> str:
+        with suppress(UserError):  # not of this model
+            return usual_name(lm.model, hook)
+        return hook
+
+    explored = {usual(hook): hook for hook in (*saes, *outs.values())}
+    return lambda hook: explored.get(usual(hook), hook)
+
+
 def _find(asked: Iterable[Path], folder: Path, saes: Hooks, lm: LanguageModel, say: Say, outs: Outs) -> list[Beside]:
     names = list(dict.fromkeys(asked))
-    places = {place.path: place for name in names for place in _places(name, saes, lm, say)}
+    called = _place_of(lm, saes, outs)
+    places = {place.path: place for name in names for place in _places(name, saes, lm, say, called)}
     labels = _labels([_absolute(folder), *(place.around for place in places.values())])
     seeds = {run: seeds_of(run) for run in {place.run for place in places.values() if place.run is not None}}
-    opened = [_open(place, f"{labels[place.around]}/{place.own}", saes, seeds, outs) for place in places.values()]
+    opened = [
+        _open(place, f"{labels[place.around]}/{place.own}", saes, seeds, outs, called) for place in places.values()
+    ]
     explored = {sae.fingerprint for members in saes.values() for sae in members.values()}
     found = [one for one in opened if one.fingerprint not in explored]
     if opened and not found:
@@ -112,7 +129,7 @@ def _find(asked: Iterable[Path], folder: Path, saes: Hooks, lm: LanguageModel, s
     return found
 
 
-def _places(name: Path, saes: Hooks, lm: LanguageModel, say: Say) -> list[_Place]:
+def _places(name: Path, saes: Hooks, lm: LanguageModel, say: Say, called: Callable[[str], str]) -> list[_Place]:
     on_hub = None if name.exists() else asked_of(str(name))
     at = _absolute(folder_of(name, say=say))
     if on_hub is not None:
@@ -120,7 +137,7 @@ def _places(name: Path, saes: Hooks, lm: LanguageModel, say: Say) -> list[_Place
         return [_Place(str(name), at, whole.parent, whole.name, None)]
     if (at / "run.yaml").exists():
         _require_model(at, lm)
-        return _of_run(at, saes, say)
+        return _of_run(at, saes, say, called)
     path = newest(at)
     run = path.parents[2] if len(path.parents) > 2 and path.parents[1].name == "members" else None
     if run is not None and (run / "run.yaml").exists():
@@ -129,13 +146,13 @@ def _places(name: Path, saes: Hooks, lm: LanguageModel, say: Say) -> list[_Place
     return [_Place(str(at), path, path.parent, path.name, None)]
 
 
-def _of_run(run: Path, saes: Hooks, say: Say) -> list[_Place]:
+def _of_run(run: Path, saes: Hooks, say: Say, called: Callable[[str], str]) -> list[_Place]:
     """Every member at the hooks that are explored."""
     there = newest_checkpoints(run)
     if not there:
         raise UserError(f"--beside {run} has no checkpoint yet; train it with `unmix sweep`")
     hooks = {name: hook_of(path) for name, path in there.items()}
-    kept = [name for name, hook in hooks.items() if hook in saes]
+    kept = [name for name, hook in hooks.items() if called(hook) in saes]
     if not kept:
         raise _other_hook(run, ", ".join(dict.fromkeys(hooks.values())), saes)
     if others := len(hooks) - len(kept):
@@ -143,7 +160,14 @@ def _of_run(run: Path, saes: Hooks, say: Say) -> list[_Place]:
     return [_Place(str(run), there[name], run, name, run) for name in kept]
 
 
-def _open(place: _Place, name: str, saes: Hooks, seeds: Mapping[Path, dict[str, int]], outs: Outs) -> Beside:
+def _open(
+    place: _Place,
+    name: str,
+    saes: Hooks,
+    seeds: Mapping[Path, dict[str, int]],
+    outs: Outs,
+    called: Callable[[str], str],
+) -> Beside:
     sae, made = read(place.path)
     if made.transcoder and not outs:
         raise UserError(f"--beside {place.path} is a transcoder, whose decoder writes elsewhere; give an SAE")
@@ -152,11 +176,11 @@ def _open(place: _Place, name: str, saes: Hooks, seeds: Mapping[Path, dict[str, 
             f"--beside {place.path} names no hook, and {', '.join(saes)} are explored; "
             "explore members of one (--member)"
         )
-    hook = made.hook or next(iter(saes))
+    hook = called(made.hook or next(iter(saes)))
     if hook not in saes:
         raise _other_hook(place.path, hook, saes)
     out = outs.get(hook)
-    if out is not None and (made.hook_out or out if made.transcoder else hook) != out:
+    if out is not None and (called(made.hook_out or out) if made.transcoder else hook) != out:
         at = f"{hook} -> {made.hook_out}" if made.transcoder else f"{hook}, an SAE"
         raise UserError(
             f"--beside {place.path} is at {at}, and what is explored at {hook} -> {out}; give a transcoder of the same "
