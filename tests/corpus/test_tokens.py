@@ -292,3 +292,15 @@ def test_rows_begin_with_a_mark_of_documents_not_of_turns(
         convert_tokens_to_ids=special.index,
     )
     assert tuple(special[i] for i in tokens.markers(tokenizer)) == wanted
+
+
+def test_tokens_that_were_read_in_another_way_are_made_again(tmp_path, monkeypatch):
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "a.txt").write_text("def of(self): return self\n" * 200)
+    config = CorpusConfig(source=str(tmp_path / "text"), held_out_fraction=1e-9)
+    first = load_tokens(config, tiny_tokenizer(), 16, "train")
+    monkeypatch.setattr("unmix.corpus.tokens.READING", 1)
+    again = load_tokens(config, tiny_tokenizer(), 16, "train")
+    assert again.ids_NT.filename != first.ids_NT.filename
+    assert again.fingerprint == first.fingerprint

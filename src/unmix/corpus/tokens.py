@@ -13,7 +13,8 @@ Text never yields a special token: a document that spells `<|endoftext|>` gives 
 those of its template, and token ids stay as they are (`given_ids.py`).
 
 They are kept in `<cache>/tokens/` (`token_files.py`), under a key that hashes the state of the source (`state.py`), the
-tokenizer, T, max_tokens, and the version of unmix. What is opened is checked against its fingerprint first.
+tokenizer, T, max_tokens, how documents are read, and the version of unmix. What is opened is checked against its
+fingerprint first.
 """
 
 from __future__ import annotations
@@ -47,6 +48,9 @@ from unmix.errors import UserError
 Split = Literal["train", "held_out"]
 Progress = Callable[[int], None]
 _ROWS_AT_ONCE = 4096
+READING = 2
+"""How documents are read: tokens cached by another way are made again. 2: CRLF is a line feed, and a byte order mark is
+no text, alone as in a folder."""
 
 
 class SourceFacts(NamedTuple):
@@ -132,7 +136,7 @@ def load_tokens(
     width = 2 if largest < 2**16 else 4
     template = _hash_of_templates(config, tokenizer)
     states = [state_of(part.source, part.revision) for _, part in parts]
-    about = [token_files.FORMAT, __version__, token_files.hash_of(backend.to_str()), *marks, width, T]
+    about = [token_files.FORMAT, READING, __version__, token_files.hash_of(backend.to_str()), *marks, width, T]
     about += [config.source, config.field, config.held_out_fraction, config.max_tokens, split]
     about += [states[0].key if not config.sources else [state.key for state in states], *_how(config)]
     about += [] if bos else ["no BOS"]  # rows with one keep their key
