@@ -132,7 +132,7 @@ def _train(member: Member, batches: list[Batch]) -> list[str]:
 def _waits(member: Member, batches: list[Batch]) -> int:
     """Of so many steps, by torch's own count."""
     taking = Late(member, Schedule(1000, 10, 10, 0))
-    rows = [(number, batch.activations["h"]) for number, batch in enumerate(batches)]
+    rows = [(number, batch.pair("h")) for number, batch in enumerate(batches)]
     taking._launch(rows)  # compiles what is new, and makes the memory
     torch.cuda.set_sync_debug_mode("warn")
     try:

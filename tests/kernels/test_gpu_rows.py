@@ -125,7 +125,7 @@ def test_edges(row, edge):
     if edge == "rows of norm 0":
         this.weights["W_dec"][[3, 7]] = 0
     if edge == "a token of length 0":
-        this.x_BD[2] = 0
+        this.x_BD[2], this.y_BE[2] = 0, 0
     assert_agree(on_gpu(this), by_definition(this), 1e-8)
 
 

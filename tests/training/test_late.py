@@ -9,7 +9,7 @@ from run_pairs import same
 from torch import Tensor
 from waiting import NoWaiting
 
-from unmix.activations.stream import Batch
+from unmix.activations.stream import Batch, Pair
 from unmix.dictionary.table import ARCHITECTURES
 from unmix.errors import UserError
 from unmix.training import checkpoint, late
@@ -159,14 +159,24 @@ def test_between_the_first_step_and_the_reading_nothing_waits(architecture, l0, 
     assert member.updates == 2 * EVERY
 
 
+@pytest.mark.parametrize("target_width", [None, D + 3])
 @WITHOUT_WAITING
-def test_on_another_device_everything_lies_there(architecture, l0, keys):
+def test_on_another_device_everything_lies_there(architecture, l0, keys, target_width):
     """Tensors without numbers: an operation on two devices raises, and so does reading one."""
+    if target_width and ("aligned" in keys or keys.get("scaling") == "token"):
+        pytest.skip("is refused with targets")
     here, meta = member_of(architecture, l0, **keys), torch.device("meta")
+    facts = here.facts._replace(target_scale=2.0 if target_width else None)
     member = new_member(
-        here.entry, D, config=here.config, training=here.training, facts=here.facts, mask=here.mask, device=meta
-    )
-    taken = Late(member, SCHEDULE)._launch([(step, torch.randn(B, D, device=meta)) for step in range(EVERY)])
+        here.entry, D, config=here.config, training=here.training, facts=facts, mask=here.mask, device=meta,
+        target_width=target_width,
+    )  # fmt: skip
+
+    def rows() -> Pair:
+        x_BD = torch.randn(B, D, device=meta)
+        return Pair(x_BD, torch.randn(B, target_width, device=meta) if target_width else x_BD)
+
+    taken = Late(member, SCHEDULE)._launch([(step, rows()) for step in range(EVERY)])
     assert len(taken) == member.updates == EVERY
     assert {t.device for t in (taken[-1].stop, member.window.loss, member.silent_F)} == {meta}
 
