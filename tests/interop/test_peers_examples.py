@@ -200,7 +200,7 @@ def test_saebench(block: Block, given: Names, monkeypatch: pytest.MonkeyPatch):
 
 @example("Delphi")
 def test_delphi(block: Block, given: Names, capsys: pytest.CaptureFixture[str]):
-    """The cache has as many features that its first file of five ends at 4,914."""
+    """The cache has as many features that its first file of five ends at 4,914; four decimals of float16 are printed."""
     lm, sae = unmix.load_model("gpt2"), new_dictionary(WIDTH, 768 * 32, 1.0, 0, TopK(50, weigh_by_norm=False))
     ids_NT = torch.randint(1, VOCABULARY, (2, 64), generator=torch.Generator().manual_seed(0))
     delphi.write_cache(lm, ids_NT, HOOK, sae, Path("DST"))
@@ -210,7 +210,7 @@ def test_delphi(block: Block, given: Names, capsys: pytest.CaptureFixture[str]):
     found = {int(line[1]): float(line[2]) for line in printed if line is not None}
     with torch.no_grad():
         most_F = sae.encode(lm.activations(ids_NT, [HOOK])[HOOK]).flatten(0, 1).amax(0)[:4915]
-    assert found == {i: pytest.approx(most_F[i].item(), rel=1e-3) for i in most_F.nonzero().flatten().tolist()}
+    assert found == {i: pytest.approx(most_F[i].item(), abs=1e-4) for i in most_F.nonzero().flatten().tolist()}
     assert len(found) > 10
 
 
