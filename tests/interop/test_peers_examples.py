@@ -200,7 +200,7 @@ def test_saebench(block: Block, given: Names, monkeypatch: pytest.MonkeyPatch):
 
 @example("Delphi")
 def test_delphi(block: Block, given: Names, capsys: pytest.CaptureFixture[str]):
-    """The cache has as many features that its first file of five ends at 4,914; four decimals of float16 are printed."""
+    """The cache has as many features that its first file of five ends at 4,914; it prints float16 to four decimals."""
     lm, sae = unmix.load_model("gpt2"), new_dictionary(WIDTH, 768 * 32, 1.0, 0, TopK(50, weigh_by_norm=False))
     ids_NT = torch.randint(1, VOCABULARY, (2, 64), generator=torch.Generator().manual_seed(0))
     delphi.write_cache(lm, ids_NT, HOOK, sae, Path("DST"))
