@@ -194,7 +194,7 @@ PROGRAMS = [block for page in PYTHON for block in blocks(page) if block.kind == 
 
 @pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"{block.where}-{'+'.join(environments(block))}")
 def test_every_python_block_runs_somewhere(block: Block):
-    """`pytest -v` lists where: `dev` is here, the others are those of benchmarks/environment."""
+    """`pytest -vv` lists where: `dev` is here, the others are those of benchmarks/environment."""
     assert environments(block), f"no environment of benchmarks/ has {', '.join(map(str, libraries(block)))}"
     if not libraries(block):
         unknown = [module for module in sorted(imports(block)) if importlib.util.find_spec(module) is None]
