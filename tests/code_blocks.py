@@ -41,6 +41,8 @@ class Block:
     """That of its first line, from 1."""
     kind: str
     text: str
+    section: str
+    """The heading above it."""
 
     @property
     def where(self) -> str:
@@ -59,7 +61,7 @@ class Block:
 
 def blocks(page: str) -> list[Block]:
     """Every block of a page in order. Raises `ValueError` for a fence that does not say what it holds."""
-    found, lines = [], (ROOT / page).read_text(encoding="utf-8").split("\n")
+    found, lines, section = [], (ROOT / page).read_text(encoding="utf-8").split("\n"), ""
     at = 0
     while at < len(lines):
         first = at
@@ -70,24 +72,26 @@ def blocks(page: str) -> list[Block]:
             if fence[2] not in KINDS:
                 raise ValueError(f"{page}:{first + 1}: ```{fence[2]} is none of {', '.join(KINDS)}")
             text = "\n".join(line[len(fence[1]) :] for line in lines[first + 1 : at])
-            found.append(Block(page, first + 2, KINDS[fence[2]], text))
+            found.append(Block(page, first + 2, KINDS[fence[2]], text, section))
         elif lines[at].startswith("    ") and (first == 0 or not lines[first - 1].strip()):
             while at < len(lines) and (lines[at].startswith("    ") or not lines[at].strip()):
                 at += 1
-            found += _indented(page, first + 1, "\n".join(line[4:] for line in lines[first:at]).rstrip())
+            found += _indented(page, first + 1, "\n".join(line[4:] for line in lines[first:at]).rstrip(), section)
             continue
+        elif heading := re.match(r"#+ (.+)", lines[at]):
+            section = heading[1]
         at += 1
     return found
 
 
-def _indented(page: str, line: int, text: str) -> list[Block]:
+def _indented(page: str, line: int, text: str, section: str) -> list[Block]:
     """The block; several where what stands behind an empty line is of another kind."""
     found: list[Block] = []
     for part in text.split("\n\n"):
         if found and found[-1].kind == kind(part):
             found[-1] = replace(found[-1], text=f"{found[-1].text}\n\n{part}")
         else:
-            found.append(Block(page, line, kind(part), part))
+            found.append(Block(page, line, kind(part), part, section))
         line += part.count("\n") + 2
     return found
 

@@ -3,8 +3,9 @@
 Commands of `unmix` are parsed, all of them: by the parser of the command line, and their keys by the recipe. They are
 run too, in a folder that has what they name (`workshop.py`), shortened by `SHORTER`, if they can be (`why_not_run`).
 What a page shows below `$ unmix …` has to be printed, figures aside. Python runs in order, one namespace a page, with
-`GIVEN` in it; a statement that names what is on a hub, or imports a library that is not here, is compiled only. Recipes
-in YAML are read. Of other commands, scripts have to exist, and extras that are installed.
+what `given` has in it; a statement that names what is on a hub is compiled only, and a block that imports another
+library runs where that library is (`peer_blocks.py`). Recipes in YAML are read. Of other commands, scripts have to
+exist, and extras that are installed.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ import pytest
 import torch
 import yaml
 from code_blocks import PAGES, ROOT, Block, Command, blocks, inline_commands
+from peer_blocks import environments, imports, libraries
 from workshop import RUNS, furnish, place_checkpoints
 
 import unmix
@@ -187,6 +189,16 @@ def shown(text: str) -> str:
 
 
 PYTHON = [page for page in PAGES if any(block.kind == "python" for block in blocks(page))]
+PROGRAMS = [block for page in PYTHON for block in blocks(page) if block.kind == "python"]
+
+
+@pytest.mark.parametrize("block", PROGRAMS, ids=lambda block: f"{block.where}-{'+'.join(environments(block))}")
+def test_every_python_block_runs_somewhere(block: Block):
+    """`pytest -vv` lists where: `dev` is here, the others are those of benchmarks/environment."""
+    assert environments(block), f"no environment of benchmarks/ has {', '.join(map(str, libraries(block)))}"
+    if not libraries(block):
+        unknown = [module for module in sorted(imports(block)) if importlib.util.find_spec(module) is None]
+        assert unknown == [], f"{block.where}: give peer_blocks.LIBRARIES what brings them"
 
 
 @pytest.mark.parametrize("page", PYTHON)
@@ -220,22 +232,15 @@ def test_python_runs(page: str, workshop: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("unmix.evaluation.command.SWEEP_CE_TOKENS", 1000)
     names = given() | {"folder": Path("FOLDER")}
     for block in blocks(page):
-        if block.kind == "python":
+        if block.kind == "python" and not libraries(block):
             run_statements(block, names)
 
 
 def run_statements(block: Block, names: dict[str, Any]) -> None:
-    absent: set[str] = set()
-    """What is imported from libraries that are not here."""
     for statement in ast.parse(block.text, block.where).body:
         ast.increment_lineno(statement, block.line - 1)
-        if isinstance(statement, ast.Import | ast.ImportFrom):
-            module = getattr(statement, "module", None) or statement.names[0].name
-            if importlib.util.find_spec(module.partition(".")[0]) is None:
-                absent |= {alias.asname or alias.name for alias in statement.names}
-        used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
         program = compile(ast.Module([statement], []), str(ROOT / block.page), "exec")
-        if not absent & used and not (isinstance(statement, ast.ImportFrom) and absent) and not _on_hub(statement):
+        if not _on_hub(statement):
             exec(program, names)
 
 

@@ -121,17 +121,23 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
         vocab_size=VOCABULARY, special_tokens=[EOT], initial_alphabet=alphabet, show_progress=False
     )
     bpe.train_from_iterator(["def of(self): return the world import for while"] * 3, trainer=trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=EOT, eos_token=EOT, model_max_length=CONTEXT)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe, bos_token=EOT, eos_token=EOT, model_max_length=CONTEXT,
+        model_input_names=["input_ids", "attention_mask"],  # no token_type_ids, which GPT-2 would add to its embeddings
+    )  # fmt: skip
 
 
 @cache
-def tiny_model_folder(family: str = "gpt2") -> Path:
-    """A checkpoint folder (safetensors, tokenizer) of LAYERS blocks of WIDTH; one a process, do not write to it."""
+def tiny_model_folder(family: str = "gpt2", **more: int) -> Path:
+    """A checkpoint folder (safetensors, tokenizer) of LAYERS blocks of WIDTH; one a process, do not write to it.
+
+    `more`: keys of its configuration that are to be others.
+    """
     folder = Path(mkdtemp(prefix=f"tiny-{family}-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**_SHARED, **_OWN[family]}))
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**_SHARED, **_OWN[family], **more}))
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -61,7 +61,7 @@ def test_transformer_lens_has_what_lies_within_a_block_under_its_own_names(lm):
 
 
 def test_transformer_lens_with_a_dictionary_in_it_predicts_the_same(lm):
-    """docs/interop.md: five lines for TransformerLens."""
+    """In every family, by a hook function that returns x̂."""
     theirs = _bridge(lm)
     sae = new_dictionary(WIDTH, 24, 1.0, 0)
     for hook in ("resid_post.1", "mlp_out.1"):
@@ -114,7 +114,7 @@ def _block(model, lm, L):
 
 
 def test_nnsight_reads_and_replaces_the_same(lm):
-    """docs/interop.md: five lines for nnsight."""
+    """In every family, whether a block returns a tensor or a tuple."""
     theirs = _nnsight(lm.name)
     sae = new_dictionary(WIDTH, 24, 1.0, 0)
     ours = lm.activations(IDS, ["resid_post.1"])["resid_post.1"]
@@ -134,7 +134,7 @@ def test_nnsight_reads_and_replaces_the_same(lm):
 
 
 def test_nnterp_reads_the_same(lm):
-    """docs/interop.md: five lines for nnterp."""
+    """In every family, by nnterp's one name for all."""
     nnterp = pytest.importorskip("nnterp", reason="nnterp is not installed")
     theirs = nnterp.StandardizedTransformer(lm.name, dispatch=True, check_renaming=False)
     ours = lm.activations(IDS, ["resid_pre.1", "resid_post.1"])
