@@ -5,9 +5,11 @@ import pytest
 import torch
 from far_tensor import Far, far
 
+from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
 from unmix.evaluation.splice import error_of, splice, steered, with_feature, with_features
+from unmix.interop.load import load_sae
 
 D, F = 8, 24
 
@@ -87,3 +89,14 @@ def test_x_is_brought_to_the_dictionary_and_back(sae, x_BD, longest):
     assert isinstance(far(x_BD) + far(x_BD), Far)
     with pytest.raises(RuntimeError, match="same device"):
         sae(far(x_BD))
+
+
+def test_a_transcoder_is_not_put_where_it_reads(tmp_path):
+    """Its Δ is of another hook: where both are of one width, x + Δ would be wrong without a word."""
+    folder = tmp_path / "maps"
+    kinds = {"hook": "resid_pre.0", "hook_out": "mlp_out.0", "transcoder": True}
+    save_sae(new_dictionary(8, 24, 0.5, 0), folder, model="m", context=16, more={}, **kinds)
+    maps = load_sae(folder)
+    for put in (error_of, lambda sae: steered(sae, ablate=[3]), lambda sae: with_feature(sae, 3, 2.0)):
+        with pytest.raises(UserError, match=r"^a transcoder \(resid_pre.0 -> mlp_out.0\) gives nothing of the place"):
+            put(maps)

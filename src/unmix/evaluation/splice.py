@@ -58,7 +58,8 @@ def splice(
 
 
 def error_of(sae: Dictionary) -> Replacement:
-    """x - x̂: what the dictionary does not give back."""
+    """x - x̂: what the dictionary does not give back. Raises `UserError` for a transcoder."""
+    _require_own_place(sae)
     return _where_trained(sae, lambda x: x - sae(x))
 
 
@@ -78,7 +79,8 @@ def steered(
     """x with features set to 0, held at a value on every token, moved by one, or multiplied; the error stays as it is.
 
     Features are whole numbers of any kind: Python's, numpy's, those in a tensor. Values are in the units of f. Raises
-    `UserError` for a feature that the dictionary lacks, that is named twice, or that is no whole number.
+    `UserError` for a feature that the dictionary lacks, that is named twice, or that is no whole number, and for a
+    transcoder, whose features are changed at another hook than it reads.
     """
     ablated = [_index(feature) for feature in ablate]
     clamped, added, multiplied = (
@@ -104,7 +106,11 @@ def steered(
 
 
 def with_features(sae: Dictionary, features: Sequence[int], new: Callable[[Tensor], Tensor]) -> Replacement:
-    """x' = x + Δ(x), with the Δ of `moved_by`; float32. Raises `UserError` for a feature that the dictionary lacks."""
+    """x' = x + Δ(x), with the Δ of `moved_by`; float32.
+
+    Raises `UserError` for a feature that the dictionary lacks, and for a transcoder.
+    """
+    _require_own_place(sae)
     moved = moved_by(sae, features, new)
 
     def replace(x: Tensor) -> Tensor:
@@ -136,6 +142,16 @@ def moved_by(sae: Dictionary, features: Sequence[int], new: Callable[[Tensor], T
         return moved_E.to(x.device)
 
     return moved
+
+
+def _require_own_place(sae: Dictionary) -> None:
+    """Raises `UserError` for a transcoder, as far as its files say that it is one: its ŷ and its x are of two hooks."""
+    if getattr(sae.cfg, "transcoder", False):
+        at = f"{sae.cfg.hook or 'its input'} -> {sae.cfg.hook_out or 'its output'}"
+        raise UserError(
+            f"a transcoder ({at}) gives nothing of the place that it reads, where this would put it; "
+            "unmix.explore.intervene.intervene(…, hook_out=…) changes its features"
+        )
 
 
 def _index(feature: Any) -> int:
