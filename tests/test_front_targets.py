@@ -256,4 +256,4 @@ def test_a_run_is_not_evaluated_in_a_model_as_if_it_gave_x_back(
     assert "--hook-out" in line
     words = ["--build", "--out", str(tmp_path / "site"), "--model", "embedded", "--corpus", "stdlib"]
     assert main(["explore", str(run.members["l0-4"]), *words, "--hook", "resid_post.1"]) == 2
-    assert "is a transcoder" in capsys.readouterr().err.splitlines()[-1]
+    assert "give --hook-out HOOK" in capsys.readouterr().err.splitlines()[-1]

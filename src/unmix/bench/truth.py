@@ -167,7 +167,7 @@ def _memory(of: Size, recipe: RunConfig) -> int:
     """Bytes at the peak: of the world, and of training or of what comes behind it."""
     N, D, F = of.world.features, of.world.width, recipe.sae.features
     members = len(entries(recipe))
-    source: Any = SimpleNamespace(widths={HOOK: D})  # all that is read of it
+    source: Any = SimpleNamespace(widths={HOOK: D}, target_widths={})  # all that is read of it
     training = memory.members(recipe, source, entries(recipe))
     behind = members * 8 * D * F + max(8 * F * N, 40 * F * BINS)  # the dictionaries; likenesses, or counts of z
     return 500 * 2**20 + 4 * N * (2 * D + 2 * of.world.rank) + max(16 * N * D, training, behind)
