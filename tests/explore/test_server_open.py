@@ -159,3 +159,15 @@ def test_another_model_than_that_of_the_site_is_warned_of(folder):
 def test_without_a_store_there_are_no_more_examples(folder, tmp_path):
     with pytest.raises(UserError, match="holds no store"):
         Windows(tmp_path)("any", api.FeatureRequest(member="any", feature=0))
+
+
+def test_a_site_of_before_that_names_no_checkpoints_is_served(folder, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(folder, copy)
+    path = copy / "explore" / "manifest.json"
+    store = json.loads(path.read_text())
+    for facts in store["inputs"]["members"].values():
+        del facts["checkpoint"], facts["fingerprint"]
+    path.write_text(json.dumps(store))
+    _, said = opened(copy)
+    assert not [line for line in said if "build it again" in line]

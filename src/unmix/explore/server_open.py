@@ -44,7 +44,7 @@ def open_served(
         model = model or built.get("model_name")
         corpus = corpus or store.get("about", {}).get("corpus")
         rows = list(built.get("members", {}).values())
-        hook = hook or next((row["hook"] for row in rows), None)
+        hook = hook or next((row.get("hook") for row in rows), None)
         hook_out = hook_out or next((row.get("hook_out") for row in rows), None)
     subject = find_subject(folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
     for note in subject.notes:
@@ -82,9 +82,9 @@ def _warn_of_others(folder: Path, built: dict[str, Any], subject: Subject, shown
         was, now = built.get("members", {}).get(name, {}), subject.checkpoints[name]
         if not was:
             continue
-        if was["checkpoint"] != now:
+        if was.get("checkpoint", now) != now:  # older sites do not name it
             other = f"the site shows {was['checkpoint']}, and {now} answers"
-        elif was["fingerprint"] != saes[name].fingerprint:
+        elif was.get("fingerprint", saes[name].fingerprint) != saes[name].fingerprint:
             other = f"the weights of {name} are not those that the site was built with"
         else:
             continue

@@ -65,7 +65,10 @@ def _extend(
     if entry is None:
         raise UserError(f"{folder} has no member {member_name!r}; it has {', '.join(e.name for e in entries(recipe))}")
     if steps < swept.stable_until:
-        raise UserError(f"--steps {steps} is less than the {swept.stable_until:,} steps that {member_name} has")
+        raise UserError(
+            f"{steps:,} steps are fewer than the {swept.stable_until:,} that {member_name} has; give the total, not "
+            "what is to be added"
+        )
     start = checkpoint.step_folder(folder / "members" / member_name, swept.stable_until)
     if not start.exists():
         raise UserError(f"{member_name} has not come to step {swept.stable_until:,} yet; finish `unmix sweep` first")
@@ -134,7 +137,9 @@ def _continue(folder: Path, member: str, old: Any, schedule: Schedule, anew: boo
     steps = checkpoint.steps_on_disk(target)
     done = max(steps, default=0)
     if schedule.steps < done and not anew:
-        raise UserError(f"{member} is extended to {done:,} steps already; --steps {schedule.steps:,} is less")
+        raise UserError(
+            f"{schedule.steps:,} steps are fewer than the {done:,} to which {member} is extended already; give the total"
+        )
     usable = min(stable, schedule.stable_until)
     beyond = [step for step in steps if step > usable]
     if not steps:  # nothing was saved, or somebody has moved it away
