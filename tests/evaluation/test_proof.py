@@ -61,6 +61,16 @@ def test_what_gives_x_back_explains_everything(setting):
     )
 
 
+def test_one_trained_on_centred_activations_says_what_raw_ones_have_more(setting):
+    lm, tokens = setting
+    made = Origin(format="SAELens", architecture="standard", processed=("center_writing_weights",))
+    x_BD, _ = read_pair(lm, tokens, HOOK, None, False, 200)
+    removed = 1 - ((x_BD - x_BD.mean(1, keepdim=True)).square().sum() / x_BD.square().sum()).item()
+    proof = prove(lm, tokens, HOOK, identity(), made, most=200)
+    assert proof.mean_share == pytest.approx(removed, rel=1e-5)
+    assert f"which the training subtracted, holds {removed:.2%} of ‖x‖² here" in str(proof)
+
+
 def test_predicting_the_mean_is_an_fvu_of_1_and_zero_is_more(setting):
     lm, tokens = setting
     x_BD, y_BD = read_pair(lm, tokens, HOOK, None, False, 300)

@@ -61,7 +61,7 @@ def test_a_longer_extension_continues_one_without_a_decay(overrides, tmp_path):
     assert same(state(tmp_path / "twice", "l1-3-extended", 80), state(tmp_path / "once", "l1-3-extended", 80))
     assert not (tmp_path / "twice/members/l1-3-extended/superseded").exists()
     assert verify(tmp_path / "twice").problems == []  # 50 is no multiple of the interval, and has its line
-    with pytest.raises(UserError, match="^60 steps are fewer than the 80 to which l1-3 is extended"):
+    with pytest.raises(UserError, match="60 steps are fewer than the 80 that l1-3-extended has; give the total"):
         extension.extend(tmp_path / "twice", "l1-3", 60)
 
 

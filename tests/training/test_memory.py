@@ -62,3 +62,34 @@ def test_an_evaluation_keeps_no_activations(tmp_path):
     words = ["evaluate", str(tmp_path / "run"), "--ce-tokens", "2000", "--tokens"]
     few, many = (peak(*words, str(tokens))[0] for tokens in (60_000, 400_000))
     assert many - few < 340_000 * 1024 / 2
+
+
+TINY_STEPS = """
+import sys, threading, time
+from pathlib import Path
+import numpy, unmix
+
+steps, used = int(sys.argv[1]), []
+
+def look():
+    while True:
+        used.append(int(Path("/proc/self/statm").read_text().split()[1]))
+        time.sleep(0.25)
+
+rows_RD = numpy.random.default_rng(0).normal(size=(20_000, 8)).astype("float32")
+training = {"batch_tokens": 16, "log_every": 1000, "checkpoint_every": steps}
+threading.Thread(target=look, daemon=True).start()
+unmix.sweep(activations=rows_RD, name="run", features=16, l1=1.0, steps=steps, quiet=True, evaluate=False,
+            runs=sys.argv[2], training=training)
+print(used[len(used) // 2], max(used[len(used) // 2:]), len(used))
+"""
+
+
+@pytest.mark.slow
+def test_tiny_steps_without_number_need_no_more_memory(tmp_path):
+    command = [sys.executable, "-c", TINY_STEPS, "30000", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    half_way, most, looks = map(int, done.stdout.split())
+    assert looks > 20
+    assert most < 1.01 * half_way

@@ -35,7 +35,7 @@ from unmix.lm.model import LanguageModel
 ENOUGH = 0.5  # an FVU under which nothing more is tried
 FEW = 1_024  # tokens of the line that is said whenever a dictionary is opened with a model, and of each try
 AT_ONCE = 8  # sequences a pass
-
+CENTRED = "center_writing_weights"  # of `Origin.processed`
 
 PER_TOKEN: dict[str, PerToken | None] = {
     "tokens left at their own scale": None,
@@ -60,6 +60,9 @@ class Mend(NamedTuple):
     fvu: float
 
 
+_HOLD = "each token's mean over its coordinates, which the training subtracted, holds {:.2%} of ‖x‖² here"
+
+
 @dataclass(frozen=True)
 class Proof:
     """What was measured, beside what the file claims."""
@@ -68,6 +71,8 @@ class Proof:
     found: Measured
     claimed_l0: float | None
     claimed_explained_variance: float | None
+    mean_share: float | None = None
+    """D (Σ_i x_i / D)² as a share of ‖x‖², over all tokens, where the training subtracted each token's mean."""
 
     @property
     def fails(self) -> bool:
@@ -83,6 +88,7 @@ class Proof:
             f"at {self.hook}, over {tokens:,} tokens: explained variance {1 - fvu:.3f}"
             f"{beside(self.claimed_explained_variance, '.3f')}, L0 {l0:.1f}{beside(self.claimed_l0, 'g')}"
             + (f"; FVU {fvu:.3g} is above 1: wrong place or scale" if self.fails else "")
+            + ("" if self.mean_share is None else f"; {_HOLD.format(self.mean_share)}")
         )
 
 
@@ -124,7 +130,15 @@ def prove(
     keeps_B = ~sae.leaves(x_BD)
     found = measure(sae, x_BD[keeps_B], y_BE[keeps_B])
     claims = (None, None) if made is None else (made.l0, made.explained_variance)
-    return Proof(hook if out is None else f"{hook} -> {out}", found, *claims)
+    share = mean_share(x_BD[keeps_B]) if made is not None and CENTRED in made.processed else None
+    return Proof(hook if out is None else f"{hook} -> {out}", found, *claims, share)
+
+
+def mean_share(x_BD: Tensor) -> float:
+    """How much of Σ‖x‖² lies along (1, …, 1): nothing, if each token's mean was subtracted. NaN without tokens."""
+    x_BD = x_BD.double()
+    whole = x_BD.square().sum().item()
+    return x_BD.shape[1] * x_BD.mean(1).square().sum().item() / whole if whole else math.nan
 
 
 def read_pair(
@@ -167,7 +181,7 @@ def mends(
             places[f"read at {other}"] = pair
     if out is None:
         centred_BD = x_BD - x_BD.mean(1, keepdim=True)
-        places["each token's mean subtracted from x (center_writing_weights)"] = centred_BD, centred_BD
+        places[f"each token's mean subtracted from x ({CENTRED})"] = centred_BD, centred_BD
     changed = changes(sae, x_BD)
     say(f"trying {len(places) - 1} other places and {len(changed) - 1} other readings, on {len(x_BD):,} tokens")
     found: list[Mend] = []

@@ -138,7 +138,7 @@ def _continue(folder: Path, member: str, old: Any, schedule: Schedule, anew: boo
     done = max(steps, default=0)
     if schedule.steps < done and not anew:
         raise UserError(
-            f"{schedule.steps:,} steps are fewer than the {done:,} to which {member} is extended already; give the total"
+            f"{schedule.steps:,} steps are fewer than the {done:,} that {member}-extended has; give the total"
         )
     usable = min(stable, schedule.stable_until)
     beyond = [step for step in steps if step > usable]
