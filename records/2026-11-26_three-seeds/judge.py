@@ -1,6 +1,6 @@
 """Every dictionary over the same held-out tokens: a line each in evaluation.jsonl, those that are there are kept.
 
-    python records/2026-11-26_three-seeds/judge.py RUNS PEERS [OUT]
+    python records/2026-11-26_three-seeds/judge.py RUNS PEERS [OUT] [--model --corpus --hook, for other records]
 
 RUNS holds run folders of unmix, PEERS what peers.py wrote; both are read with `unmix.load_sae`. A run is called
 `seed-N`, or `lr-RATE` and `fixed-NAME`, and whatever else, of which the seed stands in its run.yaml.
@@ -8,8 +8,8 @@ RUNS holds run folders of unmix, PEERS what peers.py wrote; both are read with `
 
 from __future__ import annotations
 
+import argparse
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
 from unmix.runlog import newest_checkpoints, read_manifest
 
-HOOK, FIDELITY, CE, T, AT_ONCE = "resid_post.3", 100_000, 20_000, 256, 18
+FIDELITY, CE, T, AT_ONCE = 100_000, 20_000, 256, 18
 READ = 2_000_000  # held-out tokens that are read, and those taken as a sample of, as a sweep's own evaluation does
 KEPT = (
     "l0", "explained_variance", "delta_ce", "delta_ce_standard_error", "kl", "dead", "cosine",
@@ -69,19 +69,19 @@ def theirs(peers: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     }  # fmt: skip
 
 
-def main(runs: Path, peers: Path, out: Path) -> None:
+def judge(runs: Path, peers: Path, out: Path, model: str, corpus: str, hook: str) -> None:
     """Evaluate what has no line yet."""
     there = {json.loads(line)["name"] for line in out.read_text().splitlines()} if out.exists() else set()
     wanted = {name: what for name, what in {**ours(runs), **theirs(peers)}.items() if name not in there}
     if not wanted:
         return
-    lm = load_language_model(ModelConfig(name="embedded"))
-    tokens = load_tokens(CorpusConfig(source="stdlib", max_tokens=READ), lm.tokenizer, T, "held_out")
+    lm = load_language_model(ModelConfig(name=model))
+    tokens = load_tokens(CorpusConfig(source=corpus, max_tokens=READ), lm.tokenizer, T, "held_out")
     names = list(wanted)
     for first in range(0, len(names), AT_ONCE):
         part = {name: load_sae(wanted[name][0]) for name in names[first : first + AT_ONCE]}
         with torch.no_grad():
-            result = evaluate(lm, tokens, HOOK, part, fidelity_tokens=FIDELITY, ce_tokens=CE)
+            result = evaluate(lm, tokens, hook, part, fidelity_tokens=FIDELITY, ce_tokens=CE)
         with out.open("a") as file:
             for name, row in result["saes"].items():
                 numbers = {key: row[key] for key in KEPT if row.get(key) is not None}
@@ -95,5 +95,11 @@ def main(runs: Path, peers: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    here = Path(__file__).parent / "evaluation.jsonl"
-    main(Path(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]) if len(sys.argv) > 3 else here)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("runs", type=Path)
+    parser.add_argument("peers", type=Path)
+    parser.add_argument("out", type=Path, nargs="?", default=Path(__file__).parent / "evaluation.jsonl")
+    parser.add_argument("--model", default="embedded")
+    parser.add_argument("--corpus", default="stdlib")
+    parser.add_argument("--hook", default="resid_post.3")
+    judge(**vars(parser.parse_args()))
