@@ -61,7 +61,7 @@ def curves(path: Path) -> Iterator[list[Row]]:
 
 def trials(path: Path, none: Counter[str]) -> list[Trial]:
     """Every prediction that can be tried; `none` gets how often there was no forecast, and why."""
-    found = []
+    found, run = [], path.parent.as_posix().removeprefix("records/")
     for rows in curves(path):
         last = rows[-1]["step"]
         for horizon in HORIZONS:
@@ -72,7 +72,7 @@ def trials(path: Path, none: Counter[str]) -> list[Trial]:
                 except NoForecast as error:
                     none[re.split(r",| up to", str(error))[0]] += 1
                     continue
-                found.append(Trial(path.parent.name, horizon, known, level(rows, round(seen[-1]["step"] * horizon))))
+                found.append(Trial(run, horizon, known, level(rows, round(seen[-1]["step"] * horizon))))
     return found
 
 

@@ -1,5 +1,8 @@
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 from curves import curve, decays, power
@@ -325,3 +328,15 @@ def test_nothing_is_predicted_of_a_member_that_is_held_at_an_l0():
     found = choose(asked("", 50, 52, 0.9), max_active=100, predict_step=2000)["candidates"][0]
     assert (found["low"], found["predicted_l0"]) == (None, 52)
     assert found["no_forecast"] == "it is held at the 50 that it was asked for"
+
+
+def test_the_table_of_how_good_the_forecast_is_is_of_these_records():
+    root = Path(__file__).parents[2]
+    command = [sys.executable, root / "scripts" / "calibrate_forecast.py"]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=root).stdout
+    page = (root / "docs" / "choice.md").read_text(encoding="utf-8")
+    rows = [line for line in printed.splitlines() if line.startswith("|")]
+    assert len(rows) > 8
+    assert [row for row in rows if row not in page] == [], (
+        "docs/choice.md shows what scripts/calibrate_forecast.py prints"
+    )
