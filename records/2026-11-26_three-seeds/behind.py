@@ -11,12 +11,12 @@ import sys
 from pathlib import Path
 
 import torch
-from judge import HOOK, ours, theirs
+from judge import ours, theirs
 
 from unmix.activations.store import Store
 from unmix.interop.load import load_sae
 
-BATCH, FIRST, LAST = 512, 2000, 2048
+HOOK, BATCH, FIRST, LAST = "resid_post.3", 512, 2000, 2048
 MOVED = ("mean-only", "scale-only", "centred")
 
 

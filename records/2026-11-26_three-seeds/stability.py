@@ -23,14 +23,14 @@ from statistics import mean
 from typing import Any
 
 import torch
-from judge import HOOK, ours, theirs
+from judge import ours, theirs
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from unmix.activations.store import Store
 from unmix.interop.load import load_sae
 
-TOKENS, BATCH = 131_072, 4096
+HOOK, TOKENS, BATCH = "resid_post.3", 131_072, 4096
 
 
 def live_rows(folder: Path, x_BD: Tensor) -> tuple[Tensor, Tensor]:
