@@ -4,7 +4,7 @@
 
 Both train on the same tokens with the same weights at resid_post.15 (SAELens reads no GGUF, so the dequantised weights
 are saved to WORK first): 8,192 features at L0 20, 40, 80 and 160, batches of 4,096. Every contender is a process of its
-own. A sweep counts from the first request for activations to the last step. An evaluation measures the four dictionaries
+own. A sweep counts from the first request for activations to the last step. An evaluation measures the dictionaries
 that unmix trained, with the model loaded before the clock starts: L0 and explained variance over 32,768 tokens,
 cross-entropy over 8,192; SAELens' over training tokens, which does not change its time.
 """
