@@ -19,7 +19,7 @@ def add_show(commands: Any) -> None:
         help="a feature in the terminal; or a text, with the features of each of its tokens",
         description="Reads what `unmix explore RUN --build` wrote.\n\n"
         "  unmix show runs/demo 1234                   a feature of the chosen member\n"
-        "  unmix show runs/demo l1-5:1234              or of another\n"
+        "  unmix show runs/demo l0-20:1234             or of another\n"
         '  unmix show runs/demo --text "import os"     runs the model',
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,

@@ -48,7 +48,7 @@ class SAEConfig(Section):
     threshold, and the penalty is L0, `jumprelu_tanh`: about L0, `jumprelu_quadratic`: the square of its distance from
     the L0 asked for; `gated`: which features, and how much, apart (docs/architectures.md). Earlier recipes call it
     `nonlinearity`. A recipe that names neither one nor `training.l1` gets batchtopk: of those that were compared it
-    costs the model least at L0 20, and no more than any at 50 and 100 (records/2026-11-26_centre)."""
+    costs the model least at L0 20, and ties with jumprelu at 50 and 100 (records/2026-11-26_centre)."""
     prefixes: list[int] | None = None
     """Numbers of first features that have to reconstruct by themselves, rising, below `features`: the loss is the mean
     over these and all. None: for matryoshka 1/32, 3/32, 7/32 and 15/32 of the features (Bussmann et al. 2025, arXiv
