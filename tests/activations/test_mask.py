@@ -15,7 +15,7 @@ def test_the_outliers_and_their_shares():
     assert found.share_of_tokens == 0.2
     assert found.share_of_norm == pytest.approx(110.1 / 127.1)
     assert found.share_of_square == pytest.approx((10.1**2 + 1e4) / (7 + 100 + 10.1**2 + 1e4))
-    assert str(found).startswith("99 % of Σ||x||² is on 20 % of the tokens, longer than 10 times the median norm")
+    assert str(found).startswith("99 % of Σ||x||² is on 20 % of the tokens, whose norms are above 10 times the median")
 
 
 def test_samples_add_up():
@@ -40,6 +40,6 @@ def test_what_a_dictionary_says_of_its_mask():
     assert Mask(EVERY_TOKEN, [0], 3.0).facts() == {}
     facts = Mask(MaskConfig(special=True), [0, 2], 3.0).facts()
     assert facts["rule"].startswith(
-        "special tokens and tokens longer than 10 times the median norm were not trained on"
+        "special tokens and tokens with norms above 10 times the median were not trained on"
     )
     assert (facts["longer_than"], facts["special_ids"]) == (30.0, [0, 2])

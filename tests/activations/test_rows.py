@@ -125,7 +125,7 @@ def test_an_older_run_with_a_mask_that_masked_nothing_is_resumed_without_it(x_RD
     [result] = json.loads((run.folder / "evaluation.json").read_text())["hooks"]
     assert "special" not in result["mask"]
     rule = json.loads((run.members["l0-8"] / "cfg.json").read_text())["metadata"]["mask"]["rule"]
-    assert rule == "tokens longer than 10 times the median norm were not trained on: leave x as it is there"
+    assert rule == "tokens with norms above 10 times the median were not trained on: leave x as it is there"
 
 
 def test_batches_that_end_are_read_again_without_what_is_held_out(

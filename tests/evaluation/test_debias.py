@@ -152,6 +152,6 @@ def test_what_training_left_out_is_left_out_of_the_refit_and_of_its_own_evaluati
     assert asked == [True]
     folder = tmp_path / "run" / "debiased" / "l1-1"
     about = metadata(folder)["mask"]
-    assert about["rule"].startswith("special tokens and tokens longer than ")
+    assert about["rule"].startswith("special tokens and tokens with norms above ")
     assert about["special_ids"] == [0]
     assert find_subject(folder, model=None, corpus=None, hook=None).trained.special

@@ -102,7 +102,7 @@ def test_the_command_says_what_it_masked(overrides, tmp_path, capsys):
     words = ["evaluate", str(tmp_path / "run"), "--tokens", "200", "--ce-tokens", "64"]
     assert cli.main([*words, "--mask-special", "--mask-norm-above", "3"]) == 0
     [result] = json.loads((tmp_path / "run" / "evaluation.json").read_text())["hooks"]
-    assert "special tokens and tokens longer than 3 times the median norm left out of fidelity" in result["mask"]
+    assert "special tokens and tokens with norms above 3 times the median left out of fidelity" in result["mask"]
     assert cli.main([*words, "--mask-norm-above", "0"]) == 2
     assert "--mask-norm-above 0 leaves nothing" in capsys.readouterr().err
 
@@ -128,7 +128,7 @@ def test_outliers_are_left_out_of_the_headline_and_given_apart(sinks):
     by_default = evaluate(lm, tokens, "resid_pre.1", saes, fidelity_tokens=400, ce_tokens=200)
     assert by_default["outliers"]["share_of_tokens"] == pytest.approx(1 / 16)
     assert by_default["outliers"]["share_of_square"] > 0.99
-    assert "tokens longer than 10 times the median norm left out of fidelity" in by_default["mask"]
+    assert "tokens with norms above 10 times the median left out of fidelity" in by_default["mask"]
     row = by_default["saes"]["a"]
     assert set(row["outliers"]) >= {"normalised_mse", "cosine", "norm_ratio", "l0", "delta_ce_everywhere"}
     # spliced, the first position keeps x, unless it is put everywhere
@@ -201,7 +201,7 @@ def test_an_sae_folder_is_judged_by_its_own_mask(overrides, tmp_path):
     for place in (tmp_path / "run", folder):
         assert cli.main(["evaluate", str(place), "--tokens", "200", "--ce-tokens", "64"]) == 0
         [result] = json.loads((place / "evaluation.json").read_text())["hooks"]
-        assert "tokens longer than 1.5 times the median norm left out of fidelity" in result["mask"]
+        assert "tokens with norms above 1.5 times the median left out of fidelity" in result["mask"]
         assert result["outliers"]["times"] == 1.5
 
 

@@ -78,7 +78,7 @@ def test_what_the_page_says_is_left_out_is(one):
     manifest = one.site("manifest")
     tokens = manifest["tokens"]
     assert tokens["mask"].startswith(
-        "tokens longer than 10 times the median norm (sequences have no BOS: position 0 counts like any other); "
+        "tokens with norms above 10 times the median (sequences have no BOS: position 0 counts like any other); "
     )
     assert tokens["counted"] + tokens["masked"] == T * SEQUENCES
     [row] = manifest["members"]

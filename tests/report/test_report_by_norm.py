@@ -93,7 +93,7 @@ def test_pictures_are_on_disk_and_described(make: Make, held: Any) -> None:
         assert is_drawn(folder / "plots" / f"{name}.png"), name
     assert all(len(image["alt"] or "") > 60 for image in images)
     share = result["saes"]["l1-1"]["by_norm"]["groups"]["top 1 %"]["share_of_loss"]
-    assert f"the longest 1 % {words.percent(share)}" in page  # for those who do not see the picture
+    assert f"the top 1 % {words.percent(share)}" in page  # for those who do not see the picture
     assert len(page) < 3_000_000
     assert report(folder) == page
 
@@ -104,7 +104,7 @@ def test_an_evaluation_from_before_says_nothing_by_norm(make: Make, held: Any) -
     page = report(folder)
     assert "Held out" in page
     assert "By norm" not in page
-    assert "How long the activations are" not in page
+    assert "Norms of the activations" not in page
     assert not list((folder / "plots").glob("by_norm*"))
 
 
@@ -125,7 +125,7 @@ def test_several_hooks_have_a_section_each(make: Make, held: Any) -> None:
     page = report(folder)
     for hook in hooks:
         assert f"<h2>By norm: {hook}</h2>" in page
-        assert f"<h3>The longest 1 % of {hook}</h3>" in page
+        assert f"<h3>The top 1 % of {hook}</h3>" in page
     assert len(list((folder / "plots").glob("by_norm_*_[01].png"))) == 6
 
 
@@ -134,7 +134,7 @@ def test_many_dictionaries_are_tabled_and_six_drawn(held: Any) -> None:
     [section] = by_norm.sections({"hooks": [result]})
     assert len(section.table) == 9
     assert all("6 of 9 dictionaries" in picture.caption for picture in section.pictures)
-    assert section.pictures[0].alt.count("the longest tenth") == 6
+    assert section.pictures[0].alt.count("the top tenth by norm") == 6
 
 
 @pytest.mark.parametrize("count", range(1, 40))
@@ -220,7 +220,7 @@ def test_what_does_not_print_is_shown_as_an_escape() -> None:
 def test_norms_of_other_hooks_are_left_out(make: Make, held: Any) -> None:
     folder = make(l1=(5.0,), steps=60)
     held.norms(folder, ("resid_post.1",))
-    assert "How long the activations are" not in report(folder)
+    assert "Norms of the activations" not in report(folder)
     held.norms(folder, ("resid_post.1", "resid_post.3"))
     assert "resid_post.1" not in report(folder)
 

@@ -329,9 +329,9 @@ def test_outliers_are_given_apart(make: Make, held: Any) -> None:
     about["recipe"]["training"]["mask"] = {"special": False, "norm_above": 10.0}
     (folder / "run.yaml").write_text(yaml.safe_dump(about))
     said = dict(trained_on.trained_on(read(folder)))
-    share = "98.6 % of Σ||x||² is on 0.5 % of the tokens, longer than 10 times the median norm"
+    share = "98.6 % of Σ||x||² is on 0.5 % of the tokens, whose norms are above 10 times the median"
     assert share in said["Hook resid_post.3"]
-    assert said["Tokens masked"] == "tokens longer than 10 times the median norm are not trained on"
+    assert said["Tokens masked"] == "tokens with norms above 10 times the median are not trained on"
     result = held.result("resid_post.3", ["l1-1", "l1-5"])
     held.write(folder, result)
     assert "<h3>Outliers</h3>" not in report(folder)

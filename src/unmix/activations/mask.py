@@ -13,7 +13,7 @@ from unmix.config import OUTLIER, MaskConfig
 
 
 class Mask:
-    """Keeps a token unless it is special (if so configured) or longer than `norm_above` times the median norm."""
+    """Keeps a token unless it is special (if so configured) or its norm is above `norm_above` times the median."""
 
     def __init__(
         self,

@@ -1,4 +1,4 @@
-"""How much of a hook's length its outliers hold: sums over a sample of tokens, and the shares that they come to."""
+"""How much of a hook's norms its outliers hold: sums over a sample of tokens, and the shares that they come to."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 
 class Outliers(NamedTuple):
-    """The tokens of a sample that are longer than `times` times its median norm, and what they hold."""
+    """The tokens of a sample with norms above `times` times its median, and what they hold."""
 
     times: float
     longer_than: float
@@ -51,8 +51,8 @@ class Outliers(NamedTuple):
 
     def __str__(self) -> str:
         return (
-            f"{_percent(self.share_of_square)} of Σ||x||² is on {_percent(self.share_of_tokens)} of the tokens, longer "
-            f"than {self.times:g} times the median norm"
+            f"{_percent(self.share_of_square)} of Σ||x||² is on {_percent(self.share_of_tokens)} of the tokens, whose "
+            f"norms are above {self.times:g} times the median"
         )
 
 

@@ -60,7 +60,7 @@ def add_evaluate(commands: Any) -> None:
     )
     parser.add_argument("--mask-special", action="store_true", help="leave out special tokens; they keep x if spliced")
     parser.add_argument(
-        "--mask-norm-above", type=float, metavar="X", help="leave out tokens longer than X times the median norm"
+        "--mask-norm-above", type=float, metavar="X", help="leave out tokens with norms above X times the median"
     )
     parser.add_argument("--model", help="the language model, if not the one that the folder names")
     parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")

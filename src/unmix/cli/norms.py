@@ -1,4 +1,4 @@
-"""`unmix norms`: how long activations are, and which tokens are the longest."""
+"""`unmix norms`: the norms of activations, and the tokens with the largest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def add_norms(commands: Any) -> None:
     """Add the command."""
     parser = commands.add_parser(
         "norms",
-        help="activation norms at every layer, and which tokens are the longest",
+        help="activation norms at every layer, and the tokens with the largest",
         description="One pass of a recipe's model over its corpus: the distribution of ||x|| at every layer and the\n"
         "recipe's hooks, and the tokens that fill the top 1 %. Writes norms.json and norms.png.",
         formatter_class=argparse.RawDescriptionHelpFormatter,

@@ -31,7 +31,7 @@ examples:
 
 without a recipe or options it runs the demo; options alone change the defaults (2,000 steps of 512 tokens; batchtopk
 with 8,192 features, of which 20, 40, 80 or 160 are active; with --l1, relu; a learning rate for that many steps, a cap
-of 100 active features, no extension; tokens longer than 10 times the median norm are left out).
+of 100 active features, no extension; tokens with norms above 10 times the median are left out).
 
 any key of a recipe can be given as --section.key value, for instance:
   --training.lr 1e-3            learning rate                  --training.batch_tokens 4096   tokens per step

@@ -21,12 +21,12 @@ class MaskConfig(Section):
     special: bool = False
     """The tokenizer's special tokens, BOS and document separators among them."""
     norm_above: float | None = Field(default=OUTLIER, gt=0)
-    """Tokens longer than this many times the hook's median norm (over the first chunk); null keeps them."""
+    """Tokens with norms above this many times the hook's median (over the first chunk); null keeps them."""
 
     def __str__(self) -> str:
         said = ["special tokens"] * self.special
         if self.norm_above is not None:
-            said.append(f"tokens longer than {self.norm_above:g} times the median norm")
+            said.append(f"tokens with norms above {self.norm_above:g} times the median")
         return " and ".join(said)
 
 

@@ -277,7 +277,7 @@ def _mask_facts(sae: Dictionary, left_out: Sequence[int]) -> dict[str, Any]:
     """What a refitted SAE says of the tokens that it was not trained on; empty if there are none."""
     kinds = ["special tokens"] if left_out else []
     if sae.longest is not None:
-        kinds.append(f"tokens longer than {sae.longest:g}")
+        kinds.append(f"tokens with norms above {sae.longest:g}")
     if not kinds:
         return {}
     facts: dict[str, Any] = {"rule": f"{' and '.join(kinds)} were not trained on: leave x as it is there"}

@@ -39,7 +39,7 @@ class Lengths(NamedTuple):
 
     decile_R: NDArray[np.int8]
     top_R: NDArray[np.bool_]
-    """The longest 1 %."""
+    """The top 1 % by norm."""
 
 
 def lengths(norm_R: Floats) -> Lengths:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from unmix.explore.prompt import Read
 
 PEAK, ACTIVE, QUIET = "bold black on dark_orange", "black on navajo_white1", "dim"
-LEFT_OUT = {"first": "at position 0", "long": "longer than the mask allows", "special": "of the mask's other kinds"}
+LEFT_OUT = {"first": "at position 0", "long": "of norms above the mask's bound", "special": "of the mask's other kinds"}
 STRONG = 0.5  # of the feature's maximum: from there on a token that is no peak is bold
 
 

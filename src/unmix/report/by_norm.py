@@ -1,4 +1,4 @@
-"""What the dictionaries do with short tokens and with long ones: `by_norm` of `evaluation.json`, drawn and tabled."""
+"""What the dictionaries do with low-norm tokens and with high-norm ones: `by_norm` of `evaluation.json`, drawn and tabled."""
 
 from __future__ import annotations
 
@@ -97,9 +97,9 @@ def _deciles(rows: list[tuple[str, Row]], suffix: str) -> Picture:
     grid[0][0].set_title("share of the squared error", loc="left", fontsize=9.5, color=axes.GREY)
     grid[0][1].set_title("how well it is given back", loc="left", fontsize=9.5, color=axes.GREY)
     grid[-1][0].set_xlabel("tenths of the tokens by ‖x‖")
-    grid[-1][1].set_xlabel("short to long")
+    grid[-1][1].set_xlabel("low to high norm")
     handles = [
-        Patch(color=axes.CAP, label="of the longest 1 %"),
+        Patch(color=axes.CAP, label="of the top 1 % by norm"),
         Line2D([], [], color=axes.INK, marker="o", markersize=3.5, label="explained variance"),
         Line2D([], [], color=axes.GREY, linestyle=(0, (2, 1.5)), label="an even share"),
         Line2D([], [], color=axes.GREY, marker="o", markersize=3.5, markerfacecolor="white", label="‖x̂‖ / ‖x‖"),
@@ -108,12 +108,12 @@ def _deciles(rows: list[tuple[str, Row]], suffix: str) -> Picture:
     by_norm = drawn[0][1]["by_norm"]
     caption = (
         "Tokens in order of their norm, a tenth each. Left: the share of the summed squared error that each tenth has; "
-        "were long tokens no dearer than short ones, every bar would end at 10 %. Right: explained variance (about one "
-        "mean for all tenths) and how long the reconstruction is. "
+        "if high-norm tokens cost no more than others, every bar would end at 10 %. Right: explained variance (about one "
+        "mean for all tenths) and the norm of the reconstruction. "
         f"{_some(rows)}Over {words.whole(by_norm['tokens'])} held-out tokens; mask: {by_norm['mask']}."
     )
     alt = "Bar and line charts by tenths of the norm. " + "; ".join(
-        f"{name}: the longest tenth has {words.percent(share[-1])} of the squared error, the longest 1 % "
+        f"{name}: the top tenth by norm has {words.percent(share[-1])} of the squared error, the top 1 % "
         f"{words.percent(_top(row, 'share_of_loss'))}"
         for (name, row, _), share in zip(drawn, shares, strict=True)
     )
@@ -185,8 +185,8 @@ def _histogram(rows: list[tuple[str, Row]], column: str, suffix: str) -> Picture
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
     by_norm = drawn[0][1]["by_norm"]
     caption = (
-        f"{what} per token, {'Σ f ‖W_dec‖, ' if column == 'l1' else ''}for the shortest 1 % of the tokens, the longest "
-        "1 %, and the rest. The area under each is its share of the group. Tokens without an active feature have no "
+        f"{what} per token, {'Σ f ‖W_dec‖, ' if column == 'l1' else ''}for the 1 % of the tokens with the lowest norms, the "
+        "1 % with the highest, and the rest. The area under each is its share of the group. Tokens without an active feature have no "
         "place on a log scale; where there are any, their share of the three groups stands right of the name. "
         "Up to 1 % of a group may lie left of the picture. "
         f"{_some(rows)}Over {words.whole(by_norm['tokens'])} held-out tokens; mask: {by_norm['mask']}."

@@ -1,4 +1,4 @@
-"""How long the activations that a run trained on are, and who the longest 1 % are: `norms.json` of a run."""
+"""The norms of the activations that a run trained on, and the top 1 %: `norms.json` of a run."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def _hook(hook: str, row: Row) -> HookNorms:
 
 
 def _picture(found: Row, hooks: list[str]) -> Picture:
-    title = "How long the activations are"
+    title = "Norms of the activations"
     figure, panels = new_figure(len(hooks), title, height=2.8 if len(hooks) == 1 else 1.9)
     edges = np.array(found["edges"])
     for panel, hook in zip(panels, hooks, strict=True):
@@ -109,11 +109,11 @@ def _picture(found: Row, hooks: list[str]) -> Picture:
         panel.set_xlabel("‖x‖" if panel is panels[-1] else "")
     caption = (
         "Tokens by the norm of their activation, bins equal on a log scale, and the share of tokens in each, also on "
-        "a log scale, so that a handful of long tokens can be seen. Tinted: the longest 1 %. "
+        "a log scale, so that a handful of high-norm tokens can be seen. Tinted: the top 1 %. "
         f"Over {words.whole(found['tokens'])} tokens of the {found['split']} split; mask: {found['mask']}."
     )
     alt = "Histogram of the norms. " + "; ".join(
-        f"{hook}: median {words.number(row['quantiles']['0.5'])}, the longest 1 % from {words.number(row['top_from'])} "
+        f"{hook}: median {words.number(row['quantiles']['0.5'])}, the top 1 % from {words.number(row['top_from'])} "
         f"to {words.number(row['max'])}"
         for hook, row in ((hook, found["hooks"][hook]) for hook in hooks)
     )

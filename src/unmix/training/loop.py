@@ -107,7 +107,7 @@ def _all_halted(members: Sequence[Member]) -> str:
     halted = ", ".join(f"{member.entry.name} by batch {member.halted_at:,}" for member in members)
     return (
         f"no member is left to train: halted {halted}, whose numbers were not finite or stood out; "
-        "give a smaller training.lr, or a mask for the longest tokens (training.mask.norm_above), and another --name"
+        "give a smaller training.lr, or a mask for high-norm tokens (training.mask.norm_above), and another --name"
     )
 
 

@@ -1,7 +1,7 @@
 """A run folder: start a sweep in it, and resume one.
 
 runs/NAME/run.yaml            the resolved recipe and what it ran on
-runs/NAME/norms.json          how long the hooks' activations are, and which tokens are the longest
+runs/NAME/norms.json          the norms of the hooks' activations, and the tokens with the largest
 runs/NAME/metrics.jsonl       a line per member and logged step
 runs/NAME/members/MEMBER/     checkpoints of the sweep;  MEMBER-extended/: of the extension
 runs/NAME/choice.json         which member, by which rule;  extension.json: how far it was trained on
