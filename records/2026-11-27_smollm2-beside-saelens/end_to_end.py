@@ -199,6 +199,7 @@ def evaluation_of_saelens(work: Path, kind: str, corpus: str) -> Found:
     began = time.perf_counter()
     with torch.no_grad(), torch.autocast("cpu", dtype=torch.bfloat16, enabled=kind == "autocast"):
         for sae in saes:
+            sae.cfg.metadata.hook_name = THEIRS  # what the wrapper calls the place
             evals.run_evals(sae, Rows(ids_NT), model, ActivationScaler(), asked)
     return {"seconds": time.perf_counter() - began}
 
