@@ -13,6 +13,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
+from itertools import pairwise
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -76,7 +77,8 @@ def stability(rows: list[Row]) -> None:
     found = [
         [
             f"{row['architecture']} {row['asked']:g}", f"{row['live']:.0f}",
-            *(f"{row[key]:.3f}" for key in ("best", "by_firing", "matched", "above_0.9")), f"{row['chance']['best']:.3f}",
+            *(f"{row[key]:.3f}" for key in ("best", "by_firing", "matched", "above_0.9")),
+            f"{row['chance']['best']:.3f}",
         ]
         for row in sorted(rows, key=lambda row: (row["asked"], KINDS.index(row["architecture"])))
     ]  # fmt: skip
@@ -89,7 +91,8 @@ def truth(rows: list[Row]) -> None:
     found = []
     for name in dict.fromkeys(row["architecture"] for row in rows):
         own = select(rows, architecture=name)
-        found.append([name, str(len(own)), *(spread([row[key] for row in own], 1 if key == "l0" else 3) for key in keys)])
+        cells = [spread([row[key] for row in own], 1 if key == "l0" else 3) for key in keys]
+        found.append([name, str(len(own)), *cells])
     table("dictionary | seeds | L0 | F1 | precision | recall | MCC | unique | EV | dead", found)
 
 
@@ -102,8 +105,10 @@ def controlled(rows: list[Row]) -> None:
         if not own or not fixed:
             continue
         [mine] = own
-        tried = ", ".join(f"{row['coefficient']:.4g}: {row['l0']:.1f}, {row['explained_variance']:.4f}" for row in fixed)
-        pairs = [(a, b) for a, b in zip(fixed, fixed[1:], strict=False) if a["l0"] <= mine["l0"] <= b["l0"]]
+        tried = ", ".join(
+            f"{row['coefficient']:.4g}: {row['l0']:.1f}, {row['explained_variance']:.4f}" for row in fixed
+        )
+        pairs = [(a, b) for a, b in pairwise(fixed) if a["l0"] <= mine["l0"] <= b["l0"]]
         there = "–"
         if pairs:
             a, b = pairs[0]
