@@ -263,9 +263,13 @@ def test_several_hooks_at_once_and_the_features_of_a_text():
     with unmix.splice(lm.model, "mlp_out.2", torch.zeros_like), unmix.splice(lm.model, "resid_post.3", lambda x: x * 2):
         assert torch.equal(lm.logits(ids), both)
     from unmix.dictionary.model import new_dictionary
+    from unmix.interop.origin import Origin
 
     sae = new_dictionary(x["resid_post.3"].shape[-1], 64, 0.1, 0)
     with pytest.raises(UserError, match="does not say where it reads"):
+        unmix.top_features(lm, sae, "import os")
+    sae.cfg = Origin(format="SAELens", architecture="standard", hook="blocks.3.attn.hook_z", head=1)
+    with pytest.raises(UserError, match=r"reads head 1 of blocks\.3\.attn\.hook_z alone"):
         unmix.top_features(lm, sae, "import os")
     found = unmix.top_features(lm, sae, "import os", "resid_post.3", most=3)
     assert [token for token, _ in found][1:] == ["import", " os"]

@@ -117,6 +117,8 @@ def top_features(
     from unmix.explore.prompt import active_features, prompt_ids
     from unmix.lm.wrapped import language_model_of, place_name
 
+    if not hook and sae.cfg:
+        sae.cfg.require_all_heads("the dictionary")
     hook = hook or (sae.cfg.hook if sae.cfg else None)
     if hook is None:
         raise UserError("the dictionary does not say where it reads; give the hook, such as resid_post.3")

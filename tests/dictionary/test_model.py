@@ -1,3 +1,4 @@
+import hashlib
 import math
 
 import pytest
@@ -41,6 +42,24 @@ def test_a_folded_dictionary_acts_on_raw_activations(scale):
 def test_a_scale_that_is_none_is_refused(scale):
     with pytest.raises(ValueError, match="scale"):
         fold_scaling(new_dictionary(4, 8, 0.1, 0), scale)
+
+
+def test_a_fingerprint_in_float32_is_what_it_was():
+    """Explorers and evaluations are kept by it."""
+    sae = Dictionary({name: torch.ones(shape) for name, shape in SHAPES.items()})
+    assert sae.fingerprint == hashlib.sha256(_as_before(sae)).hexdigest()
+
+
+SHAPES = {"W_enc": (2, 3), "b_enc": (3,), "W_dec": (3, 2), "b_dec": (2,)}
+
+
+def _as_before(sae: Dictionary) -> bytes:
+    """What is hashed, by numpy."""
+    parts = [repr((sae.nonlinearity, False, None)).encode()]
+    for name in ("W_dec", "W_enc", "b_dec", "b_enc"):
+        weight = sae.weights[name]
+        parts += [repr((name, tuple(weight.shape), weight.dtype)).encode(), weight.contiguous().numpy().tobytes()]
+    return b"".join(parts)
 
 
 def test_a_fingerprint_is_of_all_that_the_answers_depend_on():

@@ -95,13 +95,14 @@ def test_one_place_by_two_names_is_one_row(family, path, corpus, tmp_path, monke
     assert hooks(tmp_path / "a") == {path: ["a"]}
 
 
-def test_places_that_only_look_alike_stay_two(corpus, tmp_path, monkeypatch):
+@pytest.mark.parametrize("module", ["model.layers.1.mlp", "blocks.1.mlp.hook_out"])
+def test_places_that_only_look_alike_stay_two(module, corpus, tmp_path, monkeypatch):
     """Gemma's MLP and what the block adds of it: a norm stands between."""
     monkeypatch.chdir(tmp_path)
-    for name, hook in (("a", "model.layers.1.mlp"), ("b", "mlp_out.1")):
+    for name, hook in (("a", module), ("b", "mlp_out.1")):
         save_sae(new_dictionary(WIDTH, 24, 1.0, 0), tmp_path / name, model="m", hook=hook, context=16, more={})
     assert evaluate(["a", "b"], "gemma2", corpus) == 0
-    assert hooks(tmp_path / "comparison") == {"model.layers.1.mlp": ["a"], "mlp_out.1": ["b"]}
+    assert hooks(tmp_path / "comparison") == {module: ["a"], "mlp_out.1": ["b"]}
     assert evaluate(["a", "b"], "llama", corpus) == 0
     assert hooks(tmp_path / "comparison") == {"mlp_out.1": ["a", "b"]}
 

@@ -128,6 +128,22 @@ def test_a_hook_that_is_the_neighbour_s_is_found(setting):
     assert "read at mlp_out.1" in hows(setting, loud_above(mine.abs().max().item()))
 
 
+def test_mends_are_measured_on_the_tokens_of_the_proof(setting):
+    """Those that were left out of training for their length are no part of either."""
+    lm, tokens = setting
+    x_BD, _ = read_pair(lm, tokens, HOOK, None, False, 1024)
+    right = identity(b_dec=3 * torch.ones(WIDTH))
+    w = right.weights
+    wrong = right.changed(Relu().moved(w, product(w["b_dec"], w["W_enc"])))
+    longest = x_BD.norm(dim=1).median().item()
+    sae = Dictionary(wrong.weights, wrong.nonlinearity, longest=longest)
+    kept = int((x_BD.norm(dim=1) <= longest).sum())
+    said = []
+    mends(lm, tokens, HOOK, sae, say=said.append)
+    assert f"on {kept:,} tokens" in said[0]
+    assert prove(lm, tokens, HOOK, sae).found.tokens == kept
+
+
 def test_what_nothing_mends_has_no_mend(setting):
     lm, tokens = setting
     weights = identity().weights

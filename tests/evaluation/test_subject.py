@@ -10,6 +10,7 @@ from tiny_run import make, write_texts
 
 from unmix.cli import main
 from unmix.config import MaskConfig
+from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import new_dictionary
 from unmix.errors import UserError
 from unmix.evaluation.subject import PROCESSED, UNKNOWN_SPLIT, find_subject
@@ -106,6 +107,30 @@ def test_what_an_old_cfg_json_says_on_top_is_read(tmp_path):
     assert found.sequence_length == 32
     assert found.trained == MaskConfig(special=True, norm_above=None)
     assert (found.model.name, found.corpus.source) == ("m", "c")
+
+
+def test_the_mask_of_our_own_folder_counts_without_its_recipe(tmp_path):
+    mask = {"rule": "special tokens", "special_ids": [0], "norm_above_median": 10.0}
+    save_sae(
+        new_dictionary(WIDTH, 24, 0.5, 0), tmp_path / "sae", model="gpt2", hook="resid_post.1", context=16,
+        more={"mask": mask},
+    )  # fmt: skip
+    found = find_subject(tmp_path / "sae", model="m", corpus="c", hook=None)
+    assert found.trained == MaskConfig(special=True, norm_above=10.0)
+    assert found.made["sae"].without_special  # which the proof goes by
+    config = json.loads((tmp_path / "sae/cfg.json").read_text())
+    for damaged in ("words", {"norm_above_median": "ten"}, {"norm_above_median": -1}):
+        config["metadata"]["mask"] = damaged
+        (tmp_path / "sae/cfg.json").write_text(json.dumps(config))
+        assert find_subject(tmp_path / "sae", model="m", corpus="c", hook=None).trained == MaskConfig()
+
+
+def test_one_head_of_a_hook_is_refused_by_name(tmp_path):
+    facts = GPT2 | {"hook_name": "blocks.1.attn.hook_z", "hook_head_index": 2}
+    folder = saelens(tmp_path / "sae", **facts)
+    with pytest.raises(UserError, match=r"reads head 2 of blocks\.1\.attn\.hook_z alone, and no hook of unmix is a"):
+        find_subject(folder, model="m", corpus="c", hook=None)
+    assert list(find_subject(folder, model="m", corpus="c", hook="my.head").saes) == ["my.head"]
 
 
 def test_sequences_are_of_256_tokens_where_no_length_is_named_and_never_longer_than_the_model_takes(

@@ -19,12 +19,12 @@ from unmix.config import ModelConfig
 from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import Dictionary
 from unmix.dictionary.nonlinearities import AbsTopK, Gated, JumpRelu, Relu, TanhRelu, TopK
-from unmix.dictionary.per_token import LayerNorm
+from unmix.dictionary.per_token import ByLength, LayerNorm
 from unmix.errors import UserError
 from unmix.interop import circuit_tracer, delphi
 from unmix.interop.load import load_sae, read
 from unmix.interop.saebench import for_saebench
-from unmix.interop.to_sae_lens import to_sae_lens
+from unmix.interop.to_sae_lens import register, to_sae_lens
 from unmix.lm.model import load_language_model
 from unmix.training import run
 
@@ -98,22 +98,67 @@ def test_a_set_is_converted_from_transcoders_of_any_library(tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("hook", "order", "says"),
+    ("hook", "order", "more", "says"),
     [
-        ("blocks.{}.hook_mlp_in", (1, 0), "is of layer 1, and stands for layer 0"),
-        ("h.{}.mlp.input", (0, 1), "says h.0.mlp.input of where x is read"),
+        ("blocks.{}.hook_mlp_in", (1, 0), [], "is of layer 1, and stands for layer 0"),
+        ("h.{}.mlp.input", (1, 0), ["--hook", "mlp.hook_in"], "is of layer 1, and stands for layer 0"),
+        ("h.{}.mlp.input", (0, 1), [], "says h.0.mlp.input of where x is read"),
+        ("h.{}.mlp.input", (0, 1), ["--hook", "blocks.0.mlp.hook_in"], "is no place in a block"),
+        ("blocks.{}.hook_mlp_in", (0, 1), ["--hook", "mlp.hook_in"], "x is read at hook_mlp_in, and --hook says"),
     ],
 )
-def test_a_set_out_of_order_or_of_unknown_places_is_refused(hook, order, says, tmp_path, capsys):
+def test_a_set_out_of_order_or_of_unknown_places_is_refused(hook, order, more, says, tmp_path, capsys):
     srcs = transcoders(tmp_path, hook, order)
     words = ["convert", *srcs, str(tmp_path / "set"), "--to", "circuit_tracer"]
-    assert main(words) == 2
+    assert main([*words, *more]) == 2
     assert says in capsys.readouterr().err
     assert not (tmp_path / "set").exists()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["t0", "t1"]
-    if order == (0, 1):
+    if (hook, order) == ("h.{}.mlp.input", (0, 1)):
         assert main([*words, "--hook", "mlp.hook_in"]) == 0
         assert yaml.safe_load((tmp_path / "set/config.yaml").read_text())["feature_input_hook"] == "mlp.hook_in"
+
+
+def test_the_order_is_read_from_module_paths_too(tmp_path, capsys):
+    for L in range(2):
+        at = {"hook": f"h.{L}.mlp.input", "hook_out": None, "transcoder": True}
+        save_sae(made(seed=L), tmp_path / f"t{L}", model="gpt2", context=64, more={}, **at)
+    words = [str(tmp_path / "set"), "--to", "circuit_tracer", "--hook", "mlp.hook_in"]
+    assert main(["convert", str(tmp_path / "t1"), str(tmp_path / "t0"), *words]) == 2
+    assert "t1 is of layer 1, and stands for layer 0" in capsys.readouterr().err
+    assert main(["convert", str(tmp_path / "t0"), str(tmp_path / "t1"), *words]) == 0
+
+
+def test_saes_are_no_set_of_transcoders(tmp_path, capsys):
+    for L in range(2):
+        save_sae(made(seed=L), tmp_path / f"s{L}", model="gpt2", hook=f"resid_post.{L}", context=64, more={})
+    words = ["convert", str(tmp_path / "s0"), str(tmp_path / "s1"), str(tmp_path / "set"), "--to", "circuit_tracer"]
+    for more in ([], ["--hook", "mlp.hook_in"]):
+        assert main([*words, *more]) == 2
+        assert "s0 is an SAE (resid_post.0), which gives its own x back" in capsys.readouterr().err
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.parametrize(
+    ("out", "model", "wanted"),
+    [
+        (None, "gpt2", "hook_mlp_out"),
+        ("mlp_out.0", "google/gemma-2-2b", "hook_mlp_out"),
+        ("blocks.0.mlp.hook_out", "google/gemma-2b", "hook_mlp_out"),  # the first Gemma has no norm behind it
+        ("blocks.0.mlp.hook_out", "google/gemma-2-2b", "in google/gemma-2-2b the block changes that"),
+        ("resid_post.0", "gpt2", "hook_resid_post"),
+        ("model.layers.0.mlp.down_proj", "gpt2", "says that y is at model.layers.0.mlp.down_proj, and circuit-tracer"),
+        ("mlp_out.1", "gpt2", "is of layer 1, and stands for layer 0"),
+    ],
+)
+def test_where_y_is_comes_from_the_files_or_is_refused(out, model, wanted, tmp_path, capsys):
+    at = {"hook": "blocks.0.hook_mlp_in", "hook_out": out}
+    save_sae(made(), tmp_path / "t0", model=model, context=64, more={}, transcoder=True, **at)
+    done = main(["convert", str(tmp_path / "t0"), str(tmp_path / "set"), "--to", "circuit_tracer"])
+    if done:
+        assert wanted in capsys.readouterr().err
+    else:
+        assert yaml.safe_load((tmp_path / "set/config.yaml").read_text())["feature_output_hook"] == wanted
 
 
 @pytest.mark.parametrize(
@@ -189,6 +234,14 @@ def test_the_object_for_saebench_goes_where_it_is_sent_and_says_what_it_is():
     assert (theirs.cfg.dtype, theirs(inputs(D).bfloat16()).dtype) == ("bfloat16", torch.bfloat16)
     assert theirs.W_enc is theirs.sae.W_enc
     json.dumps(theirs.cfg.to_dict())
+
+
+@pytest.mark.parametrize("said", [True, False, None])
+def test_the_object_for_saebench_says_whether_sequences_began_with_a_bos(said, tmp_path):
+    more = {} if said is None else {"prepend_bos": said}
+    save_sae(made(), tmp_path / "sae", model="gpt2", hook="resid_post.3", context=64, more=more)
+    sae = load_sae(tmp_path / "sae")
+    assert for_saebench(sae, model="gpt2", hook="resid_post.3").cfg.prepend_bos is (said is not False)
 
 
 @pytest.mark.parametrize(
@@ -340,11 +393,53 @@ def test_the_object_of_sae_lens_says_whether_sequences_began_with_a_bos(said, tm
 
 
 @pytest.mark.peers
-@pytest.mark.parametrize(("phi", "T"), [(Gated(), None), (Relu(), LayerNorm())])
-def test_what_sae_lens_has_no_class_for_is_named(phi, T):
+@pytest.mark.filterwarnings("ignore:\\s*This SAE has non-empty model_from_pretrained_kwargs")
+def test_the_object_of_sae_lens_says_what_the_files_do(tmp_path):
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    more = {
+        "prepend_bos": True, "exclude_special_tokens": True, "dataset_path": "texts", "seqpos_slice": [1, None],
+        "model_from_pretrained_kwargs": {"center_writing_weights": True},
+    }  # fmt: skip
+    at = {"hook": "resid_pre.3", "hook_out": "mlp_out.3", "transcoder": True}
+    save_sae(made(), tmp_path / "sae", model="gpt2", context=64, more=more, **at)
+    theirs = to_sae_lens(load_sae(tmp_path / "sae"))
+    assert type(theirs).__name__ == "Transcoder"
+    wanted = more | {"model_name": "gpt2", "context_size": 64, "hook_name_out": "blocks.3.hook_mlp_out"}
+    assert {name: theirs.cfg.metadata[name] for name in wanted} == wanted
+    other = to_sae_lens(load_sae(tmp_path / "sae"), model="gpt2-medium", hook="resid_pre.4", context=32)
+    assert (other.cfg.metadata.model_name, other.cfg.metadata.hook_name) == ("gpt2-medium", "blocks.4.hook_resid_pre")
+    assert other.cfg.metadata.context_size == 32
+
+
+@pytest.mark.peers
+def test_at_hook_z_sae_lens_takes_the_heads(tmp_path):
+    pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    sae, x = made(), inputs(D)
+    theirs = to_sae_lens(sae, model="gpt2", hook="blocks.3.attn.hook_z")
+    heads = x.reshape(len(x), 2, D // 2)
+    with torch.no_grad():
+        close(theirs.encode(heads), sae.encode(x))
+        close(theirs(heads), sae(x).reshape(heads.shape))
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize(("phi", "T"), [(Gated(), None), *((phi, LayerNorm()) for phi in PHIS), (TopK(3), ByLength())])
+@pytest.mark.parametrize("skip", [False, True])
+def test_what_sae_lens_has_no_class_for_is_named(phi, T, skip):
     pytest.importorskip("sae_lens", reason="sae-lens is not installed")
     with pytest.raises(UserError, match=f"no class for a {phi.name} transcoder"):
-        to_sae_lens(made(phi, T=T), transcoder=True)
+        to_sae_lens(made(phi, T=T, skip=skip), transcoder=True)
+
+
+@pytest.mark.peers
+@pytest.mark.parametrize("phi", [TanhRelu(), TopK(3, weigh_by_norm=False), AbsTopK(3, weigh_by_norm=False)])
+def test_the_classes_that_sae_lens_learns_undo_nothing(phi, tmp_path):
+    sae_lens = pytest.importorskip("sae_lens", reason="sae-lens is not installed")
+    register()
+    more = {"model": "gpt2", "hook": "resid_post.3", "context": 64, "more": {}, "transcoder": True}
+    save_sae(made(phi, T=LayerNorm()), tmp_path / "sae", **more)
+    with pytest.raises(UserError, match="normalize_activations = layer_norm of a unmix_"):
+        sae_lens.SAE.load_from_disk(str(tmp_path / "sae"), device="cpu")
 
 
 @pytest.mark.peers

@@ -154,6 +154,26 @@ def test_a_folder_on_this_disk_comes_first_and_that_is_said(hub, tmp_path):
         unmix.load_sae("lab/saes", "b")
 
 
+def test_a_folder_that_is_no_id_is_not_confused_with_one(tmp_path, recwarn):
+    put_here = tmp_path / "run"
+    LOOKS["saelens topk"](Weights(D, F)).put(put_here / "a")
+    assert unmix.load_sae(put_here, "a").features == F
+    assert not recwarn
+    for more, says in (({"revision": "v1"}, "leave the revision out$"), ({"subfolder": "b"}, "has no b; mend that$")):
+        with pytest.raises(UserError, match=says):
+            unmix.load_sae(put_here, **more)
+
+
+def test_what_may_be_a_release_says_so_where_no_table_tells(hub, monkeypatch):
+    monkeypatch.setattr(releases, "_table", lambda: None)
+    remedy = "if it is a release of SAELens, `pip install sae-lens` brings the table that knows it"
+    with pytest.raises(UserError, match=f"mend the name, .*{remedy}"):
+        unmix.load_sae("gpt2-small-res-jb/blocks.8.hook_resid_pre")
+    hub.close()
+    with pytest.raises(UserError, match=f"the same words download it; {remedy}"):
+        unmix.load_sae("gpt2-small-res-jb/blocks.8.hook_resid_pre")
+
+
 def test_a_slip_in_a_path_asks_no_one(hub):
     Path("runs").mkdir()
     with pytest.raises(UserError, match="there is no folder runs/dmeo/members"):
@@ -215,6 +235,21 @@ other-release:
   saes:
   - id: blocks.8.hook_resid_pre
     path: a
+centred-release:
+  config_overrides:
+    dataset_path: texts
+    model_from_pretrained_kwargs:
+      center_writing_weights: true
+  repo_id: lab/centred
+  model: gpt2
+  saes:
+  - id: blocks.8.hook_resid_pre
+    path: a
+last-release:
+  repo_id: lab/saes
+  saes:
+  - id: x
+    path: b
 """
 
 
@@ -242,6 +277,19 @@ def test_the_releases_of_saelens_are_known_by_its_table(hub, tmp_path):
         unmix.load_sae("other-release", "blocks.8.hook_resid_pre")
     with pytest.raises(UserError, match="called sone-release; near are some-release"):
         unmix.load_sae("sone-release", "blocks.8.hook_resid_pre")
+
+
+@pytest.mark.usefixtures("table")
+@pytest.mark.filterwarnings("ignore:SAELens' table says")
+def test_what_the_table_says_of_the_training_is_known_by_any_name(hub, tmp_path):
+    put(hub, "lab/centred", {"a": "saelens 5", "b": "saelens 5"}, tmp_path)
+    put(hub, "lab/saes", {"a": "saelens 5"}, tmp_path)
+    centred = ("center_writing_weights",)
+    assert unmix.load_sae("centred-release/blocks.8.hook_resid_pre").cfg.processed == centred
+    assert unmix.load_sae("lab/centred", "a").cfg.processed == centred
+    assert read(folder_of("lab/centred/a")).origin.processed == centred  # as every command opens it
+    assert unmix.load_sae("lab/centred", "b").cfg.processed == ()
+    assert unmix.load_sae("lab/saes", "a").cfg.processed == ()
 
 
 def test_a_release_without_the_table_is_one_line(monkeypatch, tmp_path):

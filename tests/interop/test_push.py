@@ -11,11 +11,13 @@ import pytest
 import torch
 import yaml
 from interop.hub_server import TOKEN, Hub, Repo, loopback
+from interop.looks import LOOKS, Weights, inputs
 
 import unmix
 from unmix.dictionary.files import save_sae
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
+from unmix.interop.convert import convert
 from unmix.interop.hub import folder_of
 from unmix.interop.push import prepare, push
 from unmix.verify import verify
@@ -174,6 +176,21 @@ def test_what_cannot_be_sent_is_one_line(words, says, step, tmp_path):
     with pytest.raises(UserError, match=says) as caught:
         prepare(Path(given["folder"]), given["repo"], given["licence"], given["within"])
     assert "\n" not in str(caught.value)
+
+
+def test_what_acts_on_scaled_activations_is_not_sent_without_its_scale(hub, tmp_path):
+    folder = LOOKS["saelens checkpoint batchtopk"](Weights(D, F)).put(tmp_path / "checkpoint")
+    with pytest.raises(UserError, match=r"activation_scaler\.json, which is not sent; `unmix convert .* brings it"):
+        prepare(folder, "ada/saes", "mit")
+    convert(folder, tmp_path / "whole")
+    push(prepare(tmp_path / "whole", "ada/saes", "mit"), private=False, replace=False, say=QUIET.append)
+    x = inputs(D)
+    assert torch.equal(unmix.load_sae("ada/saes")(x), unmix.load_sae(folder)(x))
+
+
+def test_a_scaler_that_scales_nothing_is_no_hindrance(step):
+    (step / "activation_scaler.json").write_text('{"scaling_factor": null}')
+    assert prepare(step, "ada/saes", "mit").files.keys() == SENT
 
 
 def test_a_folder_without_samples_is_sent_without(step):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from interop.looks import LOOKS, K, Look, Weights, inputs, sparsify
 
 from unmix.errors import UserError
+from unmix.interop.convert import convert
 from unmix.interop.load import load_sae, read
 
 SIZES = [(7, 20), (12, 12), (16, 9)]
@@ -109,8 +111,8 @@ def test_num_latents_of_0_means_the_expansion_factor(tmp_path):
         ("llama scope transcoder", {"hook": "resid_post.0", "hook_out": "mlp_out.0", "transcoder": True}),
         ("dictionary_learning BatchTopKSAE", {"hook": "resid_post.3", "context": 128, "l0": float(K)}),
         ("sparsify", {"hook": "resid_post.10", "model": "EleutherAI/pythia-160m", "context": 2048}),
-        ("sparsify of an MLP", {"hook": "mlp_out.29"}),
-        ("sparsify transcoder", {"hook": "h.4.mlp.input", "hook_out": "mlp_out.4", "transcoder": True}),
+        ("sparsify of an MLP", {"hook": "blocks.29.mlp.hook_out"}),
+        ("sparsify transcoder", {"hook": "h.4.mlp.input", "hook_out": "blocks.4.mlp.hook_out", "transcoder": True}),
         ("gemma scope 2, affine transcoder", {"hook": "model.layers.12.pre_feedforward_layernorm", "transcoder": True}),
         ("openai topk", {"hook": "resid_post.8", "version": "5", "l0": float(K), "prepend_bos": False}),
         ("openai relu", {"version": "1", "hook": "resid_post.8", "model": "gpt2", "prepend_bos": False}),
@@ -135,8 +137,51 @@ def test_what_was_folded_in_is_said(tmp_path):
 
 
 def test_models_that_were_centred_are_pointed_out(tmp_path):
-    assert "center_writing_weights" in read(LOOKS["saelens 1"](Weights(6, 20)).put(tmp_path)).origin.notes[0]
+    centred = read(LOOKS["saelens 1"](Weights(6, 20)).put(tmp_path)).origin
+    assert "center_writing_weights" in centred.notes[0]
+    assert centred.processed == ("center_writing_weights",)
     assert not read(LOOKS["saelens 5"](Weights(6, 20)).put(tmp_path / "5")).origin.notes
+    look = LOOKS["saelens 1"](Weights(6, 20))
+    look.files["cfg.json"]["model_name"] = "llama-7b"  # whose norms do not centre
+    other = read(look.put(tmp_path / "llama")).origin
+    assert "where the model has layer norms" in other.notes[0]
+    assert other.processed == ()
+
+
+@pytest.mark.parametrize("kind", ["attn", "mlp"])
+def test_outputs_of_modules_are_no_contributions(kind, tmp_path):
+    look = LOOKS["dictionary_learning AutoEncoder"](Weights(6, 20))
+    look.files["trainer_0/config.json"]["trainer"]["submodule_name"] = f"{kind}_out_layer_3"
+    assert read(look.put(tmp_path), pickles=True).origin.hook == f"blocks.3.{kind}.hook_out"
+
+
+@pytest.mark.parametrize("version", ["6", "5"])
+def test_one_head_and_some_positions_are_known_and_kept(version, tmp_path):
+    look = LOOKS["saelens standard" if version == "6" else "saelens 5"](Weights(6, 20))
+    config = look.files["cfg.json"]
+    facts = {"hook_name": "blocks.2.attn.hook_z", "hook_head_index": 3, "seqpos_slice": [1, None]}
+    (config["metadata"] if version == "6" else config).update(facts)
+    origin = read(look.put(tmp_path / "src")).origin
+    assert (origin.head, origin.positions) == (3, (1, None))
+    said = ("x is that of head 3 alone", "trained on the positions (1, None) of each sequence alone (seqpos_slice)")
+    assert origin.notes == said
+    convert(tmp_path / "src", tmp_path / "dst")
+    again = read(tmp_path / "dst").origin
+    assert (again.head, again.positions) == (3, (1, None))
+    assert set(said) < set(again.notes)
+    written = json.loads((tmp_path / "dst/cfg.json").read_text())
+    assert {name: written["metadata"][name] for name in ("hook_head_index", "seqpos_slice")} == {
+        "hook_head_index": 3, "seqpos_slice": [1, None],
+    }  # fmt: skip
+    assert written["reshape_activations"] == "none"  # of one head there is nothing to put side by side
+
+
+@pytest.mark.parametrize("whole", [[None], [0, None], [None, None, 1], None, "all", [0.5]])
+def test_all_positions_are_no_choice_of_them(whole, tmp_path):
+    look = LOOKS["saelens standard"](Weights(6, 20))
+    look.files["cfg.json"]["metadata"]["seqpos_slice"] = whole
+    origin = read(look.put(tmp_path)).origin
+    assert (origin.positions, origin.notes) == (None, ())
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def save_sae(
             "device": "cpu",
             "apply_b_dec_to_input": False,
             "normalize_activations": PER_TOKEN[sae.per_token],
-            "reshape_activations": "none",
+            "reshape_activations": _reshaped(hook, transcoder, more),
             **of_topk,
             **({} if l1_coefficient is None else {"l1_coefficient": l1_coefficient}),
             "metadata": {
@@ -107,6 +107,14 @@ def save_sae(
             },
         },
     )
+
+
+def _reshaped(hook: str | None, transcoder: bool, more: dict[str, Any]) -> str:
+    """`reshape_activations`. With `hook_z` an SAE of SAELens takes x [..., heads, width of a head], which is what
+    TransformerLens has there, and puts the heads side by side; a transcoder, or one of a single head, does not.
+    """
+    whole = not transcoder and more.get("hook_head_index") is None
+    return "hook_z" if whole and hook is not None and hook.endswith(".hook_z") else "none"
 
 
 def architecture_of(sae: Dictionary, transcoder: bool) -> str:

@@ -96,7 +96,7 @@ class Dictionary(nn.Module):
         found = hashlib.sha256(repr((self.nonlinearity, T, self.longest)).encode())
         for name, weight in sorted(self.weights.items()):
             found.update(repr((name, tuple(weight.shape), weight.dtype)).encode())
-            found.update(weight.cpu().contiguous().numpy().tobytes())
+            found.update(weight.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())  # bfloat16 too
         return found.hexdigest()
 
     def leaves(self, x: Tensor) -> Tensor:

@@ -121,6 +121,7 @@ class JumpRelu(_Plain):
 
     def __call__(self, z_BF: Tensor, weights: Weights) -> Tensor:
         theta_F = weights["threshold"]
+        theta_F = theta_F.clamp(max=torch.finfo(theta_F.dtype).max)  # a θ of 1e30, never active, is ∞ in float16
         f_BF = torch.where(z_BF <= theta_F, 0, z_BF)  # NaN is kept, so that it shows
         return f_BF - theta_F.detach() * straight_through(z_BF, theta_F, self.bandwidth, self.to_input)
 

@@ -127,11 +127,17 @@ def prove(
                 f"{name} is for activations of width {wanted}, and {at} of {lm.name} has {x.shape[1]}; "
                 "give the model and the hook that it was trained on (--model, --hook)"
             )
-    keeps_B = ~sae.leaves(x_BD)
-    found = measure(sae, x_BD[keeps_B], y_BE[keeps_B])
+    x_BD, y_BE = _trained_on(sae, x_BD, y_BE)
+    found = measure(sae, x_BD, y_BE)
     claims = (None, None) if made is None else (made.l0, made.explained_variance)
-    share = mean_share(x_BD[keeps_B]) if made is not None and CENTRED in made.processed else None
+    share = mean_share(x_BD) if made is not None and CENTRED in made.processed else None
     return Proof(hook if out is None else f"{hook} -> {out}", found, *claims, share)
+
+
+def _trained_on(sae: Dictionary, x_BD: Tensor, y_BE: Tensor) -> tuple[Tensor, Tensor]:
+    """Without the tokens that were left out of training for their length."""
+    keeps_B = ~sae.leaves(x_BD)
+    return x_BD[keeps_B], y_BE[keeps_B]
 
 
 def mean_share(x_BD: Tensor) -> float:
@@ -170,11 +176,11 @@ def mends(
     """Changes with which FVU is below 1, the best first; empty if there is none."""
     out = made.hook_out if made is not None and made.transcoder else None
     without_special = made is not None and made.without_special
-    x_BD, y_BE = read_pair(lm, tokens, hook, out, without_special, FEW)
+    x_BD, y_BE = _trained_on(sae, *read_pair(lm, tokens, hook, out, without_special, FEW))
     places: dict[str, tuple[Tensor, Tensor]] = {"": (x_BD, y_BE)}
     for other in neighbours(hook, lm.layers):
         try:
-            pair = read_pair(lm, tokens, other, out, without_special, FEW)
+            pair = _trained_on(sae, *read_pair(lm, tokens, other, out, without_special, FEW))
         except UserError:  # a hook that this model does not have
             continue
         if pair[0].shape[1] == sae.width and pair[1].shape[1] == sae.W_dec.shape[1]:

@@ -15,6 +15,7 @@ from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.hooknames import canonical
 from unmix.interop.hub import named_on_the_hub
+from unmix.interop.keys import fact
 from unmix.interop.load import load_sae, one_inside, read, recognise
 from unmix.interop.origin import Origin
 from unmix.runlog import newest_checkpoints, read_manifest
@@ -209,6 +210,8 @@ def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | 
     if hook_out is not None and not made.transcoder:
         raise UserError(f"--hook-out {hook_out} is for transcoders, and {folder} is none; leave it out")
     made = replace(made, hook_out=canonical(hook_out)) if hook_out is not None else made
+    if hook is None:
+        made.require_all_heads(str(folder))
     missing = [
         flag
         for flag, value in (
@@ -242,7 +245,7 @@ def _of_others(folder: Path, model: str | None, corpus: str | None, hook: str | 
         ModelConfig(name=model),
         CorpusConfig(source=corpus),
         T,
-        tightest([MaskConfig(special=made.without_special, norm_above=None)]),
+        tightest([MaskConfig(special=made.without_special, norm_above=None), _mask_of(folder)]),
         split=UNKNOWN_SPLIT,
         fits=True,
         prepend_bos=made.prepend_bos is not False,
@@ -267,8 +270,10 @@ def _hook(folder: Path, trained_at: str | None, given: str | None) -> tuple[str,
 
 def _mask_of(folder: Path) -> MaskConfig:
     """The mask that an SAE folder says it was trained with."""
-    facts = metadata(folder).get("mask") or {}
-    return MaskConfig(special=bool(facts.get("special_ids")), norm_above=facts.get("norm_above_median"))
+    mask = metadata(folder).get("mask")
+    facts = mask if isinstance(mask, dict) else {}
+    above = fact(facts.get("norm_above_median"))
+    return MaskConfig(special=bool(facts.get("special_ids")), norm_above=above if above and above > 0 else None)
 
 
 def _with(config: Config, **changes: str | None) -> Config:

@@ -3,7 +3,8 @@
     f = max(z, 0)  or  max(z, 0) [z > θ],   z = x W_encᵀ + b_enc;   ŷ = f W_dec + b_dec  (+ x W_skipᵀ)
 
 W_enc [F, D]; W_dec [F, D] since 0.5, and [D, F] before: shapes decide, and with F = D nothing does. b_dec is not
-subtracted. One layer is read at a time, by its file; cross-layer transcoders have several decoders and are not read.
+subtracted. One layer is read at a time, by its file; its layer is its place in the list `transcoders`, or, without one,
+the number in its name. Cross-layer transcoders have several decoders and are not read.
 `write_set` writes a set for its `load_transcoder_set`: a transcoder for every layer from 0 on, all with as many
 features.
 """
@@ -35,6 +36,11 @@ _CROSS = re.compile(r"W_(enc|dec)_\d+\.safetensors")
 _THETA = "activation_function.threshold"
 
 
+def is_layer(name: str) -> bool:
+    """Whether a file is called as the transcoder of a layer."""
+    return bool(_LAYER.fullmatch(name))
+
+
 def is_here(source: Source) -> bool:
     """Whether it is a set for circuit-tracer, or a file of one."""
     if source.file is not None:
@@ -47,13 +53,14 @@ def read(source: Source) -> Reading:
     keys = source.keys(CONFIG)
     keys.one_of("model_kind", ("transcoder_set",), "a feature of a cross-layer transcoder writes into several layers")
     model, place_in, place_out = (keys.text(key) for key in ("model_name", "feature_input_hook", "feature_output_hook"))
-    keys.finish({"scan", "transcoders", "repo_id", "revision"})
+    named = keys.values["transcoders"] if keys.has("transcoders") else None
+    keys.finish({"scan", "repo_id", "revision"})
     layers = sorted((n for n in source.names if _LAYER.fullmatch(n)), key=lambda n: int(n[6:-12]))
     name = source.file or (layers[0] if len(layers) == 1 else None)
     if name is None or not _LAYER.fullmatch(name):
         first = source.folder / (layers[0] if layers else "layer_0.safetensors")
         raise UserError(f"{source.folder} holds {len(layers)} transcoders, one for a layer; give one of them: {first}")
-    path, L = source.folder / name, name[6:-12]
+    path, L = source.folder / name, name[6:-12] if named is None else _place_in(named, name)
     found = source.tensors(name)
     w = take(path, found, FOUR, optional=[_THETA, "W_skip"], of="a transcoder of circuit-tracer")
     w["W_dec"] = _decoder(path, w)
@@ -62,7 +69,11 @@ def read(source: Source) -> Reading:
     if _THETA in w:
         w["threshold"], phi = positive(path, w.pop(_THETA)), JumpRelu()
     sae, folded = normal_form(path, w, phi, transcoder=True)
-    hook, hook_out = (hook_named(f"blocks.{L}.{place}") if place else None for place in (place_in, place_out))
+    places = (place_in, place_out)
+    hook, hook_out = (hook_named(f"blocks.{L}.{place}") if place and L is not None else None for place in places)
+    notes: tuple[str, ...] = ()
+    if L is None:
+        notes = (f"the layer is not known: {CONFIG} lists other transcoders, or this one twice",)
     return Reading(
         sae,
         Origin(
@@ -73,8 +84,16 @@ def read(source: Source) -> Reading:
             hook_out=hook_out,
             transcoder=True,
             folded=folded,
+            notes=notes,
         ),
     )
+
+
+def _place_in(listed: Any, name: str) -> str | None:
+    """Its layer in a list of paths or addresses, one for each layer in order; None, if it is not there just once."""
+    paths = listed if isinstance(listed, list) else []
+    at = [L for L, path in enumerate(paths) if re.search(rf"(?:^|/){re.escape(name)}(?:[@?].*)?$", str(path))]
+    return str(at[0]) if len(at) == 1 else None
 
 
 def _decoder(path: Path, w: Mapping[str, Any]) -> Tensor:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,6 +27,12 @@ from unmix.runlog import read_json
 LAYOUTS = ("unmix", "dictionary_learning", "sparsify", "circuit_tracer")
 """What can be written; the last of several dictionaries, by `convert_set`."""
 _PLACE = re.compile(r"blocks\.(\d+)\.(.+)")
+_IN_BLOCK = re.compile(r"(?!blocks\.)(?:\w+\.)*hook_\w+")
+_LAYER = re.compile(r"(?:^|\.)(\d+)(?=\.|$)")
+_ADDED = "hook_mlp_out"  # what the MLP adds to the residual stream: where circuit-tracer puts ŷ
+_MODULE = "mlp.hook_out"  # what it gives: the same, unless the block has a norm behind it or a factor
+_CHANGED = re.compile(r"(?<![a-z])(gemma-?[23](?!b)|olmo-?[23]|exaone-?4|glm-?4|granite|bloom|mpt)", re.I)
+"""Models in which it is not (`lm/hooks.py`)."""
 
 
 def convert(src: Path, dst: Path, *, model: str | None = None, hook: str | None = None, to: str = "unmix") -> Reading:
@@ -63,41 +69,88 @@ def convert_set(srcs: Sequence[Path], dst: Path, *, model: str | None = None, ho
     """Write `dst`, a set for circuit-tracer: the transcoders of layer 0, 1 … in order.
 
     `hook`: where x is read, a place in a block as TransformerLens names it (`mlp.hook_in`), if the files do not say.
-    Raises `UserError` as `convert` and `circuit_tracer.write_set`, and where the files name other layers or places.
+    Raises `UserError` as `convert` and `circuit_tracer.write_set`, for an SAE, which is no transcoder, and where the
+    files name other layers or places.
     """
     require_free(dst)
     found = [read(src, pickles=True) for src in srcs]
+    for L, (src, (_, origin)) in enumerate(zip(srcs, found, strict=True)):
+        _require_transcoder_of(L, src, origin)
     if (model := model or next((reading.origin.model for reading in found if reading.origin.model), None)) is None:
         raise UserError(f"{srcs[0]} names no model, which config.yaml has to; give --model NAME")
-    place_in = hook or _place(srcs, [reading.origin.hook for reading in found])
+    if hook is not None and not _IN_BLOCK.fullmatch(hook):
+        raise UserError(f"--hook {hook} is no place in a block by TransformerLens' name; give one such as mlp.hook_in")
+    place_in = _one({_place(reading.origin.hook) for reading in found})
+    if None not in (hook, place_in) and hook != place_in:
+        raise UserError(
+            f"{srcs[0]} says that x is read at {place_in}, and --hook says {hook}; leave --hook out, or, if the file "
+            "is wrong, mend each with `unmix convert SRC DST --hook` first"
+        )
+    place_in = hook or place_in
     if place_in is None:
         said = found[0].origin.hook or "nothing"
         raise UserError(
             f"{srcs[0]} says {said} of where x is read, and circuit-tracer wants TransformerLens' name in a block; "
             "give --hook, such as mlp.hook_in or ln2.hook_normalized"
         )
-    place_out = _place(srcs, [reading.origin.hook_out for reading in found]) or "hook_mlp_out"
+    place_out = _one({_place_out(src, reading.origin, model) for src, reading in zip(srcs, found, strict=True)})
     with made_whole(dst) as beside:
         layers = [reading.dictionary for reading in found]
-        circuit_tracer.write_set(layers, beside, model=model, hook_in=place_in, hook_out=place_out, scan=dst.name)
+        circuit_tracer.write_set(
+            layers, beside, model=model, hook_in=place_in, hook_out=place_out or _ADDED, scan=dst.name
+        )
     return found
 
 
-def _place(srcs: Sequence[Path], hooks: Sequence[str | None]) -> str | None:
-    """What follows `blocks.L.` in all of them; None where one has no such name. Raises `UserError` out of order."""
-    places = set()
-    for L, (src, hook) in enumerate(zip(srcs, hooks, strict=True)):
-        named = _PLACE.fullmatch(transformer_lens(hook)) if hook else None
-        if named is None:
-            return None
-        if int(named[1]) != L:
-            raise UserError(f"{src} is of layer {named[1]}, and stands for layer {L}; give all from 0 on, in order")
-        places.add(named[2])
+def _require_transcoder_of(L: int, src: Path, origin: Origin) -> None:
+    """Raises `UserError` for an SAE, and where a hook names another layer, by any name that has a number in it."""
+    if not origin.transcoder:
+        raise UserError(
+            f"{src} is an SAE ({origin.hook or 'hook not named'}), which gives its own x back; circuit-tracer puts "
+            "transcoders in the place of MLPs: give transcoders"
+        )
+    for hook in (origin.hook, origin.hook_out):
+        layer = _LAYER.search(hook or "")
+        if layer is not None and int(layer[1]) != L:
+            raise UserError(f"{src} is of layer {layer[1]}, and stands for layer {L}; give all from 0 on, in order")
+
+
+def _place(hook: str | None) -> str | None:
+    """What follows `blocks.L.` in TransformerLens' name; None where it has none."""
+    named = _PLACE.fullmatch(transformer_lens(hook)) if hook else None
+    return named[2] if named else None
+
+
+def _place_out(src: Path, origin: Origin, model: str) -> str:
+    """Where y is; what the MLP adds, if the file does not say, or says the MLP, which is the same in most models.
+
+    Raises `UserError` in models where it is not, and for a place without such a name.
+    """
+    if origin.hook_out is None:
+        return _ADDED
+    place = _place(origin.hook_out)
+    if place is None:
+        raise UserError(
+            f"{src} says that y is at {origin.hook_out}, and circuit-tracer wants TransformerLens' name in a block, "
+            f"such as {_ADDED}; `unmix convert` it by itself, and name one as metadata.hook_name_out in its cfg.json"
+        )
+    if place == _MODULE and _CHANGED.search(model):
+        raise UserError(
+            f"{src} says that y is at {origin.hook_out}, the MLP itself, and in {model} the block changes that before "
+            f"it adds it; circuit-tracer replaces what is added ({_ADDED}), so it cannot use this transcoder"
+        )
+    return _ADDED if place == _MODULE else place
+
+
+def _one(places: Set[str | None]) -> str | None:
+    """The only one; None where a file names none. Raises `UserError` for several."""
+    if None in places:
+        return None
     if len(places) > 1:
         raise UserError(
-            f"the transcoders are of {', '.join(sorted(places))}; circuit-tracer has one place for all layers"
+            f"the transcoders are of {', '.join(sorted(map(str, places)))}; circuit-tracer has one place for all layers"
         )
-    return places.pop()
+    return next(iter(places))
 
 
 def convert_evaluation(src: Path, kept: Path, dst: Path) -> list[Path]:
@@ -155,34 +208,13 @@ def made_whole(dst: Path) -> Iterator[Path]:
 
 def _facts(origin: Origin, src: Path, longest: float | None) -> dict[str, Any]:
     """What the metadata says beyond the usual: of the training, and of what was converted."""
-    facts: dict[str, Any] = {}
-    if origin.prepend_bos is not None:
-        facts["prepend_bos"] = origin.prepend_bos
-    if origin.without_special:
-        facts["exclude_special_tokens"] = True
-    if origin.processed:
-        facts["model_from_pretrained_kwargs"] = dict.fromkeys(origin.processed, True)
-    if longest is not None:
-        facts["mask"] = {"longer_than": longest}
-    known = {
-        "dataset_path": origin.corpus,
-        "training_tokens": origin.training_tokens,
-        "target_l0": origin.asked.get("l0"),
-        "l1": origin.asked.get("l1"),
-        "l0": origin.l0,
-        "explained_variance": origin.explained_variance,
-    }
-    return (
-        facts
-        | {name: value for name, value in known.items() if value is not None}
-        | {
-            "converted_from": {
-                "format": origin.format,
-                "version": origin.version,
-                "architecture": origin.architecture,
-                "name": src.absolute().name,
-                "folded": list(origin.folded),
-                "notes": list(origin.notes),
-            }
+    return origin.metadata(longest) | {
+        "converted_from": {
+            "format": origin.format,
+            "version": origin.version,
+            "architecture": origin.architecture,
+            "name": src.absolute().name,
+            "folded": list(origin.folded),
+            "notes": list(origin.notes),
         }
-    )
+    }

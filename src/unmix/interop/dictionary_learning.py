@@ -141,12 +141,8 @@ def write(sae: Dictionary, made: Origin, folder: Path) -> None:
     if isinstance(phi, TopK):
         state |= {"k": torch.tensor(phi.k, dtype=torch.int), "threshold": torch.tensor(-1.0)}
         trainer["k"] = phi.k
-    ours = re.fullmatch(r"(resid_pre|resid_post|attn_out|mlp_out)\.(\d+)", made.hook or "")
-    trainer |= {
-        "lm_name": made.model,
-        "layer": int(ours[2]) if ours else None,
-        "submodule_name": f"{ours[1]}_layer_{ours[2]}" if ours else made.hook,
-    }
+    layer, named = _submodule(made.hook or "")
+    trainer |= {"lm_name": made.model, "layer": layer, "submodule_name": named or made.hook}
     folder.mkdir(parents=True, exist_ok=True)
     with replacing(folder / WEIGHTS) as new:
         torch.save(state, new)
@@ -195,7 +191,23 @@ def _nonlinearity(
 
 
 def _hook(trainer: Keys) -> str | None:
-    """`resid_post_layer_3` -> resid_post.3; the name is free text, so nothing else is taken for a hook of ours."""
+    """`resid_post_layer_3` -> resid_post.3, and `mlp_out_layer_3` -> blocks.3.mlp.hook_out: its buffers read what a
+    module gives, before a norm that may stand behind it. The name is free text, so nothing else is taken for a hook.
+    """
     named = trainer.text("submodule_name")
     found = re.fullmatch(r"(resid_pre|resid_post|attn_out|mlp_out)_layer_(\d+)", named or "")
+    if found and found[1] in _MODULES:
+        return f"blocks.{found[2]}.{_MODULES[found[1]]}.hook_out"
     return f"{found[1]}.{found[2]}" if found else named
+
+
+_MODULES = {"attn_out": "attn", "mlp_out": "mlp"}
+
+
+def _submodule(hook: str) -> tuple[int | None, str | None]:
+    """(its layer, its name there) of a place; None for what it has no name for, such as what a block adds."""
+    if ours := re.fullmatch(r"(resid_pre|resid_post|attn_out|mlp_out)\.(\d+)", hook):
+        return int(ours[2]), None if ours[1] in _MODULES else f"{ours[1]}_layer_{ours[2]}"
+    if module := re.fullmatch(r"blocks\.(\d+)\.(attn|mlp)\.hook_out", hook):
+        return int(module[1]), f"{module[2]}_out_layer_{module[1]}"
+    return None, None

@@ -4,14 +4,15 @@
 
 W_enc [D, F], W_dec [F, D], float32; A [D, E], `affine_skip_connection`, in some transcoders of 2; > is strict; b_dec is
 not subtracted from x. Nothing is scaled but in the folders of embeddings, whose x is divided by √D, as Gemma multiplies
-its embeddings by it. 1 has no configuration: the model, the hook and the L0 stand in the path alone. 2 writes the names
-in lower case and may have a config.json.
+its embeddings by it. 1 has no configuration: the model, the hook and the L0 stand in the names of its folders alone,
+`gemma-scope-2b-pt-res/layer_20/width_16k/average_l0_71`. 2 writes names in lower case and may have a config.json.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from typing import NamedTuple
 
 import torch
 
@@ -26,6 +27,10 @@ from unmix.interop.tensors import take
 NPZ, PARAMS, CONFIG = "params.npz", "params.safetensors", "config.json"
 _FIVE = ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")
 _SKIP = "affine_skip_connection"
+_REPOSITORY = re.compile(r"/gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)(?![\w-])")
+_PLACE = re.compile(r"/(?:layer_(\d+)|embedding)(?=/|$)")
+_PLACE_ALONE = r"(?:layer_(\d+)|embedding)/width_\w+(?:/[^/]+)?"
+_OF_SECOND = r"(transcoder|resid_post|attn_out|mlp_out)(?:_all)?/layer_(\d+)_width_[^/]+"
 
 
 def is_first(source: Source) -> bool:
@@ -40,24 +45,24 @@ def read_first(source: Source) -> Reading:
     w = take(path, found, _FIVE, optional=["scaling_factor"], of="a Gemma Scope SAE")
     if bool((w.pop("scaling_factor", torch.ones(1)) != 1).any()):
         raise UserError(f"{path} holds a scaling_factor that is not 1; this version does not know what it scales")
-    embedding = bool(source.in_path(r"/embedding(/|$)"))
+    named = _named(source)
     w["threshold"] = not_negative(w["threshold"])
     D = w["b_dec"].numel()
-    # b_dec is left as it is, as SAELens does; all that stands in the path says where x comes from
-    scale_in = 1 / math.sqrt(D) if embedding and D else 1.0
-    if embedding:
+    # b_dec is left as it is, as SAELens does
+    scale_in = 1 / math.sqrt(D) if named.embedding and D else 1.0
+    if named.embedding:
         w["b_dec"] = w["b_dec"] * scale_in
-    transcoder = bool(source.in_path(r"gemma-scope-\w+-pt-transcoders"))
+    transcoder = named.part == "transcoders"
     dictionary, folded = normal_form(path, w, JumpRelu(), scale_in=scale_in, transcoder=transcoder)
-    model, hook, hook_out, notes = _from_path(source, embedding)
-    l0 = source.in_path(r"average_l0_(\d+)")
+    hook, hook_out, notes = _hooks(named)
+    l0 = source.ends(r"average_l0_(\d+)")
     return Reading(
         dictionary,
         Origin(
             format="Gemma Scope",
             architecture="jumprelu",
             version="1",
-            model=model,
+            model=named.model,
             hook=hook,
             hook_out=hook_out,
             transcoder=transcoder,
@@ -75,28 +80,45 @@ def _capital(name: str) -> str:
     return re.sub(r"^w_", "W_", name)
 
 
-def _from_path(source: Source, embedding: bool) -> tuple[str | None, str | None, str | None, tuple[str, ...]]:
-    """(model, hook, hook of the output, notes)."""
-    repository = source.in_path(r"gemma-scope-(\w+)-(pt|it)-(res|mlp|att|transcoders)")
-    layer = source.in_path(r"layer_(\d+)")
-    model = None
-    if repository:
-        model = f"google/gemma-2-{repository[1]}" + ("-it" if repository[2] == "it" else "")
-    if embedding:
-        return model, "resid_pre.0", None, ("b_dec of the embedding SAEs is not scaled with the rest, as in SAELens",)
-    if not (repository and layer):
-        return model, None, None, ("the model and the hook stand only in the repository's name and path",)
-    L = layer[1]
-    match repository[3]:
+class _Named(NamedTuple):
+    """What the folders of the release say, and no folder above them."""
+
+    model: str | None
+    part: str | None
+    """`res`, `mlp`, `att` or `transcoders`; None: the repository is not in the path."""
+    layer: str | None
+    embedding: bool
+
+
+def _named(source: Source) -> _Named:
+    """Of the last repository in the path, and the last place behind it; without one, of the release's own levels."""
+    repository = next(reversed(list(_REPOSITORY.finditer(source.levels))), None)
+    if repository is None:
+        place = source.ends(_PLACE_ALONE)
+        return _Named(None, None, place[1] if place else None, place is not None and place[1] is None)
+    place = next(reversed(list(_PLACE.finditer(source.levels, repository.end()))), None)
+    size, tuned, part = repository.groups()
+    model = f"google/gemma-2-{size}" + ("-it" if tuned == "it" else "")
+    return _Named(model, part, place[1] if place else None, part == "res" and place is not None and place[1] is None)
+
+
+def _hooks(named: _Named) -> tuple[str | None, str | None, tuple[str, ...]]:
+    """(hook, hook of the output, notes)."""
+    L = named.layer
+    if named.embedding:
+        return "resid_pre.0", None, ("b_dec of the embedding SAEs is not scaled with the rest, as in SAELens",)
+    if named.part is None or L is None:
+        return None, None, ("the model and the hook stand only in the repository's name and path",)
+    match named.part:
         case "res":
-            return model, f"resid_post.{L}", None, ()
+            return f"resid_post.{L}", None, ()
         case "mlp":
-            return model, f"mlp_out.{L}", None, ()
+            return f"mlp_out.{L}", None, ()
         case "att":
             note = "x is what goes into the output projection of the attention, the heads side by side"
-            return model, f"blocks.{L}.attn.hook_z", None, (note,)
+            return f"blocks.{L}.attn.hook_z", None, (note,)
     note = "x is the MLP's input, after the norm in front of it"
-    return model, f"model.layers.{L}.pre_feedforward_layernorm", f"mlp_out.{L}", (note,)
+    return f"model.layers.{L}.pre_feedforward_layernorm", f"mlp_out.{L}", (note,)
 
 
 def is_second(source: Source) -> bool:
@@ -128,12 +150,13 @@ def read_second(source: Source) -> Reading:
     if width is not None and width != w["b_enc"].numel():
         raise UserError(f"{keys.path} says {keys.said('width')}, the weights have {w['b_enc'].numel()} features")
     w["threshold"] = not_negative(w["threshold"])
-    transcoder = kind == "transcoder" or bool(source.in_path(r"/transcoder")) or places[0] != places[1] or "W_skip" in w
+    named = source.ends(_OF_SECOND)  # its folders say what config.json does not
+    transcoder = kind == "transcoder" or places[0] != places[1] or "W_skip" in w
+    transcoder |= not keys.has("type") and named is not None and named[1] == "transcoder"
     dictionary, folded = normal_form(path, w, JumpRelu(), transcoder=transcoder)
-    layer = source.in_path(r"layer_(\d+)_width")
     hook, hook_out = (_place(place) for place in places)
-    if hook is None and layer and source.in_path(r"/resid_post"):
-        hook = f"resid_post.{layer[1]}"
+    if hook is None and named is not None and named[1] == "resid_post":
+        hook = f"resid_post.{named[2]}"
     return Reading(
         dictionary,
         Origin(

@@ -22,6 +22,7 @@ from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.interop import releases
 from unmix.interop.hub_files import Asked, needed, weights_last
+from unmix.interop.source import IN_CACHE
 
 Say = Callable[[str], None]
 SCHEME = re.compile(r"hf:/{1,2}")  # as a path, // becomes /
@@ -84,9 +85,15 @@ def _meant(path: Path) -> Path:
 def named_on_the_hub(path: Path) -> str | None:
     """What a folder or file of the hub's cache is called in its repository, whose own name a root has; None: another
     path."""
+    found = place_on_the_hub(path)
+    return None if found is None else found[1].rpartition("/")[2] or found[0].rpartition("/")[2]
+
+
+def place_on_the_hub(path: Path) -> tuple[str, str] | None:
+    """(OWNER/REPO, path within it) of a folder or file of the hub's cache; None: another path."""
     whole = path.absolute()  # a file of the cache is a link to a blob: what it resolves to says nothing
-    found = re.search(r"/models--[^/]+?--([^/]+)/snapshots/[^/]+(?:/(?:.*/)?([^/]+))?$", whole.as_posix())
-    return None if found is None else found[2] or found[1]
+    found = IN_CACHE.search(whole.as_posix())
+    return None if found is None else (f"{found[1]}/{found[2]}", (found[3] or "").strip("/"))
 
 
 def asked_of(
@@ -135,7 +142,7 @@ def one_line(asked: Asked | str) -> Iterator[None]:
     except errors.RepositoryNotFoundError:
         raise UserError(
             f"the hub shows no {repo} here: there is none of that name, or it is private; "
-            f"mend the name, or log in with {login}"
+            f"mend the name, or log in with {login}{releases.perhaps() if isinstance(asked, Asked) else ''}"
         ) from None
     except errors.RevisionNotFoundError:
         at = asked.revision if isinstance(asked, Asked) else None
@@ -168,24 +175,16 @@ class Unreached(Exception):
 
 def _here(here: Path, subfolder: str | None, revision: str | None, say: Say) -> Path:
     """The path, which is there, and what of it was asked for."""
-    if revision is not None:
-        raise UserError(
-            f"{here} is on this disk, which has no revision {revision}; leave the revision out, or write hf://{here} "
-            "for the repository on the hub"
-        )
-    if subfolder is not None:
-        inside = here / subfolder
-        if not inside.exists():
-            raise UserError(
-                f"{here} is on this disk and has no {subfolder}; mend that, or write hf://{here} for the repository "
-                "on the hub"
-            )
-        _once(say, f"{inside} on this disk is read; hf://{here} is the repository on the hub")
-        return inside
     parts = _ID.fullmatch(str(here))
+    there = f", or write hf://{here} for the repository on the hub" if parts else ""
+    if revision is not None:
+        raise UserError(f"{here} is on this disk, which has no revision {revision}; leave the revision out{there}")
+    inside = here if subfolder is None else here / subfolder
+    if not inside.exists():
+        raise UserError(f"{here} is on this disk and has no {subfolder}; mend that{there}")
     if parts and (_cache() / f"models--{parts[1]}--{parts[2]}").is_dir():
-        _once(say, f"{here} on this disk is read; hf://{here} is the repository on the hub")
-    return here
+        _once(say, f"{inside} on this disk is read; hf://{here} is the repository on the hub")
+    return inside
 
 
 def fetch(asked: Asked, *, pickles: bool = False, every: bool = False, say: Say) -> Fetched:
@@ -226,7 +225,7 @@ def fetch(asked: Asked, *, pickles: bool = False, every: bool = False, say: Say)
 def _from_cache(asked: Asked, pickles: bool, every: bool, why: str, say: Say) -> Fetched:
     from huggingface_hub import errors, snapshot_download
 
-    remedy = f"the hub cannot be reached ({why}); connect, and the same words download it"
+    remedy = f"the hub cannot be reached ({why}); connect, and the same words download it{releases.perhaps()}"
     if every:
         raise UserError(f"of {asked} the hub's cache may hold a part only, and {remedy}")
     try:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
+from unmix.devices import resolve
 from unmix.dictionary.files import CONFIG, WEIGHTS
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
+from unmix.hooknames import canonical
 from unmix.interop import (
     bussmann,
     circuit_tracer,
@@ -20,13 +23,14 @@ from unmix.interop import (
     openai,
     openmoss,
     qwen_scope,
+    releases,
     saelens,
     sparsify,
 )
-from unmix.interop.hub import folder_of
-from unmix.interop.origin import Reading
+from unmix.interop.hub import folder_of, place_on_the_hub
+from unmix.interop.origin import Origin, Reading
 from unmix.interop.source import PICKLED, Source
-from unmix.interop.tensors import listed
+from unmix.interop.tensors import FLOATS, listed
 from unmix.runlog import newest_checkpoints, read_choices
 
 
@@ -51,6 +55,7 @@ FORMATS = (
     Format("transcoders for circuit-tracer (config.yaml)", circuit_tracer.is_here, circuit_tracer.read),
 )
 """In the order in which they are looked for."""
+DTYPES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 
 
 def load_sae(
@@ -59,23 +64,48 @@ def load_sae(
     *,
     revision: str | None = None,
     device: str | torch.device | None = None,
-    dtype: torch.dtype | None = None,
+    dtype: str | torch.dtype | None = None,
 ) -> Dictionary:
     """The dictionary there, in the normal form, without gradients: raw x [..., D] in, raw ŷ [..., E] out.
 
-    It is on the CPU and in float32 unless `device` and `dtype` say otherwise. `cfg` has what its files say of it, and
-    of a run what that measured.
+    It is on the CPU and in float32 unless `device` and `dtype` say otherwise (`"cuda"`, `"bfloat16"`). `cfg` has what
+    its files say of it, and of a run what that measured.
 
     A run (its choice, newest checkpoint), a member, a checkpoint; a folder of another library, or one file of a set;
     or `OWNER/REPO` on the hub with the folder in it, or a release of SAELens with an id (`hub.folder_of`). With
     `hook_z` the last dimension is that of all heads side by side, [..., heads · width of a head].
 
-    Raises `UserError` if it is not one that this version reads; nothing that changes the function is passed over.
+    Raises `UserError` if it is not one that this version reads; nothing that changes the function is passed over. And
+    if there is no such device or dtype, or its weights are too large for it.
     """
+    to, kind = None if device is None else resolve(str(device)), _dtype(dtype)
     found = _read_here(newest(folder_of(path, subfolder, revision)), False)
-    sae = found.dictionary.requires_grad_(False).to(device=device, dtype=dtype)
+    if kind is not None:
+        _require_room(found.dictionary, kind)
+    sae = found.dictionary.requires_grad_(False).to(device=to, dtype=kind)
     sae.cfg = found.origin
     return sae
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    """Raises `UserError` for one that weights cannot be in."""
+    if dtype is None:
+        return None
+    found = DTYPES.get(str(dtype).removeprefix("torch."))
+    if found is None:
+        raise UserError(f"dtype = {dtype!s:.60} is none that a dictionary can be in; give one of {', '.join(DTYPES)}")
+    return found
+
+
+def _require_room(sae: Dictionary, dtype: torch.dtype) -> None:
+    """Raises `UserError` if a weight would become infinite; an infinite threshold means what a large one does: off."""
+    most = torch.finfo(dtype).max
+    for name, weight in sae.weights.items():
+        if name != "threshold" and (largest := weight.abs().max().item()) > most:
+            raise UserError(
+                f"{name} goes up to {largest:.3g}, which dtype = {str(dtype).removeprefix('torch.')} cannot hold; "
+                "give bfloat16 or float32"
+            )
 
 
 def newest(folder: Path) -> Path:
@@ -109,6 +139,23 @@ def read(path: str | Path, *, pickles: bool = False) -> Reading:
 
 
 def _read_here(path: Path, pickles: bool) -> Reading:
+    sae, origin = _read_files(path, pickles)
+    place = place_on_the_hub(path)
+    return Reading(sae, origin if place is None else _by_the_table(origin, releases.said_of(*place)))
+
+
+def _by_the_table(origin: Origin, said: dict[str, Any]) -> Origin:
+    """With what SAELens' table says of the training, which comes before what the files say, as in SAELens."""
+    kwargs = said.get("model_from_pretrained_kwargs") or {}
+    return replace(
+        origin,
+        model=said.get("model_name", origin.model),
+        hook=canonical(said["hook_name"]) if "hook_name" in said else origin.hook,
+        processed=tuple(key for key in saelens.PROCESSED if kwargs.get(key, key in origin.processed)),
+    )
+
+
+def _read_files(path: Path, pickles: bool) -> Reading:
     source = _source(path, pickles)
     for form in FORMATS:
         if form.is_here(source):
@@ -189,6 +236,11 @@ def _unknown(source: Source, pickled: list[str]) -> str:
     """What stands there instead of a dictionary, and what to give."""
     folder, names = source.folder, source.names
     wanted = f"the folder that holds {CONFIG} and {WEIGHTS}"
+    if one := next(filter(circuit_tracer.is_layer, sorted(names) if source.file is None else [source.file]), None):
+        return (
+            f"{folder / one} is called as a transcoder for circuit-tracer, and no {circuit_tracer.CONFIG} lies beside "
+            "it; write one with model_name, model_kind: transcoder_set, feature_input_hook and feature_output_hook"
+        )
     if source.file is not None:
         return f"{folder / source.file} is a file; give {wanted}"
     if "conf.yaml" in names and "latest_ckpt.safetensors" in names:

@@ -32,6 +32,8 @@ _PLACES = {
     "mlp_post_act": "blocks.{}.mlp.hook_post",
     "resid_post_attn": "blocks.{}.hook_resid_mid",
 }
+_FOLDERS = rf"(gpt2-small/|gpt2_small/)?({'|'.join(_PLACES)})[^/]*(?:/autoencoders)?"
+"""`gpt2-small/resid_post_mlp_v5_32k/autoencoders/8.pt`."""
 
 
 def is_here(found: Mapping[str, Any]) -> bool:
@@ -52,15 +54,15 @@ def read(source: Source, path: Path, found: Mapping[str, Any]) -> Reading:
     phi: Nonlinearity = Relu() if activation == "ReLU" else TopK(_k(path, found, w), weigh_by_norm=False)
     T = LayerNorm() if activation == "TopK" else None
     sae, folded = normal_form(path, w, phi, centred=True, per_token=T, called=called)
-    place, layer = source.in_path("|".join(_PLACES)), path.stem
-    named = _PLACES[place[0]] if place else None
+    at, layer = source.ends(_FOLDERS), path.stem
+    named = _PLACES[at[2]] if at else None
     return Reading(
         sae,
         Origin(
             format="OpenAI sparse_autoencoder",
             architecture=activation,
             version="5" if activation == "TopK" else "1",
-            model="gpt2" if source.in_path(r"gpt2-small|gpt2_small") else None,
+            model="gpt2" if at and at[1] else None,
             hook=named.format(layer) if named and layer.isdigit() else None,
             prepend_bos=False,
             context=64,

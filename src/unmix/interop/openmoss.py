@@ -86,7 +86,7 @@ def read_llama_scope(source: Source) -> Reading:
     w["threshold"] = torch.full_like(w["b_enc"], theta)
     sae, folded = normal_form(path, w, JumpRelu(), rescaled=True, called=_called(LINEAR))
     _require(keys, said, sae.width, sae.features)
-    model = source.in_path(r"(Llama3_1-8B-(?:Base|Instruct))")
+    model = source.ends(r"Llama3_1-8B-(?:Base|Instruct)-[^/]+")
     return Reading(
         sae,
         Origin(

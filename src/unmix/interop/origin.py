@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from unmix.dictionary.model import Dictionary
+from unmix.errors import UserError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,10 @@ class Origin:
     """Where x was read: ours where we have the name (`resid_post.3`), else theirs."""
     hook_out: str | None = None
     """Where y was read, if it is another place: then it is a transcoder, and ŷ is no x̂."""
+    head: int | None = None
+    """The head whose x alone was read, where the hook has one vector for each; None: all of them."""
+    positions: tuple[int | None, ...] | None = None
+    """The tokens of a sequence that were read, as the arguments of `slice`; None: all of them."""
     transcoder: bool = False
     """Whether ŷ is meant to be something else than x, even where `hook_out` is not known."""
     context: int | None = None
@@ -63,6 +68,33 @@ class Origin:
         if self.metrics:
             said["metrics"] = f"<{len(self.metrics)} numbers>"
         return f"Origin({', '.join(f'{name}={value}' for name, value in said.items())})"
+
+    def metadata(self, longest: float | None = None) -> dict[str, Any]:
+        """What is known of the training, by the names of cfg.json's `metadata`, beside the model, the hooks and the
+        tokens a sequence. `longest`: that of the dictionary."""
+        known = {
+            "hook_head_index": self.head,
+            "seqpos_slice": None if self.positions is None else list(self.positions),
+            "prepend_bos": self.prepend_bos,
+            "exclude_special_tokens": True if self.without_special else None,
+            "model_from_pretrained_kwargs": dict.fromkeys(self.processed, True) or None,
+            "mask": None if longest is None else {"longer_than": longest},
+            "dataset_path": self.corpus,
+            "training_tokens": self.training_tokens,
+            "target_l0": self.asked.get("l0"),
+            "l1": self.asked.get("l1"),
+            "l0": self.l0,
+            "explained_variance": self.explained_variance,
+        }
+        return {name: value for name, value in known.items() if value is not None}
+
+    def require_all_heads(self, what: str) -> None:
+        """Raises `UserError` if it reads one head alone, which no hook of unmix is. `what`: it, for the message."""
+        if self.head is not None:
+            raise UserError(
+                f"{what} reads head {self.head} of {self.hook} alone, and no hook of unmix is a single head; give the "
+                "path of a module that gives that head by itself as the hook, or read it with SAELens"
+            )
 
     def line(self, dictionary: Dictionary) -> str:
         """`SAELens 6.54.12, topk: 24,576 features of 768 (resid_pre.8, gpt2)`."""

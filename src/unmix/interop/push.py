@@ -17,6 +17,7 @@ from unmix.dictionary.samples import FILE as SAMPLES
 from unmix.errors import UserError
 from unmix.interop.card import card, config_to_send
 from unmix.interop.hub import Unreached, cause, endpoint, one_line
+from unmix.interop.saelens import SCALER, unfolded
 from unmix.runlog import newest_checkpoints, read_choices
 
 README = "README.md"
@@ -44,7 +45,8 @@ class Parcel(NamedTuple):
 def prepare(folder: Path, repo: str, licence: str | None, within: str = "") -> Parcel:
     """What would be sent of a dictionary's folder, or of a run's choice. Reads, and asks no one.
 
-    Raises `UserError` without a licence, for an id that is none, and for a folder that cannot be sent.
+    Raises `UserError` without a licence, for an id that is none, and for a folder that cannot be sent, or is not whole
+    without a file that is not.
     """
     if not _ID.fullmatch(repo):
         raise UserError(f"{repo} is no id of the hub; write OWNER/REPO")
@@ -58,6 +60,11 @@ def prepare(folder: Path, repo: str, licence: str | None, within: str = "") -> P
     if within and not re.fullmatch(r"\w[\w.-]*(/\w[\w.-]*)*", within):
         raise UserError(f"--into {within} is no folder of a repository; write layer_3 or sweep/l0-40")
     folder = _dictionary(folder)
+    if unfolded(folder):
+        raise UserError(
+            f"{folder} acts on x times the factor in {SCALER}, which is not sent; "
+            f"`unmix convert {folder} FOLDER` brings it into the weights: send FOLDER"
+        )
     text = card(folder, repo, within, licence)
     config, cut = config_to_send(folder / CONFIG)
     at = f"{within}/" if within else ""

@@ -31,11 +31,11 @@ def is_here(path: Path, found: Mapping[str, Any]) -> bool:
 
 def read(source: Source, path: Path, found: Mapping[str, Any]) -> Reading:
     """Raises `UserError` where the name does not say k."""
-    said = source.in_path(r"SAE-Res-(Qwen[\w.-]+?)-W(\d+)K-L0_(\d+)")
+    said = source.ends(r"SAE-Res-(Qwen[\w.-]+?)-W(\d+)K-L0_(\d+)")
     if not said:
         raise UserError(
             f"{path}: k stands only in the repository's name, SAE-Res-MODEL-W32K-L0_50; "
-            "put the file into a folder of that name"
+            "put the file straight into a folder of that name"
         )
     k, w = int(said[3]), take(path, found, FOUR, of="a Qwen Scope SAE")
     w["W_enc"], w["W_dec"] = transposed(w["W_enc"]), transposed(w["W_dec"])

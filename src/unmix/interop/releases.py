@@ -51,6 +51,26 @@ def find(release: str, sae: str, say: Callable[[str], None]) -> tuple[str, str] 
     return str(entry["repo_id"]), paths[sae]
 
 
+def said_of(repo: str, path: str) -> dict[str, Any]:
+    """What the table says of the training of an SAE by its place on the hub: `model_name`, `hook_name`,
+    `model_from_pretrained_kwargs`. Empty where it says nothing, and without a table.
+    """
+    text = _table() or ""
+    heads = [*_NAMES.finditer(text)]
+    for n, head in enumerate(heads):
+        block = text[head.start() : heads[n + 1].start() if n + 1 < len(heads) else None]
+        if "\n  config_overrides:" in block and re.search(rf"^  repo_id: {re.escape(repo)}\s*$", block, re.M):
+            entry = yaml.safe_load(block)[head[1]]
+            if any(str(row["path"]) == path for row in entry["saes"]):
+                return {key: value for key, value in entry["config_overrides"].items() if key in _SAID}
+    return {}
+
+
+def perhaps() -> str:
+    """What to add to a line about words that may be a release's, where no table says; empty where one does."""
+    return "" if _table() else "; if it is a release of SAELens, `pip install sae-lens` brings the table that knows it"
+
+
 def unknown(release: str) -> UserError:
     """The error for a word without a slash that is no folder, and no release as far as is known."""
     if (text := _table()) is None:

@@ -105,6 +105,8 @@ def for_saebench(
 ) -> SAEBenchSAE:
     """The object for `sae_bench`'s evaluations. `model`: TransformerLens' name; `hook`: ours, such as resid_post.3.
 
+    Its sequences begin with a BOS, unless the files say no that the dictionary was loaded from.
+
     Raises `UserError` where x̂ is no function of f alone, E is not D, or the hook names no layer.
     """
     if sae.needs_x or sae.width != sae.W_dec.shape[1]:
@@ -139,6 +141,7 @@ def config_of(
         context_size=context,
         architecture=architecture_of(sae, transcoder),
         training_tokens=training_tokens,
+        prepend_bos=getattr(sae.cfg, "prepend_bos", None) is not False,
     )
 
 

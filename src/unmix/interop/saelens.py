@@ -14,6 +14,7 @@ so it is refused by name.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -43,16 +44,24 @@ from unmix.interop.saelens_keys import (
 )
 from unmix.interop.source import Source
 from unmix.interop.tensors import scalar, take, transposed
+from unmix.runlog import read_json
 
 SCALER = "activation_scaler.json"  # in checkpoints of SAELens 6: what activations were multiplied by in training
 FEATURE_SCALE = "scaling_factor"  # of SAELens before 6: f is multiplied by it, [F]
 _THRESHOLD = "topk_threshold"
-_PROCESSED = ("center_writing_weights", "fold_ln")
+PROCESSED = ("center_writing_weights", "fold_ln")
+_LAYER_NORMS = re.compile(r"gpt2|pythia", re.I)
+"""Models, of those that files from before SAELens 3 are of, that have layer norms: centring leaves others alone."""
 
 
 def is_here(source: Source) -> bool:
     """Whether it is a folder of SAELens, or ours."""
     return source.names.issuperset((CONFIG, WEIGHTS)) and source.file is None
+
+
+def unfolded(folder: Path) -> bool:
+    """Whether what the folder computes depends on a factor in a file beside the weights."""
+    return (read_json(folder / SCALER) or {}).get("scaling_factor") is not None
 
 
 def read(source: Source) -> Reading:
@@ -192,14 +201,22 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
     hook_out = text(facts.get("hook_name_out")) or text(facts.get("hf_hook_name_out"))
     context = facts.get("context_size")
     kwargs = facts.get("model_from_pretrained_kwargs")
+    processed = {p for p in PROCESSED if isinstance(kwargs, dict) and kwargs.get(p) is True}
+    head = _head(facts.get("hook_head_index", facts.get("hook_point_head_index")))
+    positions = _positions(facts.get("seqpos_slice"))
     notes: tuple[str, ...] = ()
-    if hook and ".hook_z" in hook:
+    if head is not None:
+        notes += (f"x is that of head {head} alone",)
+    elif hook and ".hook_z" in hook:
         notes += ("x is what goes into the output projection of the attention, the heads side by side",)
+    if positions is not None:
+        notes += (f"trained on the positions {positions} of each sequence alone (seqpos_slice)",)
     if old and "hook_point" in keys.values and not isinstance(kwargs, dict):
         notes += (
             "written when SAELens loaded models with TransformerLens' processing: where the model has layer norms "
             "(GPT-2, Pythia), activations were centred (center_writing_weights), each token's mean subtracted",
         )
+        processed |= {"center_writing_weights"} if _LAYER_NORMS.search(text(facts.get("model_name")) or "") else set()
     before = inner.get("converted_from")
     if isinstance(before, dict) and (form := text(before.get("format"))):
         notes += (f"converted from {form}, {text(before.get('architecture'))}",)
@@ -209,6 +226,8 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
         notes += ("apply_b_dec_to_input is passed over: b_dec of a transcoder is of its output",)
     if config["architecture"] in BATCH:
         notes += ("one threshold for all features, in place of the largest k·B of a batch",)
+    mask = inner.get("mask")
+    left_out = facts.get("exclude_special_tokens") or (isinstance(mask, dict) and mask.get("special_ids"))
     found = measured(keys.path.parent) if ours else None
     return Origin(
         format="unmix" if ours else "SAELens",
@@ -217,10 +236,12 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
         model=text(facts.get("model_name")),
         hook=canonical(hook) if hook else None,
         hook_out=canonical(hook_out) if hook_out else None,
+        head=head,
+        positions=positions,
         transcoder=config["architecture"] in TRANSCODERS,
         context=count(context),
         prepend_bos=facts["prepend_bos"] if isinstance(facts.get("prepend_bos"), bool) else None,
-        without_special=bool(facts.get("exclude_special_tokens")),
+        without_special=bool(left_out),
         corpus=_corpus(inner) or text(facts.get("dataset_path")),
         training_tokens=count(facts.get("training_tokens", facts.get("total_training_tokens"))),
         step=count(inner.get("step")),
@@ -229,10 +250,24 @@ def _origin(keys: Keys, config: dict[str, Any], folded: tuple[str, ...]) -> Orig
         metrics_of=found.of if found else None,
         l0=fact(facts.get("l0")),
         explained_variance=fact(facts.get("explained_variance")),
-        processed=tuple(p for p in _PROCESSED if isinstance(kwargs, dict) and kwargs.get(p) is True),
+        processed=tuple(p for p in PROCESSED if p in processed),
         folded=folded,
-        notes=notes,
+        notes=tuple(dict.fromkeys(notes)),
     )
+
+
+def _head(value: Any) -> int | None:
+    """The number of a head, if it is one."""
+    return value if type(value) is int else None
+
+
+def _positions(value: Any) -> tuple[int | None, ...] | None:
+    """The arguments of a slice of a sequence; None, if it is all of it, or no slice."""
+    parts = tuple(value) if isinstance(value, list) else ()
+    if not 0 < len(parts) <= 3 or any(part is not None and type(part) is not int for part in parts):
+        return None
+    taken = slice(*parts)
+    return None if taken.start in (None, 0) and taken.stop is None and taken.step in (None, 1) else parts
 
 
 def _corpus(inner: Mapping[str, Any]) -> str | None:

@@ -15,6 +15,8 @@ from unmix.interop.pickles import read_pickle
 from unmix.interop.tensors import read_npz, read_safetensors
 
 PICKLED = (".pt", ".pth")
+IN_CACHE = re.compile(r"/models--([^/]+?)--([^/]+)/snapshots/[^/]+(/.*)?$")
+"""(owner, repository, /path within it) of what lies in the hub's cache."""
 
 
 @dataclass(frozen=True)
@@ -50,29 +52,34 @@ class Source:
         return read_npz(path) if path.suffix == ".npz" else read_safetensors(path)
 
     @property
-    def whole_path(self) -> str:
-        """With slashes; names and levels in it are sometimes all that says what was trained on."""
-        return (self.folder.absolute() / (self.file or "")).as_posix()
+    def levels(self) -> str:
+        """The folder's path with slashes, a repository in the hub's cache by its own name.
 
-    def in_path(self, pattern: str) -> re.Match[str] | None:
-        """The last place in the path that the pattern fits."""
-        found = list(re.finditer(pattern, self.whole_path))
-        return found[-1] if found else None
+        Some releases say what was trained on in names of folders alone. Levels above theirs are the user's, and may be
+        called anything.
+        """
+        return IN_CACHE.sub(lambda found: f"/{found[2]}{found[3] or ''}", self.folder.absolute().as_posix())
+
+    def ends(self, pattern: str) -> re.Match[str] | None:
+        """What the pattern fits of the last levels: whole ones, up to the end."""
+        return re.search(rf"(?<=/)(?:{pattern})$", self.levels)
 
 
 _MODULE = re.compile(r"(?:\w+\.)*(?:layers|h|blocks|layer)[._](\d+)(?:\.(\w+))?(?:\.(output))?")
-_BRANCH = {"mlp": "mlp_out", "attn": "attn_out", "self_attn": "attn_out", "attention": "attn_out"}
+_BRANCH = {"mlp": "mlp", "attn": "attn", "self_attn": "attn", "attention": "attn"}
 
 
 def hook_of_module(name: str) -> str | None:
-    """`layers.10` -> resid_post.10, `model.layers.3.mlp` -> mlp_out.3: the output of a module of `transformers`."""
+    """The output of a module of `transformers`: `layers.10` -> resid_post.10, `model.layers.3.mlp` ->
+    blocks.3.mlp.hook_out, which is mlp_out.3 only where the block adds it as it is.
+    """
     found = _MODULE.fullmatch(name)
     if not found:
         return None
     part = None if found[2] == "output" else found[2]
     if part is None:
         return f"resid_post.{found[1]}"
-    return f"{_BRANCH[part]}.{found[1]}" if part in _BRANCH else None
+    return f"blocks.{found[1]}.{_BRANCH[part]}.hook_out" if part in _BRANCH else None
 
 
 def hook_named(name: str | None) -> str | None:

@@ -4,7 +4,7 @@
 
 encoder.weight is [F, D] and turned, W_dec [F, D] and not; W_skip [D, D] is there with skip_connection. A transcoder
 (transcode) does not subtract b_dec. `num_latents` 0 means D · expansion_factor. The folder is called after a module: x
-is its output, or, of a transcoder, its input.
+is its output, or, of a transcoder, its input. `layers.3.mlp` is the MLP itself, before a norm that may stand behind it.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from unmix.tensorfile import save_tensors
 
 CONFIG, WEIGHTS, SKIP = "cfg.json", "sae.safetensors", "W_skip"
 NAMES = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "W_dec": "W_dec", "b_dec": "b_dec"}
+_MODULE = re.compile(r"(?:[A-Za-z_]\w*\.)+\d+(?:\.\w+)*")  # the path of one in a list of blocks
 
 
 def is_here(source: Source) -> bool:
@@ -59,17 +60,14 @@ def read(source: Source) -> Reading:
     model, corpus, context = _of_the_run(source)
     name = source.folder.absolute().name
     module = re.sub(r"^layer_(\d+)$", r"layers.\1", name)
-    hook = hook_of_module(module) or (name if "." in name else None)
-    notes: tuple[str, ...] = ()
-    if hook and hook.startswith(("mlp_out", "attn_out")):
-        notes = (f"x is the output of {module}: {hook} where no norm follows it (one does in Gemma 2 and 3, OLMo 2)",)
+    hook = hook_of_module(module) or (name if _MODULE.fullmatch(name) else None)
     return Reading(
         sae,
         Origin(
             format="sparsify",
             architecture="topk",
             model=model,
-            hook=f"{module}.input" if transcode else hook,
+            hook=(f"{module}.input" if hook else None) if transcode else hook,
             hook_out=hook if transcode else None,
             transcoder=transcode or skip,
             context=context,
@@ -77,7 +75,6 @@ def read(source: Source) -> Reading:
             asked={"l0": float(k)},
             l0=float(k),
             folded=folded,
-            notes=notes,
         ),
     )
 
