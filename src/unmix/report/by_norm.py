@@ -185,9 +185,10 @@ def _histogram(rows: list[tuple[str, Row]], column: str, suffix: str) -> Picture
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
     by_norm = drawn[0][1]["by_norm"]
     caption = (
-        f"{what} per token, {'Σ f ‖W_dec‖, ' if column == 'l1' else ''}for the 1 % of the tokens with the lowest norms, "
-        "the 1 % with the highest, and the rest. The area under each is its share of the group. Tokens without an active "
-        "feature have no place on a log scale; where there are any, their share of the three groups stands right of the name. "
+        f"{what} per token, {'Σ f ‖W_dec‖, ' if column == 'l1' else ''}for the 1 % of the tokens with the lowest "
+        "norms, the 1 % with the highest, and the rest. The area under each is its share of the group. Tokens without "
+        "an active feature have no place on a log scale; where there are any, their share of the three groups stands "
+        "right of the name. "
         "Up to 1 % of a group may lie left of the picture. "
         f"{_some(rows)}Over {words.whole(by_norm['tokens'])} held-out tokens; mask: {by_norm['mask']}."
     )
