@@ -131,12 +131,14 @@ def test_ids_of_another_tokenizer_are_warned_of(sweep: Sweep) -> None:
     assert "warning: these token ids are probably another tokenizer's: the model pays" in said.replace("\n", " ")
 
 
-def test_chats_with_roles(sweep: Sweep, data: Path) -> None:
+def test_chats_with_roles(sweep: Sweep, data: Path, tmp_path: Path) -> None:
     chats = ["--corpus", "chats.jsonl", "--corpus.field", "messages"]
     status, said, _ = sweep(*chats)
     assert status == 2
     assert "has no chat template; give one in a file (--corpus.template FILE.jinja)" in said
     status, said, manifest = sweep(*chats, "--corpus.template", "chat.jinja", "--corpus.roles", "assistant")
+    norms = json.loads((tmp_path / "runs" / "r" / "norms.json").read_text())
+    assert norms["mask"].startswith("none; as in training, only these tokens are counted: messages of assistant")
     assert status == 0
     corpus = manifest["corpus"]
     assert 0.5 < corpus["activations"] / corpus["train_tokens"] < 0.9
