@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -21,7 +22,7 @@ def learning_rate(steps: int) -> float:
 
 
 AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
-"""One that is refused in other words."""
+"""One that may be infinite, or is refused in other words."""
 USUAL_L0 = (20.0, 40.0, 80.0, 160.0)
 """`training.l0`, unless that or `training.l1` is given."""
 
@@ -194,7 +195,7 @@ MAX_ACTIVE = 100.0
 class ChoiceConfig(Section):
     """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
 
-    max_active: float = Field(default=MAX_ACTIVE, gt=0)
+    max_active: AnyFloat = Field(default=MAX_ACTIVE, gt=0)
     """N of the rule: fewer than so many active features per token, but not far fewer; of members that were asked for an
     L0, and have about that, at most so many asked for. If every L0 asked for is above 100, the smallest of them unless
     this is given."""
@@ -204,3 +205,10 @@ class ChoiceConfig(Section):
     """Steps to which the chosen member is trained on; none leaves the choice at its sweep length."""
     extend_decay_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of the extended run's steps over which the learning rate falls to 0, at its end."""
+
+    @field_validator("max_active")
+    @classmethod
+    def _a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("give a number above 0; inf admits every member")
+        return value
