@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 import unmix
+from unmix.activations.arrays import split
 from unmix.cli import main
 from unmix.errors import UserError
 from unmix.front import Run, columns
@@ -75,8 +76,6 @@ def test_a_column_is_of_one_type(run: Run):
 
 def test_what_was_held_out_is_what_the_saved_dictionary_gives(run: Run, x_RD: np.ndarray):
     """Explained variance and L0 by hand, over rows that no batch held."""
-    from unmix.activations.arrays import split
-
     _, held_R = split(len(x_RD), 0.1, 0)
     x_HD = torch.from_numpy(x_RD[held_R]).double()
     found = run.evaluation()
@@ -175,6 +174,40 @@ def test_a_generator(x_RD: np.ndarray, tmp_path: Path):
     assert run.evaluation()["tokens"] == [512]
 
 
+def test_a_generator_is_not_trained_on_from_rows_that_have_gone_by(x_RD: np.ndarray, tmp_path: Path):
+    """That is said before the sweep and not after it; a second call has the rows again."""
+
+    def batches() -> Iterator[torch.Tensor]:
+        yield from torch.from_numpy(x_RD).split(100)
+
+    common: dict[str, Any] = {"l0": 4, "name": "made", "runs": tmp_path, "evaluate": False, **FEW}
+    further = {"choice": {"extend_to": FEW["steps"] + 2}}
+    with pytest.raises(UserError, match=r"extend_to = .* a generator gives its rows once; leave it out and give it to"):
+        unmix.sweep(activations=batches(), **common, **further)
+    assert not (tmp_path / "made" / "run.yaml").exists()
+    unmix.sweep(activations=batches(), **common)
+    run = unmix.sweep(activations=batches(), **common, **further)
+    assert "l0-4-extended" in run.members
+
+
+def test_token_ids_in_a_list_are_token_ids(x_RD: np.ndarray, tmp_path: Path):
+    ids = [n % 7 for n in range(len(x_RD))]
+    common: dict[str, Any] = {"l0": 4, "runs": tmp_path, "evaluate": False, **FEW, "activations.special_ids": [3]}
+    listed = unmix.sweep(activations=(x_RD, ids), name="listed", **common)
+    arrays = unmix.sweep(activations=(x_RD, np.array(ids)), name="arrays", **common)
+    assert listed.metrics()["explained_variance"] == arrays.metrics()["explained_variance"]
+
+
+@pytest.mark.parametrize("what", ["activations", "targets"])
+def test_a_row_that_is_not_finite_is_named(what: str, x_RD: np.ndarray, tmp_path: Path):
+    row = int(split(len(x_RD), 0.1, 0)[0][1200])
+    given = {"activations": x_RD.copy(), "targets": x_RD.copy()}
+    given[what][row, 5] = np.nan
+    common = {**FEW, "activations.chunk_sequences": 100}  # all rows are in the first chunk
+    with pytest.raises(UserError, match=rf"row {row:,} of the {what} of activations is not finite, and 1 of the "):
+        unmix.sweep(**given, l0=4, name="bad", runs=tmp_path, **common)
+
+
 def test_a_model_and_a_corpus(overrides: dict[str, Any], tmp_path: Path):
     run = unmix.sweep(runs=tmp_path, quiet=True, **overrides | {"training.l1": [1.0], "training.steps": 10})
     assert list(run.members) == ["l1-1"]
@@ -186,6 +219,7 @@ def test_a_model_and_a_corpus(overrides: dict[str, Any], tmp_path: Path):
     [
         ({"lo": 5}, "unknown keyword lo; known here: architecture, model"),
         ({"training": {"steeps": 5}}, "unknown key training.steeps; did you mean steps"),
+        ({"steps": 5, "training": {"steps": 6}}, r"steps = 5 and training\.steps = 6 are both given; leave out one"),
         ({"activations": 3.0}, "float is no tensor"),
         ({"activations": {"a": [[1.0]]}}, "a: list is no tensor and no numpy array"),
         ({"activations": np.zeros((9, 2), np.float32), "hook": ["a", "b"]}, "is of one hook, and 2 are named"),

@@ -44,6 +44,9 @@ def test_any_list_of_a_key_with_several_values_comes_back(key: str, value: Any):
         ("training.lr", ["1e-3"], 0.001),
         ("training.lr", ["2.E+4"], 20000.0),
         ("model.name", ['"1e-3"'], "1e-3"),
+        ("training.steps", ["010"], 10),
+        ("training.steps", ["-0_10"], -10),
+        ("training.steps", ["0x1F"], 31),
         ("variants.a.training", ['{"l0": [1e-05]}'], {"l0": [1e-05]}),
     ],
 )

@@ -261,7 +261,8 @@ def _activations(
         given = {hooks[0]: given}
     elif ids is not None:
         raise UserError("token ids of all rows stand beside an array, or hook -> array; of batches, give each its own")
-    return given, ids, {**keys, "hook": hooks, "activations.rows": GIVEN}
+    named = {} if "activations.hooks" in keys else {"hook": hooks}  # of a mapping, those of its hooks that are wanted
+    return given, ids, {**keys, **named, "activations.rows": GIVEN}
 
 
 def _targets(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,6 +15,7 @@ from unmix.disk import sha256
 from unmix.errors import UserError
 from unmix.evaluation.opened import open_subject
 from unmix.evaluation.proof import mends, prove
+from unmix.evaluation.subject import NO_KEYS
 from unmix.interop.load import load_sae, one_inside, recognise
 from unmix.runlog import Logged, gaps, logged_steps, parse_metrics, read_choices, read_extensions, read_json
 from unmix.training import checkpoint
@@ -56,6 +57,7 @@ def prove_folder(
     corpus: str | None,
     hook: str | None,
     hook_out: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
     tokens: int = PROOF_TOKENS,
     say: Callable[[str], None] = lambda text: None,
 ) -> Found:
@@ -72,6 +74,7 @@ def prove_folder(
         corpus=corpus,
         hook=hook,
         hook_out=hook_out,
+        corpus_keys=corpus_keys,
         read_at_most=20 * tokens,
         fit=False,
     )

@@ -53,7 +53,7 @@ def option(key: str, value: Any) -> str:
 
 @cache
 def _loader() -> Any:
-    """YAML 1.1, but for 1e-3, which is text there; people mean the number."""
+    """YAML 1.1, but for 1e-3, which is text there, and 010, which is 8: people mean the decimal number."""
     import yaml
 
     class Words(yaml.SafeLoader):
@@ -61,7 +61,13 @@ def _loader() -> Any:
 
     number = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+\Z")
     Words.add_implicit_resolver("tag:yaml.org,2002:float", number, list("-+.0123456789"))
+    Words.add_constructor("tag:yaml.org,2002:int", _decimal)
     return Words
+
+
+def _decimal(loader: Any, node: Any) -> int:
+    digits = loader.construct_scalar(node).replace("_", "")
+    return int(digits) if re.fullmatch(r"[-+]?\d+", digits) else int(loader.construct_yaml_int(node))
 
 
 def _word(value: Any) -> str:

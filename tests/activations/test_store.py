@@ -51,6 +51,17 @@ def test_a_stopped_harvest_goes_on_and_ends_with_the_same_bytes(tmp_path):
         assert path.read_bytes() == (tmp_path / "cut" / path.name).read_bytes()
 
 
+def test_rows_that_are_there_twice_are_counted_once(tmp_path):
+    """The corpus has 60 rows: of 80, some are read again."""
+    store = Store(write(tmp_path / "s", tokens=80), ["h"], batch_tokens=7)
+    assert (store.rows, store.size, store.manifest["distinct_rows"]) == (80, 60, 60)
+    assert Store(write(tmp_path / "few"), ["h"], batch_tokens=7).size == 40
+    manifest = json.loads((tmp_path / "s/manifest.json").read_text())
+    del manifest["distinct_rows"]
+    (tmp_path / "s/manifest.json").write_text(json.dumps(manifest))
+    assert Store(tmp_path / "s", ["h"], batch_tokens=7).size == 80  # one from before does not say
+
+
 def test_bfloat16_rounds(tmp_path):
     store = Store(write(tmp_path / "s", dtype="bfloat16"), ["h"], batch_tokens=7)
     batch, exact = next(store.batches(0, 1)).activations["h"], next(stream().batches(0, 1)).activations["h"]

@@ -31,6 +31,28 @@ def test_what_every_variant_sets_itself_cannot_be_asked_for(tmp_path, variants, 
         recipe_with(str(path), asked, {}, [])
 
 
+@pytest.mark.parametrize(
+    ("short", "dotted", "architectures"),
+    [
+        ({"steps": 100}, {"training.steps": 200}, []),
+        ({"l0": [20.0]}, {"training.l0": [50]}, []),
+        ({"corpus": ["a"]}, {"corpus.source": "b"}, []),
+        ({"features": 64}, {"sae.features": 128}, []),
+        ({}, {"sae.architecture": "relu"}, ["topk"]),
+        ({}, {"sae.architecture": "relu"}, ["relu", "topk"]),
+    ],
+)
+def test_a_key_that_is_given_twice_is_one_value(short, dotted, architectures):
+    """One of them would be ignored."""
+    with pytest.raises(UserError, match="are both given; leave out one"):
+        recipe_with(None, short, dotted, architectures)
+
+
+def test_the_same_value_twice_is_no_mistake():
+    recipe = recipe_with(None, {"steps": 100, "l0": [20.0]}, {"training.steps": 100, "training.l0": [20]}, ["topk"])
+    assert (recipe.training.steps, recipe.training.l0) == (100, [20])
+
+
 def test_an_l0_goes_to_the_variants_that_set_nothing(tmp_path):
     path = tmp_path / "recipe.yaml"
     path.write_text("name: two\nsae: {architecture: relu}\nvariants: {a: {training: {l1: [1]}}, b: {}}\n")

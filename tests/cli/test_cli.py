@@ -68,6 +68,10 @@ def test_the_steps_by_their_own_commands(recipe, tmp_path, capsys):
     assert unmix("choose", run, "--max-active", "45", "--at-step", "70", "--json", tmp_path=tmp_path) == 0
     choice = json.loads(capsys.readouterr().out)
     assert [c["member"] for c in choice["candidates"]] == ["l1-1", "l1-3"]
+    assert unmix("choose", run, "--at-step", "0", tmp_path=tmp_path) == 2
+    assert "--at-step 0 is before training; give 1 or more" in capsys.readouterr().err
+    assert unmix("choose", run, "--corpus.field", "x", tmp_path=tmp_path) == 2
+    assert "--corpus.field is a key of a recipe, and this command takes none" in capsys.readouterr().err
     assert unmix("choose", run, tmp_path=tmp_path) == 0
     assert "rule: " in capsys.readouterr().out
     assert unmix("extend", run, "--member", "l1-3", "--steps", "70", tmp_path=tmp_path) == 0
@@ -103,8 +107,9 @@ def test_harvest_then_sweep_from_the_store(recipe, tmp_path, capsys):
 def test_a_store_has_what_the_sweep_and_its_extension_read(recipe, tmp_path):
     store, more = tmp_path / "store", ["--choice.extend_to", "80"]
     assert unmix("harvest", recipe, "--out", store, *more, tmp_path=tmp_path) == 0
-    rows = sum(shard["rows"] for shard in json.loads((store / "manifest.json").read_text())["shards"])
-    assert rows >= 80 * 48  # in whole shards
+    manifest = json.loads((store / "manifest.json").read_text())
+    assert sum(shard["rows"] for shard in manifest["shards"]) >= 80 * 48  # in whole shards
+    rows = manifest["distinct_rows"]
     words = ["--activations.store", store, "--choice.max_active", "40", "--no-evaluate", *more]
     assert unmix("sweep", recipe, *words, tmp_path=tmp_path) == 0
     page = (tmp_path / "runs/tiny/report.html").read_text()
@@ -269,3 +274,12 @@ def test_a_signal_saves_and_the_same_command_goes_on(recipe, tmp_path, number, s
     again = subprocess.run(command, capture_output=True, text=True, check=False)
     assert again.returncode == 0, again.stderr
     assert f"resuming at step {int(saved.name.removeprefix('step-')):,}" in again.stderr
+
+
+def test_output_that_nobody_reads_on_is_no_traceback():
+    """`unmix … | head`: the reader has gone before the words come."""
+    process = subprocess.Popen([*UNMIX, "--version"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    error = process.stderr.read()
+    process.stderr.close()
+    assert (process.wait(timeout=60), error) == (141, b"")

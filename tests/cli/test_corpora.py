@@ -131,12 +131,14 @@ def test_ids_of_another_tokenizer_are_warned_of(sweep: Sweep) -> None:
     assert "warning: these token ids are probably another tokenizer's: the model pays" in said.replace("\n", " ")
 
 
-def test_chats_with_roles(sweep: Sweep, data: Path) -> None:
+def test_chats_with_roles(sweep: Sweep, data: Path, tmp_path: Path) -> None:
     chats = ["--corpus", "chats.jsonl", "--corpus.field", "messages"]
     status, said, _ = sweep(*chats)
     assert status == 2
     assert "has no chat template; give one in a file (--corpus.template FILE.jinja)" in said
     status, said, manifest = sweep(*chats, "--corpus.template", "chat.jinja", "--corpus.roles", "assistant")
+    norms = json.loads((tmp_path / "runs" / "r" / "norms.json").read_text())
+    assert norms["mask"].startswith("none; as in training, only these tokens are counted: messages of assistant")
     assert status == 0
     corpus = manifest["corpus"]
     assert 0.5 < corpus["activations"] / corpus["train_tokens"] < 0.9
@@ -206,6 +208,8 @@ def test_a_store_that_holds_the_beginning_of_a_long_corpus_is_trained_on(
 ) -> None:
     for name, value in {"LONG": 1000, "MANY": 1, "LEAST": 20 * T}.items():
         monkeypatch.setattr(f"unmix.corpus.plan.{name}", value)
+    # as if a shard were no longer than what is asked for: a whole one needs more than this corpus has
+    monkeypatch.setattr("unmix.activations.store.rows_written", lambda tokens, shard=256: -(-tokens // shard) * shard)
     store = tmp_path / "store"
     words = ["--corpus", "a.jsonl", *FAST[:2], *FAST[6:8], *FAST[14:18]]
     assert main(["harvest", *words, "--out", str(store), "--tokens", "256"]) == 0

@@ -154,6 +154,12 @@ def test_an_sae_of_another_library_whatever_its_files_are_called(write, base, tm
     [
         (["explore", "RUN", "--build", "--tokens", "0"], "--tokens 0 leaves nothing to see"),
         (["explore", "RUN", "--build", "--tokens", "64"], "--tokens 320, which is now 64; give --anew"),
+        (["explore", "RUN", "--tokens", "64"], "built with --tokens 320, and --tokens 64 is asked for; give --anew"),
+        (["explore", "RUN", "--member", "l1-3"], "built with --member all, and --member l1-3 is asked for; give --an"),
+        (["explore", "RUN", "--features", "3"], "--features is of --explain URL, and does nothing without it"),
+        (["explore", "RUN", "--explain-model", "some"], "--explain-model is of --explain URL"),
+        (["explore", "RUN", "--key-variable", "KEY"], "--key-variable is of --explain URL"),
+        (["explore", "RUN", "--build", "--seed", "0"], "--seed is of --explain URL"),
         (["explore", "RUN", "--build", "--hook", "resid_pre.0"], "--hook resid_pre.0: "),
         (["explore", "/no/such/place", "--build"], "/no/such/place is neither a run"),
         (["explore", "RUN", "--build", "--beside", "RUN"], "holds nothing but what is explored; give other"),

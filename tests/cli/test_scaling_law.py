@@ -14,6 +14,7 @@ import yaml
 from tiny_run import make
 
 from unmix.cli import main
+from unmix.cli.own_runs import points_like
 from unmix.cli.published import BUDGETS, beside
 from unmix.cli.scaling_law import Point, fit
 from unmix.config import dump
@@ -85,8 +86,10 @@ def write_run(folder: Path, overrides: dict[str, Any], *, steps: int, features: 
         unexplained = law(steps * recipe.training.batch_tokens, features, l0)
         saes[f"l0-{l0}"] = {"features": features, "l0": l0, "explained_variance": 1 - unexplained}
     (folder / "run.yaml").write_text(yaml.safe_dump({"recipe": dump(recipe)}))
-    result = {"hook": recipe.activations.hooks[0], "saes": saes}
-    (folder / "evaluation.json").write_text(json.dumps({"checkpoints": checkpoints, "hooks": [result]}))
+    mask = f"position 0 (BOS) left out of every number; {recipe.training.mask} left out of fidelity, and left as they"
+    result = {"hook": recipe.activations.hooks[0], "mask": mask, "saes": saes}
+    on = {"corpus": recipe.corpus.source, "model": recipe.model.name}
+    (folder / "evaluation.json").write_text(json.dumps({**on, "checkpoints": checkpoints, "hooks": [result]}))
 
 
 @pytest.fixture
@@ -149,3 +152,44 @@ def test_published_budgets_rise_and_name_their_sources():
     assert [budget.tokens for budget in BUDGETS] == sorted(budget.tokens for budget in BUDGETS)
     assert all(budget.source for budget in BUDGETS)
     assert {16_384, 24_576} <= {budget.features for budget in beside(20_000)}
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"corpus": "another.txt"}, {"model": "another"}, {"corpus_keys": {"field": "content"}},
+        {"mask": "position 0 (BOS) left out of every number"},
+        {"mask": "special tokens and tokens with norms above 10 times the median left out of fidelity, and left"},
+        {"mask": "tokens with norms above 5 times the median left out of fidelity"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_an_evaluation_of_something_else_is_no_point(changed, overrides, tmp_path):
+    """What it explains there is of other activations, or of other tokens of them."""
+    recipe = make(overrides, training__l1=[], training__l0=[4], sae__architecture="batchtopk")
+    write_run(tmp_path / "runs" / "one", overrides, steps=500, features=64)
+    assert len(points_like(recipe, "resid_post.0", "", tmp_path / "runs")[0]) == len(L0S)
+    path = tmp_path / "runs" / "one" / "evaluation.json"
+    evaluation = json.loads(path.read_text())
+    [result] = evaluation["hooks"]
+    result |= {key: value for key, value in changed.items() if key in result}
+    path.write_text(json.dumps(evaluation | {key: value for key, value in changed.items() if key not in result}))
+    assert points_like(recipe, "resid_post.0", "", tmp_path / "runs") == ([], {})
+
+
+def test_the_words_of_an_earlier_version_for_the_same_mask_are_known(overrides, tmp_path):
+    recipe = make(overrides, training__l1=[], training__l0=[4], sae__architecture="batchtopk")
+    write_run(tmp_path / "runs" / "one", overrides, steps=500, features=64)
+    path = tmp_path / "runs" / "one" / "evaluation.json"
+    now, before = "with norms above 10 times the median", "longer than 10 times the median norm"
+    assert now in path.read_text()
+    path.write_text(path.read_text().replace(now, before))
+    assert len(points_like(recipe, "resid_post.0", "", tmp_path / "runs")[0]) == len(L0S)
+
+
+@pytest.mark.parametrize("key", ["corpus__roles", "corpus__template_tokens", "corpus__field"])
+def test_chats_that_are_read_otherwise_are_other_activations(key, overrides, tmp_path):
+    recipe = make(overrides, training__l1=[], training__l0=[4], sae__architecture="batchtopk")
+    other = {"corpus__roles": ["assistant"], "corpus__template_tokens": False, "corpus__field": "messages"}[key]
+    write_run(tmp_path / "runs" / "one", overrides, steps=500, features=64, **{key: other})
+    assert points_like(recipe, "resid_post.0", "", tmp_path / "runs") == ([], {})

@@ -1,8 +1,11 @@
+import math
 from pathlib import Path
+from typing import Any, get_args
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
 from unmix import config
 from unmix.cli.arguments import recipe_with
@@ -114,3 +117,61 @@ def test_any_wrong_type_is_a_user_error_or_a_recipe(data):
         config.load(None, data)
     except UserError as error:
         assert "\n" not in str(error)  # noqa: PT017
+
+
+def floats_of(model, prefix=""):
+    """Every key of a recipe that may hold a float, dotted; of a list, with the first of its values."""
+    for key, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from floats_of(kind, f"{prefix}{key}.")
+        elif kind is float or float in _kinds(kind):
+            yield f"{prefix}{key}", kind
+
+
+def _kinds(kind: Any) -> set[Any]:
+    return {kind} | {inner for part in get_args(kind) for inner in _kinds(part)}
+
+
+LIMITS = ("training.clip_norm", "training.mask.norm_above")
+"""Keys that null takes the limit off: infinity does too."""
+
+
+@pytest.mark.parametrize(("key", "kind"), [*floats_of(config.RunConfig)])
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_no_number_is_infinite_or_none(key, kind, value):
+    given = [value] if "list" in str(kind) else (value, value) if "tuple" in str(kind) else value
+    if value == math.inf and key == "choice.max_active":  # no cap: the rule and the plots know it
+        assert config.load(None, {key: value}).choice.max_active == math.inf
+        return
+    if value == math.inf and key in LIMITS:
+        section = config.load(None, {key: value}).training
+        assert section.clip_norm is None or section.mask.norm_above is None
+        return
+    with pytest.raises(UserError, match=key.rpartition(".")[2]):
+        config.load(None, {key: given})
+
+
+def test_the_keys_with_floats_are_found():
+    found = {key for key, _ in floats_of(config.RunConfig)}
+    assert {*LIMITS, "training.l1_norm_power", "training.l0", "training.border", "choice.max_active"} <= found
+
+
+@pytest.mark.parametrize("section", ["training", "activations"])
+@pytest.mark.parametrize("seed", [-1, 2**63, 99999999999999999999])
+def test_a_seed_that_no_generator_takes(section, seed):
+    with pytest.raises(UserError, match=f"{section}.seed = "):
+        config.load(None, {f"{section}.seed": seed})
+
+
+def test_the_largest_seed_is_taken():
+    assert config.load(None, {"training.seed": 2**63 - 1}).training.seed == 2**63 - 1
+
+
+def test_home_is_found_where_no_shell_has_looked(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    own = {"activations.rows": "~/x.npy", "activations.targets": "~/y.npy", "activations.token_ids": "~/ids.npy"}
+    act = config.load(None, own).activations
+    assert (act.rows, act.targets, act.token_ids) == ("/home/me/x.npy", "/home/me/y.npy", Path("/home/me/ids.npy"))
+    assert config.load(None, {"activations.store": "~/store"}).activations.store == Path("/home/me/store")
+    assert config.load(None, {"activations.rows": "given"}).activations.rows == "given"

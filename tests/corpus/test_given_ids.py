@@ -272,3 +272,14 @@ def test_the_split_is_by_document(tmp_path: Path) -> None:
     assert sum(side.documents for side in sides) == 2 * len(DOCUMENTS)
     assert all(side.documents % 2 == 0 for side in sides)  # a copied document lands on the side of its twin
     assert tokens.special_ids(TWO, sides[0]) == [0, BOS, PAD]
+
+
+def test_ids_that_are_cached_are_those_of_the_same_padding(tmp_path: Path) -> None:
+    """Which token pads is no part of tokenizer.json: another one makes other tokens of the same file."""
+    rows = [[*document, *[7] * (20 - len(document))] for document in DOCUMENTS]
+    path = write(tmp_path / "a.jsonl", rows)
+    before, _ = load(path, tiny_tokenizer())
+    padding = tiny_tokenizer()
+    padding.pad_token = padding.convert_ids_to_tokens(7)
+    after, _ = load(path, padding)
+    assert np.count_nonzero(before.ids_NT == 7) > np.count_nonzero(after.ids_NT == 7)

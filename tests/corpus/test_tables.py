@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -105,3 +107,24 @@ def test_a_shard_that_is_cut_anywhere_or_damaged_is_named(tmp_path: Path) -> Non
         for content in [raw[: len(raw) // 2], raw[:-8], b"", *damaged]:
             broken.write_bytes(content)
             refuses(shards, f"1{path.name}")
+
+
+def test_chats_in_parquet_are_read_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the other columns hold is asked for by a remedy alone."""
+    chats = [[{"role": "user", "content": f"chat {n}"}] for n in range(ROWS)]
+    pq.write_table(pa.table({"messages": chats, "prompt": ["x"] * ROWS}), tmp_path / "a.parquet")
+    passes = []
+    whole = pq.ParquetFile.iter_batches
+
+    def counted(self: Any, *args: Any, **more: Any) -> Iterator[Any]:
+        passes.append(more)
+        return whole(self, *args, **more)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", counted)
+    assert len(texts(tmp_path / "a.parquet", "messages")) == ROWS
+    assert len(passes) == 1
+
+
+def test_a_row_that_cannot_be_read_says_what_the_other_columns_hold(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"n": [1, 2], "body": ["a", "b"]}), tmp_path / "a.parquet")
+    refuses(tmp_path / "a.parquet", r"row 1: 'n' holds a number, .*; set corpus\.field to one of: body$", "n")

@@ -57,6 +57,9 @@ def test_only_tokens_that_count_are_counted(setting):
     assert found["fidelity_tokens"] == row["by_norm"]["tokens"] == len(x_BD)
     assert row["explained_variance"] == pytest.approx(1 - (error / (x_BD - x_BD.mean(0)).square().sum()).item())
     assert row["l0"] == pytest.approx(l0.item())
+    assert row["by_norm"]["mask"] == (
+        "none; as in training, only these tokens are counted: messages of assistant, template tokens left out"
+    )
     assert (
         "only these tokens count: messages of assistant, template tokens left out; the others keep x" in found["mask"]
     )

@@ -71,6 +71,7 @@ def test_rows_on_another_device_are_brought_to_the_dictionaries(
         found.append(rows.evaluate_rows(folder, None, tokens=10_000))
     assert json.dumps(found[0]) == json.dumps(found[1])
     assert found[1]["hooks"][0]["saes"]["l0-4"]["tokens"] > 0
+    assert found[1]["hooks"][0]["saes"]["l0-4"]["by_norm"]["mask"] == "none: every activation is counted"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -86,7 +87,7 @@ def test_a_run_on_a_gpu_is_evaluated(kind: str, x_RD: np.ndarray, tmp_path: Path
     [
         ["--debias"], ["--corpus", "stdlib"], ["--hook", "resid_post.1"], ["--hook-out", "mlp_out.1"],
         ["--device", "cpu"], ["--batch", "4"], ["--ce-tokens", "100000"], ["--mask-special"],
-        ["--debias", "--batch", "4", "--ce-tokens", "7"],
+        ["--debias", "--batch", "4", "--ce-tokens", "7"], ["--corpus.field", "content"],
     ],
 )  # fmt: skip
 def test_options_that_are_of_no_use_are_refused_by_name(

@@ -183,3 +183,9 @@ def test_several_sources_are_compared_one_by_one(own, tmp_path):
         folders.append(folder)
     [line] = found(folders, model=None, corpus=None)[1]
     assert line == (f"corpus.field of {sources[1]['source']} differs (a: text; b: body); that of a is taken for all")
+
+
+def test_a_hook_for_nothing_but_runs_is_refused(own):
+    """Each member has its own: the option would be ignored."""
+    with pytest.raises(UserError, match=r"--hook resid_post\.1: all of these are runs"):
+        found([own, changed(own, "other")], model=None, corpus=None, hook="resid_post.1")

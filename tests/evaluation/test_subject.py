@@ -8,6 +8,7 @@ import torch
 from tiny_models import CONTEXT, WIDTH, tiny_model_folder
 from tiny_run import make, write_texts
 
+import unmix
 from unmix.cli import main
 from unmix.config import MaskConfig
 from unmix.dictionary.files import save_sae
@@ -244,3 +245,78 @@ def test_where_nothing_was_processed_nothing_is_said(tmp_path, texts, capsys, op
     assert "TransformerLens" not in out + err
     assert "processed" not in result
     assert 0 <= result["mean_removed_fraction"] <= 1
+
+
+def test_nobody_knows_what_rows_were_of(tmp_path, texts, capsys):
+    """Rows were read somewhere, of some text: the documents of a corpus that is given may be among it."""
+    x_RD = torch.randn(2000, WIDTH)
+    few = {"training": {"batch_tokens": 64, "selection": "fp32", "dense": "fp32", "border": 0.2}}
+    folder = unmix.sweep(
+        activations=x_RD, hook="resid_post.1", l0=4, features=24, steps=4, name="rows", runs=tmp_path, quiet=True,
+        evaluate=False, **few,
+    ).folder  # fmt: skip
+    assert find_subject(folder, model="m", corpus="c", hook=None).split == UNKNOWN_SPLIT
+    assert evaluate(folder, texts) == 0
+    out, err = capsys.readouterr()
+    assert "held-out documents" not in out
+    assert f"sequences of {CONTEXT} tokens, which is all that the model takes, where training had 256" in err
+    [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
+    assert result["split"] == UNKNOWN_SPLIT
+    assert result["sequence_length"] == CONTEXT
+
+
+def test_another_model_with_a_shorter_context_is_read_as_far_as_it_goes(overrides, tmp_path, capsys):
+    run.sweep(make(overrides, training__l1=[1.0], training__steps=3), tmp_path / "run")
+    short = str(tiny_model_folder("gpt2", max_position_embeddings=8, n_positions=8))
+    one = tmp_path / "run" / "members" / "l1-1" / "step-000000003"
+    for folder in (tmp_path / "run", one):
+        assert main(["evaluate", str(folder), "--model", short, *FEW]) == 0
+        assert "sequences of 8 tokens, which is all that the model takes" in capsys.readouterr().err
+
+
+@pytest.fixture
+def contents(tmp_path):
+    """The texts as records whose field is called otherwise than usual."""
+    rows = [{"id": n, "content": f"document {n} " + "for the world " * 40} for n in range(100)]
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    return str(tmp_path / "a.jsonl")
+
+
+@pytest.mark.parametrize("words", [["evaluate", *FEW], ["verify", "--tokens", "300"], ["explore", "--build"]])
+def test_the_field_of_a_corpus_is_given_where_the_error_says(words, tmp_path, texts, contents, capsys):
+    folder = saelens(tmp_path / "sae", **GPT2)
+    command, *more = words
+    given = [command, str(folder), *more, "--model", str(tiny_model_folder()), "--corpus", contents]
+    assert main(given) == 2
+    assert "set corpus.field to one of: content" in capsys.readouterr().err
+    assert main([*given, "--corpus.field", "content"]) == 0, capsys.readouterr().err
+    if command == "evaluate":
+        found = json.loads((folder / "evaluation.json").read_text())
+        assert found["corpus_keys"] == {"field": "content"}
+    assert main([*given, "--corpus.feild", "content"]) == 2
+    assert "unknown key corpus.feild; did you mean field?" in capsys.readouterr().err
+    assert main([*given, "--training.lr", "1"]) == 2
+    assert "this command takes those of corpus alone" in capsys.readouterr().err
+    assert main([*given, "--corpus.source", "x"]) == 2
+    assert "give the source as --corpus SOURCE" in capsys.readouterr().err
+
+
+def test_the_field_for_a_cache_of_delphi(tmp_path, texts, contents, capsys):
+    folder = saelens(tmp_path / "sae", **GPT2 | {"context_size": 32})
+    words = ["--model", str(tiny_model_folder()), "--corpus.field", "content"]
+    delphi = ["--to", "delphi", "--corpus", contents, "--tokens", "320"]
+    assert main(["convert", str(folder), str(tmp_path / "latents"), *words, *delphi]) == 0, capsys.readouterr().err
+    assert main(["convert", str(folder), str(tmp_path / "other"), *words]) == 2
+    assert "--corpus.field is only for --to delphi" in capsys.readouterr().err
+
+
+def test_documents_that_were_trained_on_are_not_held_out_by_a_key(overrides, tmp_path):
+    run.sweep(make(overrides, training__l1=[1.0], training__steps=3), tmp_path / "run")
+
+    def subject(fraction):
+        keys = {"held_out_fraction": fraction}
+        return find_subject(tmp_path / "run", model=None, corpus=None, hook=None, corpus_keys=keys)
+
+    assert subject(0.05).corpus.held_out_fraction == 0.05
+    with pytest.raises(UserError, match=r"held_out_fraction 0\.5: the training of .* held out 0\.1 .*; give at most"):
+        subject(0.5)

@@ -54,6 +54,8 @@ def test_a_topk_of_openai_is_judged_on_rows_of_its_kind_by_hand(words, tmp_path,
     result = evaluated(tmp_path / "sae")
     assert result["mask"] == "no BOS: sequences begin with text, and position 0 counts like any other"
     assert result["prepend_bos"] is False
+    [row] = result["saes"].values()
+    assert row["by_norm"]["mask"] == "none: sequences have no BOS, and every position is counted"
 
     lm = load_language_model(ModelConfig(name=words[1]))
     config = CorpusConfig(source=words[3])

@@ -12,7 +12,7 @@ import yaml
 
 import unmix
 from unmix.cli import _parser, main
-from unmix.cli.arguments import read_recipe, split_dotted
+from unmix.cli.arguments import SHORT, read_recipe, split_dotted
 from unmix.config import RunConfig, dump
 from unmix.errors import UserError
 from unmix.front import _activations, _recipe
@@ -33,6 +33,18 @@ def recipe(words: str) -> RunConfig:
     """What the command line makes of them."""
     rest, dotted = split_dotted(shlex.split(f"sweep --features 256 {words}"))
     return read_recipe(_parser().parse_args(rest), dotted)
+
+
+def instead(words: str, said: str) -> str:
+    """The command that was refused with these options: in the place of its own short ones for the same keys, which it
+    may not have beside them."""
+    keys = {word for word in shlex.split(said) if word.startswith("--")}
+    replaced = {f"--{short}" for short, key in SHORT.items() if f"--{key}" in keys}
+    kept, stays = [], True
+    for word in shlex.split(words):
+        stays = word not in replaced if word.startswith("--") else stays
+        kept += [word] * stays
+    return f"{shlex.join(kept)} {said}"
 
 
 def began(folder: Path, recipe: RunConfig) -> Path:
@@ -87,11 +99,11 @@ PAIRS = [
 
 @pytest.mark.parametrize(("first", "second"), [*PAIRS, *((b, a) for a, b in PAIRS)])
 def test_options_typed_back(first: str, second: str, tmp_path: Path):
-    """Behind the command that was refused: its own options stay."""
+    """Behind the command that was refused: its other options stay."""
     first, second = (words if "--l" in words else f"{words} --l0 4" for words in (first, second))
     folder = began(tmp_path / "run", recipe(first))
     said = advice(recipe(second), folder)
-    agreed(recipe(f"{second} {said}"), folder)
+    agreed(recipe(instead(second, said)), folder)
 
 
 @pytest.mark.parametrize("second", ["", "--architecture relu topk", "--training.lr 0.1"])
@@ -114,7 +126,7 @@ def test_a_store_asks_for_what_can_be_typed():
     harvested = dump(recipe("--corpus a=1 --corpus b=2 --corpus.roles user --l0 4"))
     held = {"corpus.sources": harvested["corpus"]["sources"], "corpus.roles": ["user"], "model.name": "123"}
     words = as_options(as_then(["corpus.source", "corpus.roles", "corpus.template", "model.name"], held))
-    found = store_recipe(recipe(f"--l0 4 --corpus x --corpus.template t.jinja {words}"))
+    found = store_recipe(recipe(instead("--l0 4 --corpus x --corpus.template t.jinja", words)))
     assert found["corpus"] == harvested["corpus"]
     assert found["model"]["name"] == "123"
 

@@ -11,6 +11,7 @@ from tiny_run import make
 
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.evaluation.subject import find_subject
 from unmix.runlog import read_manifest, write_manifest
 from unmix.training import run
 from unmix.training.checkpoint import CHECKSUMS, STATE, damage
@@ -81,3 +82,29 @@ def test_a_checkpoint_with_the_older_names_of_the_weights_resumes_to_the_same_bi
     for member in (folder.parent.name for folder in checkpoints):
         assert same(state(tmp_path / "whole", member, 60), state(tmp_path / "cut", member, 60))
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_a_run_whose_sources_were_written_with_a_field_that_nobody_gave_is_resumed(overrides, tmp_path):
+    """Then its evaluation reads what it was trained on."""
+    sources = []
+    for name in ("a", "b"):
+        rows = [{"text": "x", "body": f"{name} {n} " + "for the world " * 40} for n in range(60)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(map(json.dumps, rows)))
+        sources.append({"source": str(tmp_path / f"{name}.jsonl")})
+    given = {key: value for key, value in overrides.items() if key != "corpus.source"}
+    recipe = make(given | {"corpus": {"field": "body", "sources": sources}}, training__l1=[1.0])
+    run.sweep(recipe, tmp_path / "whole")
+    stopping(recipe, tmp_path / "cut", 30)
+    manifest = read_manifest(tmp_path / "cut" / "run.yaml")
+    written = manifest["recipe"]["corpus"]
+    assert [part["field"] for part in written["sources"]] == ["body", "body"]
+    written["field"] = "body"
+    for part in written["sources"]:
+        part["field"] = "text"
+    write_manifest(tmp_path / "cut" / "run.yaml", manifest)
+    subject = find_subject(tmp_path / "cut", model=None, corpus=None, hook=None)
+    assert [part.field for _, part in subject.corpus.parts] == ["body", "body"]
+    run.sweep(recipe, tmp_path / "cut")
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    subject = find_subject(tmp_path / "cut", model=None, corpus=None, hook=None)
+    assert [part.field for _, part in subject.corpus.parts] == ["body", "body"]

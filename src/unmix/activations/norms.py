@@ -32,6 +32,15 @@ NAMED = 12  # token kinds listed a hook
 SINGLE = 4  # leading positions that have a row of their own; then the ranges double
 SINK_NORM, SINK_LIFT, SINK_SHARE = 1.2, 2.0, 0.02  # a sink's mean / median, lift and share of the top 1 % are above
 MASK = "none: the BOS at position 0 is counted"
+EVERY_ROW = "none: every activation is counted"
+
+
+def mask_said(*, bos: bool, counted: str) -> str:
+    """What is said of numbers that no mask changes. `bos`: whether sequences begin with one; `counted`: which tokens
+    become activations, if not all do (a BOS at position 0 does not then)."""
+    if counted:
+        return f"none; as in training, only these tokens are counted: {counted}"
+    return MASK if bos else "none: sequences have no BOS, and every position is counted"
 
 
 def distribution(

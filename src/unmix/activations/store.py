@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import mmap
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ import torch
 from torch import Tensor
 
 from unmix.activations.stream import NO_WIDTHS, Batch, Stream, gather
+from unmix.config.corpus import as_written_now
 from unmix.disk import require_room, sha256
 from unmix.errors import UserError
 from unmix.kernels.bfloat16 import rows_as_float32
@@ -34,6 +34,7 @@ from unmix.runlog import write_json
 from unmix.tensorfile import save_tensors
 
 FORMAT = 1
+SHARD_TOKENS = 65_536
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SHARDS, _ROWS = 3, 4  # which permutation a generator is for
 _MEASURED = ("bf16_change", "loss", "rates", "modules")  # keys of `model`; modules follow from the others
@@ -44,6 +45,11 @@ _KEPT_BYTES = 4 * 2**30  # of shards that stay mapped; the system takes their me
 def held(folder: Path) -> dict[str, Any]:
     """The manifest of the harvest in a folder; empty if there is none."""
     return read_manifest(folder) if (folder / "manifest.json").exists() else {}
+
+
+def rows_written(tokens: int, shard_tokens: int = SHARD_TOKENS) -> int:
+    """Rows of the shards that hold so many tokens."""
+    return -(-tokens // shard_tokens) * shard_tokens
 
 
 def _fixed(fact: Any) -> Any:
@@ -58,7 +64,7 @@ def harvest(
     tokens: int,
     dtype: str,
     facts: dict[str, Any],
-    shard_tokens: int = 65_536,
+    shard_tokens: int = SHARD_TOKENS,
     progress: Callable[[int], None] = lambda rows: None,
     force: bool = False,
 ) -> None:
@@ -83,12 +89,12 @@ def harvest(
         raise UserError(f"{folder} is a file, and a store is a folder; move it away, or give another --out")
     elif folder.exists() and any(path.name != "manifest.json.new" for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no store; give another --out")
-    wanted = math.ceil(tokens / shard_tokens)
+    wanted = rows_written(tokens, shard_tokens) // shard_tokens
     if not force:
         a_row = sum(stream.widths.values()) * DTYPES[dtype].itemsize + 8
         left = wanted - len(shards)
         require_room(folder, left * (shard_tokens * a_row + 10_000), f"{left * shard_tokens:,} activations")
-    whole = {**description, "widths": stream.widths, "shards": shards}
+    whole = {**description, "widths": stream.widths, "distinct_rows": 0, "shards": shards}
     if not shards:
         write_json(manifest_path, whole)  # so that a harvest killed in its first shard is known as one
     for number in range(len(shards), wanted):
@@ -109,6 +115,7 @@ def harvest(
         path = folder / f"shard-{number:06d}.safetensors"
         save_tensors(path, tensors)
         shards.append({"file": path.name, "rows": shard_tokens, "sha256": sha256(path)})
+        whole["distinct_rows"] = min(len(shards) * shard_tokens, stream.size)
         write_json(manifest_path, whole)
         progress((number + 1) * shard_tokens)
 
@@ -124,6 +131,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if manifest.get("format") != FORMAT:
         raise UserError(f"{folder} has format {manifest.get('format')}; this unmix reads {FORMAT}: harvest it again")
     assert isinstance(manifest, dict)
+    recipe = manifest.get("recipe")
+    if isinstance(recipe, dict) and "corpus" in recipe:
+        try:
+            manifest["recipe"] = {**recipe, "corpus": as_written_now(recipe["corpus"])}
+        except ValueError as error:
+            raise UserError(f"{folder}/manifest.json is damaged at recipe.corpus: {error}") from None
     return manifest
 
 
@@ -143,7 +156,9 @@ class Store:
             raise UserError(f"{folder} has no activations of {absent[0]}; it has {have}")
         self.widths = {hook: self.manifest["widths"][hook] for hook in hooks}
         self.shard_rows: int = self.manifest["shard_tokens"]
-        self.rows = self.size = self.shard_rows * len(self.manifest["shards"])
+        self.rows = self.shard_rows * len(self.manifest["shards"])
+        self.size: int = min(self.rows, self.manifest.get("distinct_rows", self.rows))
+        """Rows that are not there twice: a harvest may have read its corpus more than once. Older ones do not say."""
         self.chunk_tokens = self.shard_rows
         if not self.manifest["shards"]:
             raise UserError(f"{folder} has no shard yet; run `unmix harvest` again to resume it")

@@ -21,7 +21,8 @@ _MOST = 10  # ids that are named
 
 
 def parted(given: Any) -> tuple[Any, Any]:
-    """(rows, their token ids): of a pair of rows and a vector of integers, as a DataLoader gives it; else no ids."""
+    """(rows, their token ids): of a pair of rows and a vector or list of integers, as a DataLoader gives it; else no
+    ids."""
     if isinstance(given, tuple | list) and len(given) == 2 and _is_ids(given[1]):
         return given[0], given[1]
     return given, None
@@ -30,6 +31,8 @@ def parted(given: Any) -> tuple[Any, Any]:
 def _is_ids(given: Any) -> bool:
     if isinstance(given, Tensor):
         return given.ndim == 1 and not (given.is_floating_point() or given.is_complex() or given.dtype == torch.bool)
+    if isinstance(given, list | tuple):
+        return bool(given) and all(isinstance(i, int | np.integer) and not isinstance(i, bool) for i in given)
     return isinstance(given, np.ndarray) and given.ndim == 1 and np.issubdtype(given.dtype, np.integer)
 
 

@@ -65,7 +65,7 @@ def run(
             "corpus": recipe.corpus.model_copy(update={"max_tokens": _least(recipe, (repeats + 1) * chunk * T)}),
         }
     )
-    model, corpus = open_model(exact, say)
+    model, corpus = open_model(exact, say, (repeats + 1) * chunk * T)
     models: dict[str, LanguageModel] = {"fp32" if recipe.model.dtype == "float32" else recipe.model.dtype: model}
     if recipe.model.matmul != "fp32" and recipe.model.dtype == "float32":
         some_NT = torch.from_numpy(corpus.ids_NT[:MEASURED].astype(np.int64))

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import argparse
 import io
+import os
 import sys
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from unmix.cli.arguments import Dotted, split_dotted
 from unmix.cli.bench import add_bench
@@ -31,10 +33,13 @@ from unmix.disk import REFUSALS
 from unmix.errors import UserError
 from unmix.machine import keep_freed_memory
 
+BROKEN_PIPE = 141
+"""The status of a command whose output nobody reads on: 128 and SIGPIPE, as shells have it."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
-    stopped by a signal."""
+    stopped by a signal, 141 if its output was not read to the end."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows what it can
@@ -42,12 +47,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
         args = _parser().parse_args(words)
-        if dotted and "recipe" not in args:
-            raise UserError(f"--{next(iter(dotted))} is a key of a recipe, and this command takes none; leave it out")
-        return int(args.run(args, dotted) or 0)
+        _require_taken(args, dotted)
+        status = int(args.run(args, dotted) or 0)
+        sys.stdout.flush()
+        return status
     except UserError as error:
         print(f"unmix: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever read it, `head` or a pager, has seen enough
+        with suppress(OSError, ValueError):  # what is left in the buffer goes nowhere, at the end of the process too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
@@ -65,6 +75,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nunmix: interrupted", file=sys.stderr)
         return 130
+
+
+def _require_taken(args: argparse.Namespace, dotted: Dotted) -> None:
+    """Raises `UserError` for a key of a recipe that the command has no use for."""
+    if "recipe" in args:
+        return
+    taken = getattr(args, "keys", None)  # what the keys begin with that it takes without a recipe
+    if strange := next((key for key in dotted if taken is None or not key.startswith(taken)), None):
+        said = "none" if taken is None else f"those of {taken.rstrip('.')} alone"
+        raise UserError(f"--{strange} is a key of a recipe, and this command takes {said}; leave it out")
 
 
 def _parser() -> argparse.ArgumentParser:

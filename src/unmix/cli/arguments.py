@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 Dotted = dict[str, list[str]]
 """What was typed as `--section.key value`: {"training.l1": ["0", "5"]}."""
+CORPUS = "corpus."
+"""What the keys begin with that a command may take without a recipe."""
 SHORT = {
     "model": "model.name", "corpus": "corpus.source", "features": "sae.features", "steps": "training.steps",
     "hook": "activations.hooks", "l0": "training.l0", "l1": "training.l1", "device": "device",
@@ -59,6 +61,14 @@ def force_argument(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="begin although the disk seems to have no room for it")
 
 
+def corpus_keys(dotted: Dotted) -> dict[str, Any]:
+    """{"field": "content"} of `--corpus.field content`, for a command that takes `--corpus` and no recipe."""
+    keys = {key.removeprefix(CORPUS): value for key, value in _values(dotted).items()}
+    if named := next((key for key in ("source", "sources") if key in keys), None):
+        raise UserError(f"--corpus.{named}: give the source as --corpus SOURCE")
+    return keys
+
+
 def read_recipe(args: argparse.Namespace, dotted: Dotted) -> RunConfig:
     """The recipe that the arguments name, with what they change; the demo if they name none and change nothing."""
     short = {key: getattr(args, key) for key in ("name", *SHORT) if getattr(args, key) is not None}
@@ -71,6 +81,10 @@ def recipe_with(
     """The recipe of that name, or of that YAML file, changed: {"l0": [20]}, {"training.lr": 1e-3}."""
     from unmix import config
 
+    for key, value in [*short.items(), *([("architecture", architectures)] if architectures else [])]:
+        long = "sae.architecture" if key == "architecture" else SHORT.get(key, key)
+        if long in dotted and _listed(dotted[long]) != _listed(value):
+            raise UserError(f"{key} = {value} and {long} = {dotted[long]} are both given; leave out one")
     given = {SHORT.get(key, key): value for key, value in short.items()} | dotted
     for asked, other in (("training.l0", "training.l1"), ("training.l1", "training.l0")):
         if asked in given and other not in given:
@@ -92,6 +106,10 @@ def recipe_with(
             f"{', '.join(recipe.variants.keys() - set(architectures))}; give one architecture, or edit the recipe"
         )
     return recipe
+
+
+def _listed(value: Any) -> list[Any]:
+    return [*value] if isinstance(value, list | tuple) else [value]
 
 
 def _architectures(names: list[str]) -> dict[str, Any]:

@@ -32,6 +32,8 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     cap = args.max_active if args.max_active is not None else read_run(args.folder)[0].choice.max_active
     if not cap > 0:
         raise UserError(f"--max-active {cap:g} admits nothing; give a number above 0")
+    if args.at_step is not None and args.at_step < 1:
+        raise UserError(f"--at-step {args.at_step} is before training; give 1 or more, or leave it out")
     choices = decide(args.folder, cap, args.at_step)
     if args.json:
         print(json.dumps(choices[0] if len(choices) == 1 else {"hooks": choices}, indent=1))

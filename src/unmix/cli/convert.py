@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmix.cli.arguments import Dotted
+from unmix.cli.arguments import CORPUS, Dotted
 from unmix.cli.measured import LAYOUTS, refuse_options, write_measured
 from unmix.errors import UserError
 
@@ -61,15 +61,15 @@ def add_convert(commands: Any) -> None:
     parser.add_argument("--corpus", metavar="SOURCE", help="for delphi: the corpus (default: the one that SRC names)")
     parser.add_argument("--tokens", type=int, metavar="N", help="for delphi: held-out tokens to cache (262,144)")
     parser.add_argument("--json", action="store_true", help="print what was read as JSON")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, keys=CORPUS)
 
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.interop.convert import convert, convert_set
 
-    refuse_options(args)
+    refuse_options(args, dotted)
     if args.to in LAYOUTS:
-        return write_measured(args)
+        return write_measured(args, dotted)
     if args.to == "circuit_tracer":
         read = convert_set(args.src, args.dst, model=args.model, hook=args.hook)
     elif len(args.src) > 1:

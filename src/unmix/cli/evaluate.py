@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from unmix.cli.arguments import Dotted
+from unmix.cli.arguments import CORPUS, Dotted, corpus_keys
 from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 from unmix.errors import UserError
@@ -63,7 +63,11 @@ def add_evaluate(commands: Any) -> None:
         "--mask-norm-above", type=float, metavar="X", help="leave out tokens with norms above X times the median"
     )
     parser.add_argument("--model", help="the language model, if not the one that the folder names")
-    parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")
+    parser.add_argument(
+        "--corpus",
+        help="the corpus, if not the one that the folder names; --corpus.field NAME and its other keys say how it is "
+        "read",
+    )
     parser.add_argument("--hook", help="where an SAE is judged, if not at the hook that its folder names")
     parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if its folder does not say")
     parser.add_argument(
@@ -76,7 +80,7 @@ def add_evaluate(commands: Any) -> None:
         "--device", help="where it is evaluated, if not on the device of the run: auto, cpu, cuda, cuda:1, mps, xpu"
     )
     parser.add_argument("--json", action="store_true", help="print evaluation.json")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, keys=CORPUS)
 
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
@@ -114,6 +118,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
         hook_out=args.hook_out,
         batch=args.batch,
         device=args.device,
+        corpus_keys=corpus_keys(dotted),
         debias=args.debias,
         mask=evaluation_mask(args),
         say=Progress.say,

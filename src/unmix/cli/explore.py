@@ -6,11 +6,13 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from unmix.cli.arguments import Dotted
+from unmix.cli.arguments import CORPUS, Dotted, corpus_keys
 from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 from unmix.cli.report import show_report
 from unmix.errors import UserError
+
+_OF_EXPLAIN = ("--explain-model", "--features", "--key-variable", "--seed")
 
 
 def add_explore(commands: Any) -> None:
@@ -43,38 +45,51 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--explain-model", metavar="NAME", help="which of its models")
     parser.add_argument("--features", type=int, nargs="+", metavar="I", help="describe these (50 at random)")
     parser.add_argument("--key-variable", metavar="NAME", help="the environment variable that holds the endpoint's key")
-    parser.add_argument("--seed", type=int, default=0, help="which examples are drawn for descriptions (0)")
+    parser.add_argument("--seed", type=int, help="which examples are drawn for descriptions (0)")
     parser.add_argument("--model", help="the language model, if not the one that the folder names")
-    parser.add_argument("--corpus", help="the corpus, if not the one that the folder names")
+    parser.add_argument(
+        "--corpus",
+        help="the corpus, if not the one that the folder names; --corpus.field NAME and its other keys say how it is "
+        "read",
+    )
     parser.add_argument("--hook", help="where an SAE is read, if not at the hook that its folder names")
     parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if its folder does not say")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, keys=CORPUS)
 
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     if args.tokens is not None and args.tokens < 1:
         raise UserError(f"--tokens {args.tokens} leaves nothing to see; give a number above 0")
+    if not args.explain and (unused := [flag for flag in _OF_EXPLAIN if getattr(args, _name(flag)) is not None]):
+        raise UserError(f"{unused[0]} is of --explain URL, and does nothing without it; give that, or leave it out")
     from unmix.explore.build import Wanted, build
-    from unmix.explore.manifest import read_manifest
+    from unmix.explore.manifest import read_manifest, require_asked
 
     folder, kept = place_of(args.folder)
     out = args.out or kept / "explore"
-    wanted = Wanted(args.tokens, args.member, args.model, args.corpus, args.hook, args.anew, args.beside, args.hook_out)
+    given = {"model": args.model, "corpus": args.corpus, "hook": args.hook, "hook_out": args.hook_out}
+    keys = corpus_keys(dotted)
+    wanted = Wanted(args.tokens, args.member, **given, anew=args.anew, beside=args.beside, corpus_keys=keys)
     there = read_manifest(out)
     if args.build or args.anew or args.beside is not None or there is None or not there["site"]:
         page = build(folder, out, wanted, Progress.say)
         print(f"explorer: {page.resolve()}")
         if out == folder / "explore" and (folder / "report.html").exists():
             show_report(folder)  # anew, with features of the site
+    else:
+        require_asked(out, there, args.tokens, [] if args.explain else args.member)  # which are to be described
     if args.explain:
         return _explain(args, out)
     if args.build:
         return 0
     from unmix.explore.server import serve
 
-    given = {"model": args.model, "corpus": args.corpus, "hook": args.hook, "hook_out": args.hook_out}
-    serve(folder, out, port=args.port, **given, say=Progress.say)
+    serve(folder, out, port=args.port, **given, corpus_keys=keys, say=Progress.say)
     return 0
+
+
+def _name(flag: str) -> str:
+    return flag.removeprefix("--").replace("-", "_")
 
 
 def _explain(args: argparse.Namespace, out: Path) -> int:
@@ -87,7 +102,7 @@ def _explain(args: argparse.Namespace, out: Path) -> int:
     endpoint = Endpoint(args.explain, args.explain_model, key_from(args.key_variable))
     for member in args.member or [None]:
         path = describe_site(
-            out, endpoint, member=member, features=args.features or (), seed=args.seed, say=Progress.say
+            out, endpoint, member=member, features=args.features or (), seed=args.seed or 0, say=Progress.say
         )
         name = path.relative_to(out / "descriptions").as_posix().removesuffix(".jsonl")
         print(f"descriptions: {path}; the site shows {show(out, name)} of {name}")

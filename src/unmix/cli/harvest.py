@@ -38,24 +38,29 @@ def add_harvest(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     recipe = read_recipe(args, dotted)
-    from unmix.activations.store import harvest, held
+    from unmix.activations.store import harvest, held, rows_written
     from unmix.precision import keep
     from unmix.training.inputs import activations_read, as_new, open_model, open_stream, store_facts
+    from unmix.training.run import repeats
 
     say = Progress.say
     wanted = args.tokens if args.tokens is not None else activations_read(recipe)
     if wanted < 1:
         raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
     before = held(args.out).get("recipe")
-    recipe = keep(recipe, before) if before else as_new(recipe, wanted, say)
-    model, tokens = open_model(recipe, say)
+    rows = rows_written(wanted)
+    recipe = keep(recipe, before) if before else as_new(recipe, rows, say)
+    model, tokens = open_model(recipe, say, rows)
+    stream = open_stream(recipe, model, tokens)
+    if twice := repeats(stream, rows):
+        say(twice)
     began = time.perf_counter()
 
     def progress(rows: int) -> None:
         say(f"{rows:,} activations ({wanted:,} are needed), {rows / (time.perf_counter() - began):,.0f} tokens/s")
 
     harvest(
-        open_stream(recipe, model, tokens),
+        stream,
         args.out,
         tokens=wanted,
         dtype=args.dtype,

@@ -6,6 +6,7 @@ import argparse
 import json
 from pathlib import Path
 
+from unmix.cli.arguments import Dotted, corpus_keys
 from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 from unmix.errors import UserError
@@ -16,18 +17,20 @@ _OF = {"set": ("neuronpedia",), "creator": ("neuronpedia",), "corpus": ("delphi"
 """Options that are of some of them alone."""
 
 
-def refuse_options(args: argparse.Namespace) -> None:
+def refuse_options(args: argparse.Namespace, dotted: Dotted) -> None:
     """Raises `UserError` for an option that means nothing to what is written."""
     for name, layouts in _OF.items():
         if getattr(args, name) is not None and args.to not in layouts:
             raise UserError(f"--{name} {getattr(args, name)} is only for --to {' or '.join(layouts)}; leave it out")
+    if dotted and args.to != "delphi":
+        raise UserError(f"--{next(iter(dotted))} is only for --to delphi; leave it out")
 
 
-def write_measured(args: argparse.Namespace) -> int:
+def write_measured(args: argparse.Namespace, dotted: Dotted) -> int:
     """Write DST, and print what is in it."""
     if len(args.src) > 1:
         raise UserError(f"{len(args.src)} folders are given, and --to {args.to} takes one; give one")
-    written = {"saebench": _saebench, "neuronpedia": _neuronpedia, "delphi": _delphi}[args.to](args)
+    written = {"saebench": _saebench, "neuronpedia": _neuronpedia, "delphi": _delphi}[args.to](args, dotted)
     if args.json:
         print(json.dumps({"folder": str(args.dst), "written": [str(path) for path in written]}, indent=1))
         return 0
@@ -36,7 +39,7 @@ def write_measured(args: argparse.Namespace) -> int:
     return 0
 
 
-def _saebench(args: argparse.Namespace) -> list[Path]:
+def _saebench(args: argparse.Namespace, _: Dotted) -> list[Path]:
     """From the evaluation.json of a run or a dictionary."""
     from unmix.interop.convert import convert_evaluation
 
@@ -46,7 +49,7 @@ def _saebench(args: argparse.Namespace) -> list[Path]:
     return convert_evaluation(folder, kept, args.dst)
 
 
-def _neuronpedia(args: argparse.Namespace) -> list[Path]:
+def _neuronpedia(args: argparse.Namespace, _: Dotted) -> list[Path]:
     """From the explorer's site of a run or a dictionary."""
     from unmix.explore.neuronpedia import Asked, write_pages
     from unmix.interop.convert import made_whole, require_free
@@ -64,7 +67,7 @@ def _neuronpedia(args: argparse.Namespace) -> list[Path]:
     return [args.dst / path.relative_to(beside) for path in written]
 
 
-def _delphi(args: argparse.Namespace) -> list[Path]:
+def _delphi(args: argparse.Namespace, dotted: Dotted) -> list[Path]:
     """From a pass over held-out documents: a cache of each dictionary."""
     import torch
 
@@ -83,6 +86,7 @@ def _delphi(args: argparse.Namespace) -> list[Path]:
         model=args.model,
         corpus=args.corpus,
         hook=args.hook,
+        corpus_keys=corpus_keys(dotted),
         read_at_most=20 * tokens,
     )
     N, T = held_out.ids_NT.shape

@@ -40,7 +40,7 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     from unmix.training.inputs import as_new, open_model
 
     recipe = as_new(recipe, args.tokens, Progress.say)
-    model, tokens = open_model(recipe, Progress.say)
+    model, tokens = open_model(recipe, Progress.say, args.tokens)
     found = norms(model, tokens, args.tokens, recipe.activations.hooks)
     write_json(args.out / "norms.json", found)
     write_whole(args.out / "norms.png", heat_map(found))

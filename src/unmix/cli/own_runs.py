@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from unmix.cli.scaling_law import Point
 from unmix.config import RunConfig
 from unmix.errors import UserError
-from unmix.evaluation.subject import recipe_of
+from unmix.evaluation.subject import recipe_of, tightest, trained_mask
 from unmix.runlog import newest_checkpoints, read_json
 from unmix.training.manifest import entries
+
+_MASK = re.compile(
+    r"(?:^|; )(special tokens)?(?: and )?(?:tokens (?:longer than|with norms above) (\S+) times the median(?: norm)?)? "
+    r"left out of fidelity"
+)
+"""A mask as an evaluation tells it, in the words of this version and of earlier ones."""
 
 
 def points_like(recipe: RunConfig, hook: str, variant: str, runs: Path) -> tuple[list[Point], dict[str, str]]:
@@ -34,7 +42,9 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
     other = recipe_of(run)
     if _kind(other) != _kind(recipe):
         return
-    evaluation, newest = read_json(run / "evaluation.json") or {"hooks": []}, newest_checkpoints(run)
+    evaluation, newest = read_json(run / "evaluation.json") or {}, newest_checkpoints(run)
+    if not _on_its_own(evaluation, other):
+        return
     members = {entry.name: entry for entry in entries(other)}
     for result in evaluation["hooks"]:
         for name, row in result["saes"].items():
@@ -42,6 +52,7 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
             if (
                 entry is None
                 or result["hook"] != hook
+                or not _left_out(result, recipe)
                 or _treatment(other, entry.variant) != _treatment(recipe, variant)
             ):
                 continue
@@ -52,9 +63,28 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
                 yield Point(run.name, step * other.training.batch_tokens, row["features"], row["l0"], unexplained)
 
 
+def _on_its_own(evaluation: dict[str, Any], run: RunConfig) -> bool:
+    """Whether a run was evaluated on the model and the corpus, or the rows, that it was trained on."""
+    corpus = run.corpus.source if run.activations.rows is None else run.activations.rows
+    used = evaluation["corpus"], evaluation["model"], evaluation.get("corpus_keys")
+    return used == (corpus, run.model.name, None)
+
+
+def _left_out(result: dict[str, Any], recipe: RunConfig) -> bool:
+    """Whether an evaluation left out what the recipe's own will."""
+    mask = trained_mask(recipe)
+    if recipe.activations.rows is not None:  # where no token is known to be special
+        mask = tightest([mask.model_copy(update={"special": False})])
+    found = _MASK.search(result["mask"])
+    above = None if mask.norm_above is None else f"{mask.norm_above:g}"
+    return found is not None and (bool(found[1]), found[2]) == (mask.special, above)
+
+
 def _kind(recipe: RunConfig) -> tuple[object, ...]:
-    act = recipe.activations
-    return recipe.model.name, recipe.corpus.source, recipe.corpus.field, act.sequence_length, act.rows, act.targets
+    """What activations depend on, but for the revision of a dataset."""
+    act, own = recipe.activations, {"held_out_fraction", "max_tokens", "revision", "sources"}
+    parts = [(share, part.model_dump(exclude=own)) for share, part in recipe.corpus.parts]
+    return recipe.model.name, parts, act.sequence_length, act.rows, act.targets, act.special_ids
 
 
 def _treatment(recipe: RunConfig, variant: str) -> tuple[object, ...]:

@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from unmix.cli.arguments import Dotted
+from unmix.cli.arguments import CORPUS, Dotted, corpus_keys
 from unmix.cli.place import place_of
 from unmix.cli.progress import Progress
 
@@ -31,13 +31,15 @@ def add_verify(commands: Any) -> None:
     )
     parser.add_argument("--model", help="the language model; also checks how well the dictionaries fit it")
     parser.add_argument(
-        "--corpus", help="the corpus for that (default, if unmix trained it: the held-out part of its own)"
+        "--corpus",
+        help="the corpus for that (default, if unmix trained it: the held-out part of its own); --corpus.field NAME "
+        "and its other keys say how it is read",
     )
     parser.add_argument("--hook", help="where x is read (default: the hook that the folder names)")
     parser.add_argument("--hook-out", metavar="HOOK", help="where a transcoder's y is read, if the folder does not say")
     parser.add_argument("--tokens", type=int, metavar="N", help="tokens for that (8,192)")
     parser.add_argument("--json", action="store_true", help="print what was checked and found as JSON")
-    parser.set_defaults(run=_run)
+    parser.set_defaults(run=_run, keys=CORPUS)
 
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
@@ -46,11 +48,10 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     folder = place_of(args.folder).folder
     found = verify(folder)
     asked = {"model": args.model, "corpus": args.corpus, "hook": args.hook, "hook_out": args.hook_out}
-    fit = None
-    if not found.problems and (args.tokens is not None or any(asked.values())):
-        fit = prove_folder(
-            folder, **asked, tokens=PROOF_TOKENS if args.tokens is None else args.tokens, say=Progress.say
-        )
+    keys, fit = corpus_keys(dotted), None
+    if not found.problems and (args.tokens is not None or keys or any(asked.values())):
+        tokens = PROOF_TOKENS if args.tokens is None else args.tokens
+        fit = prove_folder(folder, **asked, corpus_keys=keys, tokens=tokens, say=Progress.say)
     problems = found.problems + (fit.problems if fit else [])
     if args.json:
         facts = {"folder": str(args.folder), **found._asdict(), "problems": problems}

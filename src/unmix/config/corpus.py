@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
+from unmix.config.messages import problems_line
 from unmix.config.section import Section
+from unmix.errors import UserError
 
 _OF_CHATS = ("roles", "template_tokens", "template")
 _ADDED = ("revision", *_OF_CHATS, "packed", "ids_dtype", "sources")
@@ -69,10 +78,15 @@ class SourceConfig(Section):
         whose = f"messages of {' and '.join(self.roles)}" if self.roles else "all messages"
         return f"{whose}, template tokens {'too' if self.counts_template else 'left out'}"
 
+    @property
+    def settled(self) -> SourceConfig:
+        """The same, with every key where it is read."""
+        return self
+
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Its keys, without those that older versions do not know and that are at their default."""
-        data: dict[str, Any] = dump(self)
+        """Its keys, settled, without those that older versions do not know and that are at their default."""
+        data: dict[str, Any] = dump(self.settled)
         if data.get("sources"):
             data.pop("source", None)  # it only describes them
         fields = type(self).model_fields
@@ -83,7 +97,7 @@ class WeightedSource(SourceConfig):
     """One of several sources."""
 
     source: str = Field(min_length=1)
-    weight: float = Field(default=1.0, gt=0, allow_inf_nan=False)
+    weight: float = Field(default=1.0, gt=0)
     """Its share of the tokens, relative to the other weights."""
 
 
@@ -126,7 +140,7 @@ class CorpusConfig(SourceConfig):
         said = _description(self.sources)
         if "source" in self.model_fields_set and self.source != said:
             raise ValueError(f"source = {self.source} stands beside sources; leave out one of them")
-        same = [(part.source, part.field) for part in self.sources]
+        same = [(part.source, part.field) for part in self._settled_sources]
         if twice := next((pair for pair in same if same.count(pair) > 1), None):
             raise ValueError(f"{twice[0]} stands twice in sources; name it once, with the sum of the weights")
         object.__setattr__(self, "source", said)
@@ -138,15 +152,30 @@ class CorpusConfig(SourceConfig):
         if not self.sources:
             return [(1.0, self)]
         total = sum(part.weight for part in self.sources)
+        return [(part.weight / total, part) for part in self._settled_sources]
+
+    @property
+    def _settled_sources(self) -> list[WeightedSource]:
+        """The sources, with the keys that they do not give as the corpus gives them."""
         own = {key: getattr(self, key) for key in SourceConfig.model_fields if key in self.model_fields_set}
         own.pop("source", None)
-        return [
-            (
-                part.weight / total,
-                part.model_copy(update={k: v for k, v in own.items() if k not in part.model_fields_set}),
-            )
-            for part in self.sources
-        ]
+        found = []
+        for part in self.sources:
+            more = {key: value for key, value in own.items() if key not in part.model_fields_set}
+            if not part.source.startswith("datasets:"):
+                more.pop("revision", None)
+            found.append(part.model_copy(update=more))
+        return found
+
+    @property
+    def settled(self) -> CorpusConfig:
+        """Of several sources, each with its keys: written so, a key of the corpus and one that a source does not give
+        cannot be mistaken for each other."""
+        if not self.sources:
+            return self
+        fields = SourceConfig.model_fields
+        plain = {key: fields[key].get_default(call_default_factory=True) for key in fields if key != "source"}
+        return self.model_copy(update={**plain, "sources": self._settled_sources})
 
     @property
     def any_masks(self) -> bool:
@@ -177,12 +206,62 @@ class CorpusConfig(SourceConfig):
         """The corpus with another source, read as its data say; `field`, the split and the bound stay."""
         fields = type(self).model_fields
         fresh = {key: fields[key].get_default(call_default_factory=True) for key in _ADDED}
-        return self.model_copy(update=fresh | {"source": source})
+        read = {part.field for _, part in self.parts}
+        field = read.pop() if len(read) == 1 else fields["field"].default
+        return self.model_copy(update=fresh | {"source": source, "field": field})
+
+    def changed(self, keys: Mapping[str, Any]) -> CorpusConfig:
+        """The corpus with these keys; of several sources, one of a source holds for each of them.
+
+        Raises `UserError` for keys that there are not, and for values that do not fit.
+        """
+        if not keys:
+            return self
+        data = self.model_dump()
+        if self.sources:
+            of_each = {key: value for key, value in keys.items() if key in SourceConfig.model_fields}
+            data["sources"] = [part | of_each for part in data["sources"]]
+            keys = {key: value for key, value in keys.items() if key not in of_each}
+        try:
+            return _Alone.model_validate({"corpus": data | dict(keys)}).corpus
+        except ValidationError as error:
+            raise UserError(problems_line(error, _Alone)) from None
+
+
+class _Alone(Section):
+    """A corpus under its name, so that what is wrong with a key names it as it is given."""
+
+    corpus: CorpusConfig
 
 
 def corpus_keys(value: Any) -> Any:
     """A corpus as its keys: a list is one of sources; what is neither is left for pydantic to refuse."""
     return {"sources": value} if isinstance(value, list) else value
+
+
+def of_earlier(corpus: Any) -> Any:
+    """The keys of a corpus that was written, without what an earlier version wrote that nobody gave.
+
+    It wrote `field: text` into each of several sources, whatever the corpus said; this one says nothing else of `field`
+    beside sources (`settled`).
+    """
+    if not isinstance(corpus, dict) or not isinstance(corpus.get("sources"), list):
+        return corpus
+    usual = SourceConfig.model_fields["field"].default
+    if corpus.get("field", usual) == usual:
+        return corpus
+    bare = [
+        {k: v for k, v in part.items() if (k, v) != ("field", usual)} if isinstance(part, dict) else part
+        for part in corpus["sources"]
+    ]
+    return {**corpus, "sources": bare}
+
+
+def as_written_now(corpus: Any) -> Any:
+    """The keys of a corpus that an earlier version wrote, as this one writes them. Raises `ValidationError`."""
+    if not isinstance(corpus, dict) or not corpus.get("sources"):
+        return corpus
+    return CorpusConfig.model_validate(of_earlier(corpus)).model_dump(mode="json")
 
 
 def _weighted(word: Any) -> Any:

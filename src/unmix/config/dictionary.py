@@ -57,18 +57,18 @@ class SAEConfig(Section):
     """In place of `prefixes`, so many that are drawn anew for each step, evenly by their logarithm."""
     aligned: bool = False
     """Each feature's encoder and decoder are held at an inner product of 1 (aligned training, arXiv 2605.18629)."""
-    multi_k: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    multi_k: float = Field(default=0.0, ge=0)
     """Coefficient of the error with four times as many active features (Multi-TopK: Gao et al. 2024, A.2, 1/8); for
     topk, abstopk, batchtopk and matryoshka."""
-    bandwidth: float = Field(default=0.05, gt=0, allow_inf_nan=False)
+    bandwidth: float = Field(default=0.05, gt=0)
     """ε of jumprelu: pre-activations this close to a threshold, half on each side, move it."""
-    initial_threshold: float = Field(default=0.01, gt=0, allow_inf_nan=False)
+    initial_threshold: float = Field(default=0.01, gt=0)
     """Threshold of every jumprelu feature at the start."""
-    tanh_scale: float = Field(default=4.0, gt=0, allow_inf_nan=False)
+    tanh_scale: float = Field(default=4.0, gt=0)
     """c of jumprelu_tanh: its penalty of a feature is tanh(c f ||W_dec||)."""
-    target_pull: float = Field(default=25.0, gt=0, allow_inf_nan=False)
+    target_pull: float = Field(default=25.0, gt=0)
     """Coefficient of jumprelu_quadratic, in multiples of what a jumprelu starts with for the same L0."""
-    noise: float = Field(default=0.0, ge=0, allow_inf_nan=False)
+    noise: float = Field(default=0.0, ge=0)
     """Standard deviation of Gaussian noise on the pre-activations, in training only (the normalized SAE: 1)."""
     decoder: Literal["auto", "free", "unit_norm"] = "auto"
     """`unit_norm`: rows held at norm 1. `auto`: so for the topk kinds and gated, free for the others. On
@@ -94,13 +94,13 @@ class SAEConfig(Section):
     update with c, and features die of it (records/2026-11-26_three-seeds). Earlier recipes say `bias_init`: `mean` is
     `start`, `zero` is `none`."""
 
-    auxk: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    auxk: float | None = Field(default=None, ge=0)
     """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`
     of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for the topk
     kinds, otherwise 0. On the embedded model 1/32, as there, and 1 did as well where rows have length 1."""
     auxk_features: int | None = Field(default=None, ge=1)
     """None: half the width of what is reconstructed, at most 512."""
-    preactivation: float | None = Field(default=None, ge=0, allow_inf_nan=False)
+    preactivation: float | None = Field(default=None, ge=0)
     """Coefficient of what dead features lack to be active, max(θ - z, 0) ||W_dec||. None: 3e-6 for jumprelu_tanh
     (transformer-circuits.pub/2025/january-update), otherwise 0."""
 

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from unmix.config.corpus import CorpusConfig as CorpusConfig
-from unmix.config.section import Section
+from unmix.config.section import END_OF_SEEDS, Section
 from unmix.hooknames import canonical
 
 GIVEN = "given"
@@ -61,8 +61,16 @@ class ActivationsConfig(Section):
     """Of `rows` in a file: a `.npy` file of [tokens] integers, the token that each row is of."""
     special_ids: list[int] = Field(default=[])
     """Of `rows` with token ids: rows of these tokens are neither trained on nor judged on."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=END_OF_SEEDS)
     """Of the order of sequences, and of the shuffle of their tokens."""
+
+    @field_validator("store", "rows", "targets", "token_ids", mode="before")
+    @classmethod
+    def _of_home(cls, value: Any) -> Any:
+        """`~` is the home of the user, as a shell would have it: in a recipe, and behind `=`, no shell has seen it."""
+        if not isinstance(value, str | Path) or not str(value).startswith("~"):
+            return value
+        return str(Path(value).expanduser())
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from unmix.config.section import Section
+from unmix.config.section import Section, endless
 
 OUTLIER = 10.0
 """Times the median norm: a longer token is an outlier. "Massive activations" (Sun et al. 2024, arXiv 2402.17762) are
@@ -22,6 +22,11 @@ class MaskConfig(Section):
     """The tokenizer's special tokens, BOS and document separators among them."""
     norm_above: float | None = Field(default=OUTLIER, gt=0)
     """Tokens with norms above this many times the hook's median (over the first chunk); null keeps them."""
+
+    @field_validator("norm_above", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        return endless(value)
 
     def __str__(self) -> str:
         said = ["special tokens"] * self.special

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from unmix import yamltext
-from unmix.config.corpus import corpus_keys
+from unmix.config.corpus import corpus_keys, of_earlier
 from unmix.config.mask import as_keys
 from unmix.config.messages import problems_line
 from unmix.config.run import RunConfig
@@ -57,6 +57,8 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
 
 def load_resolved(data: Any, path: Path) -> RunConfig:
     """The recipe of a run folder. Raises `UserError` if this version cannot read it."""
+    if isinstance(data, dict) and "corpus" in data:
+        data = {**data, "corpus": of_earlier(data["corpus"])}
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from unmix.config.dictionary import as_now
 from unmix.config.mask import MASKS, MaskConfig, as_keys
-from unmix.config.section import Section
+from unmix.config.section import END_OF_SEEDS, Section, endless
 
 
 def learning_rate(steps: int) -> float:
@@ -20,6 +21,8 @@ def learning_rate(steps: int) -> float:
     return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
 
 
+AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
+"""One that may be infinite, or is refused in other words."""
 USUAL_L0 = (20.0, 40.0, 80.0, 160.0)
 """`training.l0`, unless that or `training.l1` is given."""
 
@@ -27,9 +30,9 @@ USUAL_L0 = (20.0, 40.0, 80.0, 160.0)
 class TrainingConfig(Section):
     """How members of the sweep are trained; every l1 with every hook is one member."""
 
-    l1: list[float] = Field(default=[])
+    l1: list[AnyFloat] = Field(default=[])
     """Coefficients α of the sparsity penalty, one member each, in place of `l0`."""
-    l0: list[float] = Field(default_factory=lambda given: [] if given.get("l1") else [*USUAL_L0])
+    l0: list[AnyFloat] = Field(default_factory=lambda given: [] if given.get("l1") else [*USUAL_L0])
     """Active features per token, one member each: the k of topk kinds; for the other architectures a controller moves
     the coefficient of the penalty until there are as many (docs/architectures.md). 20, 40, 80, 160 if neither these
     nor `l1` are given."""
@@ -45,7 +48,7 @@ class TrainingConfig(Section):
     """The default is a first look, a million tokens; dictionaries go on improving for hundreds of millions."""
     batch_tokens: int = Field(default=512, ge=1)
     """April 2024: 2048 or 4096, for 200k steps; short runs want more and smaller steps."""
-    lr: float = Field(default_factory=lambda given: learning_rate(given["steps"]), gt=0, allow_inf_nan=False)
+    lr: float = Field(default_factory=lambda given: learning_rate(given["steps"]), gt=0)
     """If not given, what `learning_rate` gives for this many steps."""
     betas: tuple[float, float] = (0.9, 0.999)
     """April 2024."""
@@ -57,7 +60,7 @@ class TrainingConfig(Section):
     l1_warmup_fraction: float = Field(default=0.05, ge=0, lt=1)
     """April 2024: the coefficient rises linearly from 0 over the first 5 % of the steps."""
     clip_norm: float | None = Field(default=1.0, gt=0)
-    """Gradient norm of a member at most this (April 2024: 1)."""
+    """Gradient norm of a member at most this (April 2024: 1); null clips nothing."""
     selection: Literal["fp32", "bf16", "int8", "tf32", "auto"] = "auto"
     """How the encoder finds which features are active, once few are: a product in bf16 costs half of one in float32,
     one in int8 a quarter, on machines made for them; the values of the features found are computed in float32
@@ -101,8 +104,13 @@ class TrainingConfig(Section):
     """Checkpoints of each member that stay: should the newest be damaged, training resumes from the one before it."""
     keep_every: int | None = Field(default=None, ge=1)
     """Checkpoints at multiples of this many steps stay too."""
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, lt=END_OF_SEEDS)
     """Of the start of the dictionaries, and of noise."""
+
+    @field_validator("clip_norm", mode="before")
+    @classmethod
+    def _no_limit(cls, value: Any) -> Any:
+        return endless(value)
 
     @field_validator("mask", mode="before")
     @classmethod
@@ -187,7 +195,7 @@ MAX_ACTIVE = 100.0
 class ChoiceConfig(Section):
     """Which member is the one: fewer than `max_active` active features per token, but not far fewer."""
 
-    max_active: float = Field(default=MAX_ACTIVE, gt=0)
+    max_active: AnyFloat = Field(default=MAX_ACTIVE, gt=0)
     """N of the rule: fewer than so many active features per token, but not far fewer; of members that were asked for an
     L0, and have about that, at most so many asked for. If every L0 asked for is above 100, the smallest of them unless
     this is given."""
@@ -197,3 +205,10 @@ class ChoiceConfig(Section):
     """Steps to which the chosen member is trained on; none leaves the choice at its sweep length."""
     extend_decay_fraction: float = Field(default=0.0, ge=0, lt=1)
     """Share of the extended run's steps over which the learning rate falls to 0, at its end."""
+
+    @field_validator("max_active")
+    @classmethod
+    def _a_number(cls, value: float) -> float:
+        if math.isnan(value):
+            raise ValueError("give a number above 0; inf admits every member")
+        return value

@@ -42,18 +42,19 @@ def plan(tokens: Tokens, tokenizer: Any, read: int) -> list[str]:
     return [said, f"the first row: {' '.join(shown)}{more}{left_out}"]
 
 
-def bounded(corpus: CorpusConfig, read: int) -> tuple[CorpusConfig, str]:
+def bounded(corpus: CorpusConfig, read: int, T: int) -> tuple[CorpusConfig, str]:
     """(the corpus of a new run of `read` activations, a line of what that means): where a source is far longer than the
-    run needs, the corpus ends after as many tokens of a split as the run reads, and at least `LEAST`.
+    run needs, the corpus ends after as many tokens of a split as the run reads, and at least `LEAST`, in whole
+    sequences of T.
 
     Far longer is a dataset of the hub, of which nobody knows how long it is, or a folder or file of at least `LONG`
     bytes and `MANY` bytes for each activation. The line is empty where nothing changes. Of chats, some tokens become no
     activations, and nobody knows how many: these are read to their end, and the line says so.
     """
-    what = next((long for _, part in corpus.parts if (long := _far_longer(part.source, read))), "")
+    what = far_longer(corpus, read)
     if corpus.max_tokens is not None or not what:
         return corpus, ""
-    most = max(read, LEAST)
+    most = -(-max(read, LEAST) // T) * T
     if corpus.any_masks:
         line = f"{what}, is read to its end; this run reads {read:,} activations: --corpus.max_tokens N ends it sooner"
         return corpus, line
@@ -64,8 +65,12 @@ def bounded(corpus: CorpusConfig, read: int) -> tuple[CorpusConfig, str]:
     return corpus.model_copy(update={"max_tokens": most}), line
 
 
+def far_longer(corpus: CorpusConfig, read: int) -> str:
+    """A source of the corpus and its length, if it is far longer than `read` activations need; empty if none is."""
+    return next((long for _, part in corpus.parts if (long := _far_longer(part.source, read))), "")
+
+
 def _far_longer(source: str, read: int) -> str:
-    """The source and its length, if it is far longer than `read` activations need; else empty."""
     if source.startswith(hub.PREFIX):
         return "" if hub.named(source).folder is not None else f"{source}, of unknown length"
     there = _bytes(Path(source).expanduser())

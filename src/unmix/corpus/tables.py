@@ -124,8 +124,13 @@ def _column(
             elif isinstance(value, np.ndarray):
                 yield Ids(value, f"{path}, row {row}")
             else:
-                record = {**others(), **batch.slice(0, 1).to_pylist()[0], field: value}
-                yield content_of(record, field, f"{path}, row {row}")
+                where = f"{path}, row {row}"
+                try:
+                    content = content_of({field: value}, field, where)
+                except UserError:  # said again, with what the other columns hold
+                    record = {**others(), **batch.slice(0, 1).to_pylist()[0], field: value}
+                    content = content_of(record, field, where)
+                yield content
 
 
 def _rows_of_integers(column: Any) -> list[NDArray[Any] | None] | None:

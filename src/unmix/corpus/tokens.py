@@ -137,9 +137,10 @@ def load_tokens(
     template = _hash_of_templates(config, tokenizer)
     states = [state_of(part.source, part.revision) for _, part in parts]
     about = [token_files.FORMAT, READING, __version__, token_files.hash_of(backend.to_str()), *marks, width, T]
-    about += [config.source, config.field, config.held_out_fraction, config.max_tokens, split]
+    about += [config.source, config.settled.field, config.held_out_fraction, config.max_tokens, split]
     about += [states[0].key if not config.sources else [state.key for state in states], *_how(config)]
     about += [] if bos else ["no BOS"]  # rows with one keep their key
+    about += _padding(tokenizer, marks)
     stem = cache_folder() / "tokens" / token_files.hash_of(json.dumps(about))[:32]
     cached = _open(stem, split, template, config.counted)
     for state in states:
@@ -233,6 +234,12 @@ def _how(config: CorpusConfig) -> list[Any]:
     if not config.sources:
         keys = [{key: value for key, value in keys[0].items() if key not in ("source", "field")}]
     return [keys] if any(keys) else []
+
+
+def _padding(tokenizer: Any, marks: Marks) -> list[Any]:
+    """What else is taken for padding of token ids (`GivenIds`); tokenizer.json does not say it."""
+    pad = tokenizer.pad_token_id
+    return [] if pad is None or int(pad) in marks else ["pad", int(pad)]
 
 
 def _hash_of_templates(config: CorpusConfig, tokenizer: Any) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from unmix.activations.rows import Rows
-from unmix.config import GIVEN, MaskConfig
+from unmix.config import GIVEN, CorpusConfig, MaskConfig
 from unmix.corpus.tokens import Tokens, load_tokens, sample, special_ids
 from unmix.devices import resolve
 from unmix.dictionary.files import save_sae
@@ -24,9 +24,9 @@ from unmix.evaluation import memory
 from unmix.evaluation.debias import debias as refit
 from unmix.evaluation.evaluate import evaluate
 from unmix.evaluation.findings import findings
-from unmix.evaluation.opened import open_subject
+from unmix.evaluation.opened import most_of, open_subject
 from unmix.evaluation.rows import evaluate_rows
-from unmix.evaluation.subject import Subject, on_rows, recipe_of
+from unmix.evaluation.subject import NO_KEYS, Subject, on_rows, recipe_of
 from unmix.interop.origin import Origin
 from unmix.lm.model import LanguageModel
 from unmix.machine import held
@@ -51,6 +51,7 @@ def evaluate_folder(
     hook_out: str | None = None,
     batch: int | None = None,
     device: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
     read_at_most: int | None = None,
     debias: bool = False,
     mask: Callable[[MaskConfig], MaskConfig] = lambda trained: trained,
@@ -60,12 +61,14 @@ def evaluate_folder(
 
     `mask` is given the mask of the training (`auto` where it was on every token) and answers that of the evaluation;
     `batch` sequences go through the model at once, as many as fit `memory.BUDGET` if not given. `device`: where, if
-    not on the run's. `read_at_most` bounds the held-out tokens that are read. A run on rows is evaluated on those that
-    it held out, unless a `model` is given. Raises `UserError` for options that are of no use then, for what
+    not on the run's. `corpus_keys` change the corpus. `read_at_most` bounds the held-out tokens that are read; if it is
+    not given, they all are, but of a corpus far longer than is needed. A run on rows is evaluated on those that it held
+    out, unless a `model` is given. Raises `UserError` for options that are of no use then, for what
     `find_subject` and `evaluate` do, and for a model, a corpus or a device that cannot be had.
     """
     if isinstance(folder, Path) and model is None and on_rows(folder):
         unused = {"--debias": debias, "--corpus": corpus, "--hook": hook, "--hook-out": hook_out, "--batch": batch}
+        unused |= {f"--corpus.{key}": True for key in corpus_keys}
         _require_none(folder, unused | {"--device": device, "--ce-tokens": ce_tokens})
         return evaluate_rows(folder, None, tokens=fidelity_tokens, mask=mask)
     if debias and not isinstance(folder, Path):
@@ -77,7 +80,9 @@ def evaluate_folder(
         corpus=corpus,
         hook=hook,
         hook_out=hook_out,
+        corpus_keys=corpus_keys,
         read_at_most=read_at_most,
+        wanted=fidelity_tokens,
     )
     if debias and (into := next(filter(None, map(subject.hook_out, subject.made)), None)):
         raise UserError(
@@ -101,7 +106,8 @@ def evaluate_folder(
     for at, out, saes in _together(subject):
         if debias and isinstance(folder, Path):
             say(f"refitting the magnitudes of {len(saes)} dictionaries on about {DEBIAS_TOKENS:,} training tokens")
-            train = load_tokens(subject.corpus, lm.tokenizer, T, "train", say=say, bos=subject.prepend_bos)
+            read = _trained_corpus(subject, say)
+            train = load_tokens(read, lm.tokenizer, T, "train", say=say, bos=subject.prepend_bos)
             refitted = _debiased(saes, lm, train, at, folder, _made(subject, T), n, subject.trained.special)
             saes = {**saes, **refitted}
         say(f"{len(saes)} dictionaries at {at if out is None else f'{at} -> {out}'}")
@@ -123,6 +129,7 @@ def evaluate_folder(
         results.append({**result, "findings": findings(result)})
     return {
         "corpus": subject.corpus.source,
+        **({"corpus_keys": dict(corpus_keys)} if corpus_keys else {}),
         "model": subject.model.name,
         "checkpoints": subject.checkpoints,
         **({"published": {name: _published(made) for name, made in subject.made.items()}} if subject.made else {}),
@@ -137,6 +144,14 @@ def _require_none(folder: Path, unused: dict[str, Any]) -> None:
             f"{', '.join(given)}: {folder} was trained on activations without a model or text and is evaluated on "
             "those that it held out, where this does nothing; leave it out, or give both, --model and --corpus"
         )
+
+
+def _trained_corpus(subject: Subject, say: Callable[[str], None]) -> CorpusConfig:
+    """The corpus that dictionaries are refitted on: as training read it, where that is known; else bounded."""
+    corpus = subject.corpus
+    if corpus.max_tokens is not None or subject.trained_on is not None:
+        return corpus
+    return corpus.model_copy(update={"max_tokens": most_of(corpus, DEBIAS_TOKENS, say)})
 
 
 def _together(subject: Subject) -> list[tuple[str, str | None, dict[str, Dictionary]]]:

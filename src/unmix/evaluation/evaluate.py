@@ -24,6 +24,7 @@ import numpy as np
 import torch
 
 from unmix.activations.mask import Mask, longer, outliers
+from unmix.activations.norms import mask_said
 from unmix.config import OUTLIER, MaskConfig
 from unmix.corpus.tokens import Tokens, documents_of, sample, special_ids
 from unmix.devices import at_rest
@@ -93,7 +94,8 @@ def evaluate(
         median, mean_E = _head(model, hook, out, head_ids_NT, head_kept_NT, batch_sequences, times)
         leaves = Mask(mask, special_ids(model.tokenizer, tokens), median)
         far = outliers(torch.zeros(0), median, times)
-        by_norm = {name: ByNorm(fidelities[name].norm_F, mean_E) for name in saes}
+        no_mask = mask_said(bos=tokens.bos, counted=tokens.counted)
+        by_norm = {name: ByNorm(fidelities[name].norm_F, mean_E, mask=no_mask) for name in saes}
         for start in range(0, sequences, batch_sequences):
             rows_N = order_N[start : min(start + batch_sequences, sequences)]
             ids_NT, kept_NT = _ids(tokens, rows_N), _kept(tokens, rows_N, home)

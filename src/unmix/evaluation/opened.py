@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.config import CorpusConfig
+from unmix.corpus.plan import far_longer
 from unmix.corpus.tokens import Tokens, load_tokens
 from unmix.errors import UserError
 from unmix.evaluation.proof import FEW, Proof, prove
 from unmix.evaluation.several import find_subjects
-from unmix.evaluation.subject import Subject, find_subject
+from unmix.evaluation.subject import NO_KEYS, Subject, find_subject
 from unmix.lm.hooks import usual_name
 from unmix.lm.model import LanguageModel, load_language_model
 
 DOCUMENTS = 100  # of the held-out ones, the least that are taken for a sample of them
-READ = 20  # times the tokens of a proof are read, and those taken as a sample of them
+READ = 20  # times the tokens that are wanted are read, and those taken as a sample of them
 Say = Callable[[str], None]
 
 
@@ -31,13 +33,15 @@ def open_subject(
     corpus: str | None = None,
     hook: str | None = None,
     hook_out: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
     read_at_most: int | None = None,
+    wanted: int | None = None,
     fit: bool = True,
 ) -> tuple[Subject, LanguageModel, Tokens]:
     """What the folder holds, or all of several; the model; the held-out tokens, about `read_at_most` of them.
 
     Of a run that read its corpus to the end these are a sample of the held-out documents, by their hash; else those
-    that come first.
+    that come first. `wanted`: how many will be looked at; `read_at_most` is then as `most_of` says, if not given.
 
     With `fit` it is said of a dictionary that unmix did not train how well it fits (`proof`). Of several folders, a
     hook has our name where it is one of our places, so that one place is not two.
@@ -45,9 +49,13 @@ def open_subject(
     Raises `UserError` for what `find_subject` does, and for a model or a corpus that cannot be had or does not fit.
     """
     if isinstance(folder, Path):
-        subject = find_subject(folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
+        subject = find_subject(
+            folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out, corpus_keys=corpus_keys
+        )
     else:
-        subject = find_subjects(folder, say, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
+        subject = find_subjects(
+            folder, say, model=model, corpus=corpus, hook=hook, hook_out=hook_out, corpus_keys=corpus_keys
+        )
     for note in subject.notes:
         say(note)
     say(f"loading the model {subject.model.name}")
@@ -63,6 +71,8 @@ def open_subject(
     lm.check_sequence_length(T)
     lm.check_reading(T, subject.hooks)
     say(f"tokenizing the held-out documents of {subject.corpus.source}")
+    if read_at_most is None and wanted is not None:
+        read_at_most = most_of(subject.corpus, wanted, say)
     bounded = _bounded(subject.corpus, read_at_most, subject.trained_on)
     tokens = load_tokens(bounded, lm.tokenizer, T, "held_out", say=say, bos=subject.prepend_bos)
     if not isinstance(folder, Path):
@@ -71,6 +81,17 @@ def open_subject(
     if fit:
         say_fits(folder, subject, lm, tokens, say)
     return subject, lm, tokens
+
+
+def most_of(corpus: CorpusConfig, wanted: int, say: Say) -> int | None:
+    """How many tokens of a split to read where so many are wanted: `READ` times as many if a source is far longer, or
+    nobody knows how long it is, which is said; else None, which is all of them."""
+    most = READ * wanted
+    what = far_longer(corpus, most)
+    if not what or (corpus.max_tokens is not None and corpus.max_tokens <= most):
+        return None
+    say(f"{what}, is read no further than to about {most:,} tokens of a split, of which {wanted:,} are a sample")
+    return most
 
 
 def say_fits(folder: Path | Sequence[Path], subject: Subject, lm: LanguageModel, tokens: Tokens, say: Say) -> None:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from unmix.activations.mask import Mask, longer, outliers
+from unmix.activations.norms import EVERY_ROW
 from unmix.activations.rows import Rows, open_rows
 from unmix.activations.stream import Pair
 from unmix.activations.token_ids import longest
@@ -102,7 +103,7 @@ def of_hook(hook: str, saes: dict[str, Dictionary], held_out: HeldOut, mask: Mas
     for x_BD, y_BE in held_out():
         plain.add(y_BE[~longer(x_BD.norm(dim=1), far.longer_than)])
     fidelities, on_outliers = ({name: Fidelity(sae) for name, sae in saes.items()} for _ in range(2))
-    by_norm = {name: ByNorm(fidelities[name].norm_F, plain.mean_D) for name in saes}
+    by_norm = {name: ByNorm(fidelities[name].norm_F, plain.mean_D, mask=EVERY_ROW) for name in saes}
     seen = 0
     with torch.no_grad():
         for x_RD, y_RE in held_out():

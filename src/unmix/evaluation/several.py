@@ -11,7 +11,7 @@ from unmix.config import CorpusConfig
 from unmix.config.corpus import SourceConfig
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
-from unmix.evaluation.subject import Subject, find_subject, tightest
+from unmix.evaluation.subject import NO_KEYS, Subject, find_subject, tightest
 
 _FINGERPRINT = "model.fingerprint"  # of the weights
 
@@ -24,19 +24,23 @@ def find_subjects(
     corpus: str | None,
     hook: str | None,
     hook_out: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
 ) -> Subject:
     """All of them in one: sequences as long as the shortest, the tightest of their masks, names with their folder's.
 
     The corpus is held out as the smallest fraction of those that unmix trained does it. In what else their models and
     corpora differ is said, a line each, and the first one's is taken.
 
-    Raises `UserError` as `find_subject`, where they speak of more than one model or corpus and none is given, and where
-    some are of sequences without a BOS and others are not.
+    Raises `UserError` as `find_subject`, where they speak of more than one model or corpus and none is given, where
+    some are of sequences without a BOS and others are not, and for a hook if all of them are runs.
     """
     labels = _labels(folders)
     hooks = {folder: None if (folder / "run.yaml").exists() else hook for folder in folders}  # a run has its own
+    if hook is not None and not any(hooks.values()):
+        raise UserError(f"--hook {hook}: all of these are runs, whose members have their hooks; leave --hook out")
     subjects = [
-        find_subject(folder, model=model, corpus=corpus, hook=hooks[folder], hook_out=hook_out) for folder in folders
+        find_subject(folder, model=model, corpus=corpus, hook=hooks[folder], hook_out=hook_out, corpus_keys=corpus_keys)
+        for folder in folders
     ]
     _require_one("model", "--model NAME", labels, [subject.model.name for subject in subjects])
     _require_one("corpus", "--corpus SOURCE", labels, [subject.corpus.source for subject in subjects])

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
+from types import MappingProxyType
+from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
 from unmix.config import EVERY_TOKEN, HOOK, CorpusConfig, MaskConfig, ModelConfig, RunConfig, load_resolved
+from unmix.config.corpus import of_earlier
 from unmix.dictionary.files import CONFIG, hook_of, metadata, origin
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
@@ -20,6 +22,7 @@ from unmix.interop.load import load_sae, one_inside, read, recognise
 from unmix.interop.origin import Origin
 from unmix.runlog import newest_checkpoints, read_manifest
 
+HELD_OUT = "held_out"
 UNKNOWN_SPLIT = "unknown: the dictionary may have been trained on these documents"
 USUAL_LENGTH = 256  # tokens a sequence, where cfg.json names no context_size
 PROCESSED = {
@@ -28,6 +31,7 @@ PROCESSED = {
 }
 """What TransformerLens' `from_pretrained` may do to a model, so that activations at a hook are others than raw ones."""
 Config = TypeVar("Config", ModelConfig, CorpusConfig)
+NO_KEYS: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Subject:
     sequence_length: int
     trained: MaskConfig
     """What the training left out; `auto` if it was on every token."""
-    split: str = "held_out"
+    split: str = HELD_OUT
     device: str = "auto"
     """Where a run was trained, see `devices.resolve`."""
     model_fingerprint: str | None = None
@@ -89,13 +93,29 @@ def find_subject(
     corpus: str | None,
     hook: str | None,
     hook_out: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
 ) -> Subject:
-    """What the folder speaks of, with another model, corpus or hooks where they are given.
+    """What the folder speaks of, with another model, corpus or hooks where they are given, and with these keys of the
+    corpus.
 
     Of a transcoder `made` says where y is read.
 
-    Raises `UserError` if it is neither a run nor an SAE, or does not say what is needed and not given.
+    Raises `UserError` if it is neither a run nor an SAE, does not say what is needed and not given, or for keys that do
+    not fit: training would not have held out so much.
     """
+    found = _find(folder, model, corpus, hook, hook_out)
+    if not corpus_keys:
+        return found
+    changed, fraction = found.corpus.changed(corpus_keys), found.corpus.held_out_fraction
+    if found.split == HELD_OUT and changed.held_out_fraction > fraction:
+        raise UserError(
+            f"--corpus.held_out_fraction {changed.held_out_fraction:g}: the training of {folder} held out {fraction:g} "
+            "and the rest of these documents was trained on; give at most that"
+        )
+    return replace(found, corpus=changed, trained_on=None)
+
+
+def _find(folder: Path, model: str | None, corpus: str | None, hook: str | None, hook_out: str | None) -> Subject:
     ours = (folder / "run.yaml").exists() or "unmix_recipe" in metadata(folder)
     if ours and hook_out is not None:
         raise UserError(f"--hook-out {hook_out} is for transcoders, and {folder} holds none; leave it out")
@@ -167,6 +187,7 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
             "members/NAME/step-000001000, and --hook beside --model and --corpus"
         )
     saes, checkpoints = members_of(folder)
+    of_rows = recipe.activations.rows is not None
     facts, read = manifest.get("model"), manifest.get("corpus") or {}
     whole = corpus is None and recipe.corpus.max_tokens is None and "train_tokens" in read
     return Subject(
@@ -176,8 +197,10 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
         recipe.corpus if corpus is None else recipe.corpus.at(corpus),
         recipe.activations.sequence_length,
         trained_mask(recipe),
+        split=UNKNOWN_SPLIT if of_rows else HELD_OUT,
         device=recipe.device,
         model_fingerprint=facts.get("fingerprint") if isinstance(facts, dict) and model is None else None,
+        fits=of_rows or model is not None,
         trained_on=(read["train_documents"], read["train_tokens"]) if whole else None,
     )
 
@@ -185,7 +208,7 @@ def _of_run(folder: Path, model: str | None, corpus: str | None, hook: str | Non
 def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | None) -> Subject:
     trained_at, made = origin(folder)
     try:
-        model_config, corpus_config = ModelConfig(**made["model"]), CorpusConfig(**made["corpus"])
+        model_config, corpus_config = ModelConfig(**made["model"]), CorpusConfig(**of_earlier(made["corpus"]))
         T = int(made["activations"]["sequence_length"])
     except (KeyError, TypeError, ValueError, ValidationError):
         raise UserError(
@@ -200,6 +223,7 @@ def _of_ours(folder: Path, model: str | None, corpus: str | None, hook: str | No
         corpus_config if corpus is None else corpus_config.at(corpus),
         T,
         tightest([_mask_of(folder)]),
+        fits=model is not None,
         notes=notes,
     )
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,8 @@ class Wanted:
     """Dictionaries that features are matched with too; empty: none."""
     hook_out: str | None = None
     """Where the y of a transcoder is read."""
+    corpus_keys: Mapping[str, Any] = field(default_factory=dict)
+    """How the corpus is read, if not as the folder says."""
 
 
 def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
@@ -52,17 +54,27 @@ def build(folder: Path, out: Path, wanted: Wanted, say: Say) -> Path:
     with connected():  # without DuckDB nothing of this works: say so before the pass
         pass
     there = manifest.read_manifest(out)
+    kept = there["inputs"] if there is not None and not wanted.anew else {}
+    asked = wanted.tokens or kept.get("asked_tokens") or TOKENS
     subject, lm, tokens = open_subject(
-        folder, say, model=wanted.model, corpus=wanted.corpus, hook=wanted.hook, hook_out=wanted.hook_out
+        folder,
+        say,
+        model=wanted.model,
+        corpus=wanted.corpus,
+        hook=wanted.hook,
+        hook_out=wanted.hook_out,
+        corpus_keys=wanted.corpus_keys,
+        wanted=asked,
     )
-    job, inputs = _job(folder, subject, lm, tokens, wanted, there)
+    job, inputs = _job(folder, subject, lm, tokens, wanted, kept, asked)
     beside = find_beside(wanted.beside, None if wanted.anew else there, folder, job.saes, lm, say, job.outs)
     if there is not None and wanted.anew:
         pages.require_ours(out / "site", there["site"])
         manifest.clear(out, there)
         there = None
     if there is None:
-        there = manifest.begin(out, inputs, {"folder": str(folder), "corpus": subject.corpus.source})
+        keys = {"corpus_keys": dict(wanted.corpus_keys)} if wanted.corpus_keys else {}
+        there = manifest.begin(out, inputs, {"folder": str(folder), "corpus": subject.corpus.source, **keys})
     manifest.require_same(out, there, inputs)
     harvest(job, out, there, say)
     return publish(folder, open_store(out), replace(subject, saes=job.saes), lm, say, beside)
@@ -74,15 +86,14 @@ def _job(
     lm: LanguageModel,
     tokens: Tokens,
     wanted: Wanted,
-    there: manifest.Manifest | None,
+    kept: Mapping[str, Any],
+    asked: int,
 ) -> tuple[Pass, dict[str, Any]]:
-    """(the pass, the inputs of its store)."""
-    kept = there["inputs"] if there is not None and not wanted.anew else {}
+    """(the pass over `asked` tokens, the inputs of its store); `kept`: those of a store that is there."""
     saes = _members(folder, subject, list(wanted.members) or kept.get("asked_members") or [])
     # a folder is a run, of SAEs, or one dictionary: a hook has no two of them
     outs = {hook: out for hook, members in saes.items() for name in members if (out := subject.hook_out(name))}
     N, T = tokens.ids_NT.shape
-    asked = wanted.tokens or kept.get("asked_tokens") or TOKENS
     sequences = min(N, max(1, asked // T))
     job = Pass(lm, tokens, sample(N)[:sequences], saes, subject.trained, sequences_at_once(T, lm.vocabulary), outs)
     _require_widths(job)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -84,6 +84,19 @@ def require_same(folder: Path, manifest: Manifest, inputs: dict[str, Any]) -> No
         if now[name] != was[name]
     ]
     raise UserError(f"{folder} was built from other checkpoints of {', '.join(said)}; {remedy}")
+
+
+def require_asked(folder: Path, manifest: Manifest, tokens: int | None, members: Sequence[str]) -> None:
+    """Raises `UserError` if the site was built with another number of tokens, or of other members, where they are
+    given: serving it would not change it."""
+    asked = {"asked_tokens": tokens, "asked_members": sorted(members) or None}
+    for key, value in asked.items():
+        there = manifest["inputs"].get(key)
+        if value not in (None, there):
+            raise UserError(
+                f"the site in {folder} was built with {_said(key, there)}, and {_said(key, value)} is asked for; give "
+                "--anew to build it again, --out for another folder, or leave that out to see it as it is"
+            )
 
 
 _FLAGS = {"asked_tokens": "--tokens", "asked_members": "--member"}

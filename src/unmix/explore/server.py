@@ -10,10 +10,12 @@ import errno
 import os
 import secrets
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 from unmix.errors import UserError
+from unmix.evaluation.subject import NO_KEYS
 
 LOOPBACK = "127.0.0.1"
 PORT = 8200
@@ -29,6 +31,7 @@ def serve(
     corpus: str | None = None,
     hook: str | None = None,
     hook_out: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
     say: Callable[[str], None] = print,
 ) -> None:
     """Serve the explorer of the run or dictionary in `folder` until Ctrl-C.
@@ -50,7 +53,9 @@ def serve(
     from unmix.explore.server_worker import Worker
 
     out = folder / "explore" if out is None else out
-    served = open_served(folder, out, model=model, corpus=corpus, hook=hook, hook_out=hook_out, say=say)
+    served = open_served(
+        folder, out, model=model, corpus=corpus, hook=hook, hook_out=hook_out, corpus_keys=corpus_keys, say=say
+    )
     listening = listen(port)
     workers = server_app.Workers(Worker(), Worker())
     token = secrets.token_urlsafe(32)

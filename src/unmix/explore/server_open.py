@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from unmix.errors import UserError
 from unmix.evaluation.opened import say_fits_on_few
-from unmix.evaluation.subject import Subject, find_subject
+from unmix.evaluation.subject import NO_KEYS, Subject, find_subject
 from unmix.explore.manifest import read_manifest as read_store
 from unmix.explore.prompt import mask_of, special_ids
 from unmix.explore.server_api import Member, Served
@@ -28,6 +28,7 @@ def open_served(
     corpus: str | None,
     hook: str | None,
     hook_out: str | None = None,
+    corpus_keys: Mapping[str, Any] = NO_KEYS,
     say: Say,
 ) -> Served:
     """For the run or dictionary in `folder`, whose explorer is in `out`. What is not given is as the explorer was
@@ -42,11 +43,12 @@ def open_served(
     built = store.get("inputs", {})
     if not (folder / "run.yaml").exists():  # a run says these itself
         model = model or built.get("model_name")
-        corpus = corpus or store.get("about", {}).get("corpus")
+        about = store.get("about", {})
+        corpus, corpus_keys = corpus or about.get("corpus"), corpus_keys or about.get("corpus_keys", NO_KEYS)
         rows = list(built.get("members", {}).values())
         hook = hook or next((row.get("hook") for row in rows), None)
         hook_out = hook_out or next((row.get("hook_out") for row in rows), None)
-    subject = find_subject(folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out)
+    subject = find_subject(folder, model=model, corpus=corpus, hook=hook, hook_out=hook_out, corpus_keys=corpus_keys)
     for note in subject.notes:
         say(note)
     there = {name: (at, sae) for at, saes in subject.saes.items() for name, sae in saes.items()}

@@ -23,7 +23,7 @@ def make_choices(folder: Path, max_active: float, predict_step: int | None = Non
         raise UserError(f"{folder} has no metrics yet; finish `unmix sweep` first")
     end = recipe.choice.extend_to or 0
     decays_from = end - round(recipe.choice.extend_decay_fraction * end)
-    at, decay_to = predict_step or end or recipe.training.steps, None
+    at, decay_to = end or recipe.training.steps if predict_step is None else predict_step, None
     if decays_from < at <= end:
         at, decay_to = decays_from, end
     warmup = sweep_schedule(recipe).l1_warmup_steps

@@ -102,7 +102,7 @@ def _extend(
     if first >= steps:
         watch.say(f"{member_name} already has its {steps:,} steps")
         return
-    inputs = open_inputs(recipe, watch.say, given)
+    inputs = open_inputs(recipe, watch.say, given, read=steps * recipe.training.batch_tokens)
     check_inputs(manifest, inputs, folder)
     member = start_member(recipe, manifest, inputs, entry, folder, None, Scratch())
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)

@@ -46,10 +46,13 @@ class Inputs:
     """Where the batches lie."""
 
 
-def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | None = None) -> Inputs:
+def open_inputs(
+    recipe: RunConfig, say: Say = lambda text: None, given: Rows | None = None, *, read: int | None = None
+) -> Inputs:
     """Open the store or the rows that the recipe names, or load the model and tokenize the corpus.
 
-    `given`: the rows themselves, where the recipe says that they are.
+    `given`: the rows themselves, where the recipe says that they are. `read`: how many activations of each hook will be
+    read, if not `activations_read`.
     """
     check_sinks(recipe.sinks)  # a key that is missing should not wait for the model
     act, device = recipe.activations, resolve(recipe.device)
@@ -72,7 +75,8 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | N
                 f"the store {act.store} was harvested with {different[0]} = {held.get(different[0])}, the recipe says "
                 f"{asked[different[0]]}; give {as_options(as_then(different, held))}, or harvest again"
             )
-        say(f"reading {store.rows:,} activations from {act.store} ({manifest['dtype']})")
+        twice = f", {store.size:,} of them distinct" if store.size < store.rows else ""
+        say(f"reading {store.rows:,} activations from {act.store} ({manifest['dtype']}){twice}")
         if loss := manifest["model"].get("loss"):
             say(str(TextLoss(**loss)))
         facts = {
@@ -80,11 +84,11 @@ def open_inputs(recipe: RunConfig, say: Say = lambda text: None, given: Rows | N
             "store": str(act.store),
             "store_fingerprint": store.fingerprint,
             "store_dtype": manifest["dtype"],
-            "store_rows": store.rows,
+            "store_rows": store.size,
         }
         length, special = manifest["sequence_length"], manifest["special_ids"]
         return Inputs(store, manifest["model"], facts, length, special, "token {}".format, device)
-    model, tokens = open_model(recipe, say)
+    model, tokens = open_model(recipe, say, read)
     stream = open_stream(recipe, model, tokens)
     special = special_ids(model.tokenizer, tokens)
     decode = model.tokenizer.decode
@@ -108,7 +112,7 @@ def as_new(recipe: RunConfig, read: int, say: Say) -> RunConfig:
     """The recipe of a run that begins now and reads so many activations: its corpus `bounded`, which is said."""
     if recipe.activations.rows is not None or recipe.activations.store is not None:
         return recipe
-    corpus, line = bounded(recipe.corpus, read)
+    corpus, line = bounded(recipe.corpus, read, recipe.activations.sequence_length)
     if line:
         say(line)
     return recipe.model_copy(update={"corpus": corpus})
@@ -129,8 +133,11 @@ def store_recipe(recipe: RunConfig) -> dict[str, Any]:
     }
 
 
-def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
-    """Load the language model, its products in bf16 if the recipe says so, and the train split in its tokens."""
+def open_model(recipe: RunConfig, say: Say, read: int | None = None) -> tuple[LanguageModel, Tokens]:
+    """Load the language model, its products in bf16 if the recipe says so, and the train split in its tokens.
+
+    `read`: how many activations will be read, if not `activations_read`.
+    """
     say(f"loading the model {recipe.model.name}")
     model = load_language_model(recipe.model)
     model.model.to(resolve(recipe.model.device or recipe.device))
@@ -139,10 +146,9 @@ def open_model(recipe: RunConfig, say: Say) -> tuple[LanguageModel, Tokens]:
     model.check_reading(recipe.activations.sequence_length, recipe.activations.hooks)
     if model.note:
         say(model.note)
-    wanted = recipe.training.steps * recipe.training.batch_tokens
     say(f"tokenizing {recipe.corpus.source}")
     tokens = load_tokens(recipe.corpus, model.tokenizer, recipe.activations.sequence_length, "train", say=say)
-    for line in plan(tokens, model.tokenizer, wanted):
+    for line in plan(tokens, model.tokenizer, activations_read(recipe) if read is None else read):
         say(line)
     loss = text_loss(model, tokens.ids_NT)
     say(str(loss))

@@ -17,7 +17,7 @@ from torch import Tensor
 import unmix
 from unmix import config as recipes
 from unmix.activations.mask import Mask, longer, outliers
-from unmix.activations.norms import distribution
+from unmix.activations.norms import distribution, mask_said
 from unmix.activations.outliers import from_facts
 from unmix.activations.stream import Batch
 from unmix.config import GIVEN, OUTLIER, RunConfig
@@ -320,8 +320,9 @@ def _outliers_shares(head: Batch, entry: Entry, recipe: RunConfig, special_ids: 
     return {name: float(error_K[far_K].sum() / error_K.sum()) for name, far_K in found.items()}
 
 
-def first_norms(inputs: Inputs) -> dict[str, Any]:
-    """How long the hooks' activations are, and which tokens are the longest, over the first chunk."""
+def first_norms(inputs: Inputs, counted: str) -> dict[str, Any]:
+    """How long the hooks' activations are, and which tokens are the longest, over the first chunk. `counted`: which
+    tokens became activations, if not all did."""
     assert inputs.decode is not None
     head = inputs.source.head().to(torch.device("cpu"))
     ids, positions = head.token_ids_B.numpy(), head.positions_B.numpy()
@@ -332,6 +333,7 @@ def first_norms(inputs: Inputs) -> dict[str, Any]:
         bos_id=int(ids[positions == 0][0]) if (positions == 0).any() else -1,
         decode=inputs.decode,
         split="train",
+        mask=mask_said(bos=True, counted=counted),
     )
 
 

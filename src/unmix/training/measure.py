@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from unmix.activations.arrays import NO_POSITION
 from unmix.activations.mask import Mask, longer
 from unmix.activations.stream import Batch, Pair
 from unmix.config import OUTLIER, SAEConfig, TrainingConfig
@@ -72,6 +73,7 @@ def measure(
     """The facts of a member. Raises `UserError` if the mask leaves nothing, or if what it leaves has no length."""
     raw = head.pair(hook)
     x_RD = raw.x_BD
+    _require_finite_rows(head, hook)
     median = _median(x_RD)
     kept = kept_rows(head, hook, Mask(training.mask, special_ids, median))
     tokens = len(kept.x_BD)
@@ -97,6 +99,22 @@ def measure(
     coefficient = alpha * mean_norm ** norm_exponent(sae, training)
     masked = len(x_RD) - tokens
     return Facts(scale, median, mean_norm, coefficient, tokens, masked, None if raw.same else target_scale)
+
+
+def _require_finite_rows(head: Batch, hook: str) -> None:
+    """Raises `UserError` naming the first row of activations that somebody gave, or of their targets, that is not
+    finite. Of a model's, the whole says more."""
+    if not len(head.positions_B) or int(head.positions_B[0]) != NO_POSITION:
+        return
+    raw = head.pair(hook)
+    for what, rows_RD in (("activations", raw.x_BD), *([] if raw.same else [("targets", raw.y_BE)])):
+        bad_R = ~rows_RD.isfinite().all(dim=1)
+        if bad_R.any():
+            row = int(head.token_ids_B[bad_R].min())
+            raise UserError(
+                f"row {row:,} of the {what} of {hook} is not finite, and {int(bad_R.sum()):,} of the {len(bad_R):,} of "
+                "the first chunk are not; mend such rows, or leave them out"
+            )
 
 
 def starting_rows(batch: Batch, hook: str, mask: Mask, median_norm: float) -> Pair:

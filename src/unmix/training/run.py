@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from unmix import config as recipes
+from unmix.activations.iterated import Iterated
 from unmix.activations.mask import Mask
 from unmix.activations.rows import Rows
 from unmix.activations.stream import Batch, Source
@@ -103,6 +104,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
             return
     else:
         recipe = as_new(recipe, activations_read(recipe), watch.say)
+    _require_rows_to_extend(recipe, schedule, given)
     inputs = open_inputs(recipe, watch.say, given)
     held = resident()  # before the trials, whose memory is freed and used again
     if manifest is None:
@@ -125,7 +127,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
     for line in said_of_outliers(manifest):
         watch.say(line)
     if inputs.decode is not None and not (folder / "norms.json").exists():
-        write_json(folder / "norms.json", first_norms(inputs))
+        write_json(folder / "norms.json", first_norms(inputs, recipe.corpus.counted))
     if any(reached.values()):
         watch.say(f"resuming at step {min(reached.values()):,}")
     metrics, logged = folder / "metrics.jsonl", logged_in(manifest, recipe)
@@ -149,6 +151,17 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         at |= dict.fromkeys(of_behind, upto)
     for line in said_of_missed([row for row in read_metrics(metrics) if row["phase"] == "sweep"]):
         watch.say(line)
+
+
+def _require_rows_to_extend(recipe: RunConfig, schedule: Schedule, given: Rows | None) -> None:
+    """Raises `UserError` if the choice is to be trained on from a step whose rows will have come once, and for all."""
+    to = recipe.choice.extend_to
+    if to is not None and to > schedule.stable_until and isinstance(given, Iterated) and given.once:
+        raise UserError(
+            f"choice.extend_to = {to:,} trains the choice on from step {schedule.stable_until:,}, and a generator "
+            "gives its rows once; leave it out and give it to a second call, with a new generator of the same rows, or "
+            "give what can be iterated over again: a list, a DataLoader, a class with __iter__"
+        )
 
 
 def _require_device_memory(inputs: Inputs, needed: int) -> None:
@@ -219,7 +232,7 @@ def train_members(
     Rows of these members behind `first` are made again. `logged`: which steps were, if not by the recipe's interval.
     """
     t = recipe.training
-    if said := repeats(inputs.source, schedule.steps):
+    if said := repeats(inputs.source, schedule.steps * inputs.source.batch_tokens, steps=True):
         watch.say(said)
     keep_metrics(metrics, lambda row: row["step"] <= first or row["phase"] != phase or row["member"] not in folders)
     every = logged or [[0, t.log_every]]
@@ -277,15 +290,17 @@ def largest_widths(source: Source) -> dict[str, int]:
     return {hook: max(D, source.target_widths.get(hook, D)) for hook, D in source.widths.items()}
 
 
-def repeats(source: Source, steps: int) -> str:
-    """A line, if so many steps read more than there is."""
-    asked = steps * source.batch_tokens
+def repeats(source: Source, asked: int, *, steps: bool = False) -> str:
+    """A line, if more activations are asked for than there are; of training, with the step from which they repeat."""
     if asked <= source.size:
         return ""
-    first = source.size // source.batch_tokens
+    since, fewer = "", "a larger corpus, or fewer --tokens"
+    if steps:
+        since = f", repeating from step {source.size // source.batch_tokens:,} on"
+        fewer = "a larger corpus or store, or fewer steps"
     return (
-        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over, "
-        f"repeating from step {first:,} on; if that is not intended, give a larger corpus or store, or fewer steps"
+        f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over{since}; "
+        f"if that is not intended, give {fewer}"
     )
 
 
