@@ -104,7 +104,7 @@ def test_options_that_are_of_use_are_taken(folder: Path):
     assert main(["evaluate", str(folder), "--tokens", "100", "--mask", "none", "--mask-norm-above", "2"]) == 0
     [result] = json.loads((folder / "evaluation.json").read_text())["hooks"]
     assert result["fidelity_tokens"] <= 100
-    assert "2 times the median norm" in result["mask"]
+    assert "norms above 2 times the median" in result["mask"]
 
 
 def test_rows_of_a_hook_that_is_not_named_are_evaluated_in_a_model_with_the_hook_beside_a_checkpoint(
