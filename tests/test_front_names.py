@@ -30,7 +30,7 @@ FUNCTIONS = {
     "steered": "(sae, *, ablate=(), clamp=None, add=None, multiply=None)",
     "sweep": "(recipe=None, *, activations=None, targets=None, runs='runs', evaluate=True, quiet=False, force=False, "
     "**keys)",
-    "to_sae_lens": "(sae, *, model=None, hook=None, context=None, hook_out=None, transcoder=False)",
+    "to_sae_lens": "(sae, *, model=None, hook=None, context=None, hook_out=None, transcoder=None)",
     "top_features": "(lm, sae, text, hook=None, *, most=10)",
     "with_feature": "(sae, feature, factor)",
 }
