@@ -46,7 +46,7 @@ SAE = {
 CFG = {
     "format", "architecture", "version", "model", "hook", "hook_out", "transcoder", "context", "prepend_bos",
     "without_special", "corpus", "training_tokens", "step", "asked", "metrics", "metrics_of", "l0",
-    "explained_variance", "processed", "folded", "notes",
+    "explained_variance", "processed", "head", "positions", "folded", "notes",
 }  # fmt: skip
 CHECKED = """
 import unmix
