@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything of this record, from the root of the checkout; stability.py needs scipy (`pip install scipy`).
 #   records/2026-11-27_every-architecture/run.sh WORK      WORK holds the store (530 MB) and the runs
-# About 80 minutes of one core, two processes at a time, one thread each. What is there is not made again.
+# Two processes at a time, one thread each; its time was not measured alone. What is there is not made again.
 set -euo pipefail
 here=records/2026-11-27_every-architecture
 seeds=records/2026-11-26_three-seeds # judge.py and stability.py are there

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything of this record, from the root of the checkout; after `benchmarks/environment` and `unmix fetch smollm2`.
 #   records/2026-11-27_smollm2-beside-saelens/run.sh WORK      WORK holds corpus, store (640 MB) and dictionaries
-# Some three hours of one core. What is there is not made again.
+# Hours of one core, never run to its end (README.md). What is there is not made again.
 set -euo pipefail
 here=records/2026-11-27_smollm2-beside-saelens
 seeds=records/2026-11-26_three-seeds # peers.py trains SAELens', judge.py judges both
