@@ -321,7 +321,7 @@ def _outliers_shares(head: Batch, entry: Entry, recipe: RunConfig, special_ids: 
 
 
 def first_norms(inputs: Inputs, counted: str) -> dict[str, Any]:
-    """How long the hooks' activations are, and which tokens are the longest, over the first chunk. `counted`: which
+    """The norms of the hooks' activations, and the tokens with the largest, over the first chunk. `counted`: which
     tokens became activations, if not all did."""
     assert inputs.decode is not None
     head = inputs.source.head().to(torch.device("cpu"))
