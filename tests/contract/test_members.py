@@ -21,11 +21,11 @@ def compared(member):
     Answers the largest entry of f_i W_dec_i: 0 if nothing was active.
     """
     x_BD = batch(7, width=member.start.width).activations["h"]
-    sees_BD = member.sees(x_BD)
+    sees_BD = member.view.x(x_BD)
     passed, own, _ = as_trained(member, sees_BD)
     sae = member.sae().double()
-    ratio_B1 = (x_BD.norm(dim=1) / member.scaled(x_BD).norm(dim=1)).double()[:, None]
-    centre_D = torch.zeros(()) if member.centre_D is None else member.centre_D.double()
+    ratio_B1 = (x_BD.norm(dim=1) / member.view.scaled_x(x_BD).norm(dim=1)).double()[:, None]
+    centre_D = torch.zeros(()) if member.view.centre_D is None else member.view.centre_D.double()
     with torch.no_grad():
         f_BF = sae.encode(x_BD)
         per_token = sae.token_scale(x_BD.double())
@@ -46,7 +46,7 @@ def compared(member):
 @every_architecture
 def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder, centre):
     member = train(member_of(architecture, scaling=scaling, decoder=decoder, centre=centre), STEPS)
-    assert (member.centre_D is not None and bool(member.centre_D.any())) == (centre == "mean")
+    assert (member.view.centre_D is not None and bool(member.view.centre_D.any())) == (centre == "mean")
     assert compared(member) > 0
 
 
@@ -54,7 +54,7 @@ def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder, centr
 def test_a_decoder_row_of_norm_0_changes_nothing_of_that(architecture):
     """Its feature is one that would be most active."""
     member = train(member_of(architecture), STEPS)
-    x_BD = member.sees(batch(7).activations["h"])
+    x_BD = member.view.x(batch(7).activations["h"])
     z_BF = x_BD @ member.weights["W_enc"] + member.weights["b_enc"]
     member.weights["W_dec"][z_BF.sum(0).argmax()] = 0
     compared(member)

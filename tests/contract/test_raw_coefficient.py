@@ -52,7 +52,7 @@ def test_the_loss_of_training_is_the_raw_one_times_the_square_of_the_scale(archi
     s, coefficient = member.facts.scale, raw_coefficient(member)
     assert coefficient == pytest.approx(member.facts.coefficient / s)
     assert keys.get("scaling") == "none" or not 0.9 < s < 1.1
-    found = training_loss(member, objective, member.sees(x_BD))
+    found = training_loss(member, objective, member.view.x(x_BD))
     assert found == pytest.approx(s**2 * raw_loss(member, x_BD, coefficient), rel=1e-4)
     assert found != pytest.approx(s**2 * raw_loss(member, x_BD, member.facts.coefficient), rel=1e-2) or s == 1
 

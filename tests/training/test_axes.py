@@ -89,8 +89,8 @@ def test_combinations_resume_fold_and_come_back_from_disk(objective: int, tmp_pa
         assert member.metrics(10) == again.metrics(10), said
 
         x_BD = batch(99).activations["h"]
-        seen_BD = member.sees(x_BD)
-        centre_D = 0 if member.centre_D is None else member.centre_D
+        seen_BD = member.view.x(x_BD)
+        centre_D = 0 if member.view.centre_D is None else member.view.centre_D
         scale_B1 = (seen_BD + centre_D).norm(dim=1, keepdim=True) / x_BD.norm(dim=1, keepdim=True)
         z_BF = seen_BD @ member.weights["W_enc"] + member.weights["b_enc"]  # no noise
         f_BF = torch.relu(z_BF) if config.architecture == "relu" else torch.tanh(torch.relu(z_BF))

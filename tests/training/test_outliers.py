@@ -40,11 +40,11 @@ def batch(number: int, share: float = 0.01) -> tuple[Batch, torch.Tensor]:
 def reconstruction_terms(member: Member, now: Batch) -> torch.Tensor:
     """||x̂ - x||² / ||x||^k of every token in the member's own units; 0 for what it masks."""
     x_BD = now.activations["h"]
-    seen_BD, weights = member.sees(x_BD), member.weights
+    seen_BD, weights = member.view.x(x_BD), member.weights
     f_BF = torch.relu(seen_BD @ weights["W_enc"] + weights["b_enc"])
     error_BD = f_BF @ weights["W_dec"] + weights["b_dec"] - seen_BD
     kept_B = member.mask.keeps(now.token_ids_B, x_BD)
-    return error_BD.square().sum(1) * token_weights(member.scaled(x_BD), member.training.norm_power) * kept_B
+    return error_BD.square().sum(1) * token_weights(member.view.scaled_x(x_BD), member.training.norm_power) * kept_B
 
 
 @pytest.fixture(scope="module")

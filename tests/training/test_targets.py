@@ -73,11 +73,11 @@ def test_where_the_targets_are_x_itself_every_step_has_the_bits_of_an_sae(archit
     start = plain.start.changed({name: weight.clone() for name, weight in plain.weights.items()})
     facts = plain.facts._replace(target_scale=plain.facts.scale)
     other = Member(plain.entry, start, config=plain.config, training=plain.training, facts=facts, mask=plain.mask)
-    assert plain.centre_D is not None
-    assert other.centre_D is not None
-    assert other.target_centre_E is not None
-    other.centre_D.copy_(plain.centre_D)
-    other.target_centre_E.copy_(plain.centre_D)
+    assert plain.view.centre_D is not None
+    assert other.view.centre_D is not None
+    assert other.view.target_centre_E is not None
+    other.view.centre_D.copy_(plain.view.centre_D)
+    other.view.target_centre_E.copy_(plain.view.centre_D)
     for step in range(25):
         now = batch(100 + step)
         assert plain.update(now, step, 1e-2, plain.coefficient) == ""
@@ -107,13 +107,13 @@ def test_what_is_measured_of_targets_that_are_x_is_what_is_measured_of_x():
 def test_x_and_y_have_each_a_scale_and_a_mean_of_their_own():
     member, head = transcoder("relu"), with_targets(0)
     raw = head.pair(HOOK)
-    seen = member.trains_on(raw)
+    seen = member.view.of(raw)
     assert member.facts.scale == pytest.approx((D / raw.x_BD.square().sum(1).mean().item()) ** 0.5)
     assert member.facts.target_scale == pytest.approx((E / raw.y_BE.square().sum(1).mean().item()) ** 0.5)
     assert member.facts.mean_norm == pytest.approx(member.facts.target_scale * raw.y_BE.norm(dim=1).mean().item())
     for rows in seen:
         assert rows.mean(0).abs().max() < 1e-4
-    torch.testing.assert_close(seen.y_BE, member.scaled_targets(raw.y_BE - raw.y_BE.mean(0)), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(seen.y_BE, member.view.scaled_y(raw.y_BE - raw.y_BE.mean(0)), rtol=1e-4, atol=1e-4)
 
 
 def test_the_mask_goes_by_x_and_outliers_of_y_scale_nothing():
@@ -148,7 +148,7 @@ def test_targets_that_are_mostly_zero_are_no_mistake():
 def test_the_power_of_the_norm_is_that_of_y():
     member = transcoder("relu", norm_power=2)
     raw = with_targets(3).pair(HOOK)
-    weight_B = member.task(0, 0.3).error.weigh(member.trains_on(raw).y_BE)
+    weight_B = member.task(0, 0.3).error.weigh(member.view.of(raw).y_BE)
     scale = member.facts.target_scale
     assert scale is not None
     torch.testing.assert_close(weight_B, (scale * raw.y_BE).norm(dim=1) ** -2, rtol=1e-3, atol=0)
@@ -185,7 +185,7 @@ def test_a_step_is_the_definition(architecture: str, sparse: bool, revived: bool
     member = train(transcoder(architecture, norm_power=1, **keys), 20)
     if revived:
         member.silent_F[:5], member.silence = 10**8, (10**8, member.tokens)
-    seen, task = Pair(*(rows.double() for rows in member.trains_on(with_targets(7).pair(HOOK)))), member.task(20, 0.3)
+    seen, task = Pair(*(rows.double() for rows in member.view.of(with_targets(7).pair(HOOK)))), member.task(20, 0.3)
     assert task.has(AuxK) or task.has(PreActivation) or not revived
     weights = {name: weight.double() for name, weight in member.weights.items()}
     mine, theirs, step = nan_like(weights), nan_like(weights), Step()
@@ -219,13 +219,13 @@ def test_what_is_saved_gives_raw_y_for_raw_x(architecture: str, scaling: str, ce
     assert config["architecture"].endswith("transcoder")
 
     raw = with_targets(7).pair(HOOK)
-    seen = member.trains_on(raw)
+    seen = member.view.of(raw)
     weights = {name: weight.double() for name, weight in member.weights.items()}
     phi, own = member.start.nonlinearity.alone(weights, float(member.threshold))
     f_BF = phi(seen.x_BD.double() @ own["W_enc"] + own["b_enc"], own)
     y_hat_BE = f_BF @ own["W_dec"] + own["b_dec"]
-    if member.centre_E is not None:
-        y_hat_BE = y_hat_BE + member.centre_E
+    if member.view.centre_E is not None:
+        y_hat_BE = y_hat_BE + member.view.centre_E
     y_hat_BE = y_hat_BE / member.facts.target_scale
     with torch.no_grad():
         found_BE = sae.double()(raw.x_BD.double())
@@ -270,7 +270,7 @@ def test_the_coefficient_in_raw_units_is_by_the_scale_of_y():
         error = (sae.decode(f_BF) - raw.y_BE).square().sum() + lam * (f_BF @ sae.W_dec.norm(dim=1)).sum()
     gradients = nan_like(member.weights)
     task = member.task(10_000, member.coefficient)
-    sums = reference.step(*member.trains_on(raw), member.weights, gradients, task)
+    sums = reference.step(*member.view.of(raw), member.weights, gradients, task)
     trained = sum(float(c) * float(s) for (c, _), s in zip(task.objective, sums.terms, strict=True))
     assert trained == pytest.approx(member.facts.target_scale**2 * error.item(), rel=1e-3)
 
@@ -290,8 +290,8 @@ def test_saved_and_loaded_it_goes_on_to_the_same_bits(architecture: str, kernels
     loaded = transcoder(architecture, kernels=kernels, lr=1e-2)
     for weight in loaded.weights.values():
         weight.fill_(torch.nan)
-    if loaded.target_centre_E is not None:
-        loaded.target_centre_E.fill_(torch.nan)
+    if loaded.view.target_centre_E is not None:
+        loaded.view.target_centre_E.fill_(torch.nan)
     checkpoint.load(loaded, checkpoint.step_folder(tmp_path, 17))
     as_a_run_does(loaded, 17, 30)
     for name, weight in whole.weights.items():

@@ -163,7 +163,7 @@ def _member(batch: Batch, features: int, l0: float, selection: str) -> Member:
     made = new_member(
         Entry("bench", HOOK, "", L1), x_BD.shape[1], config=sae, training=training, facts=facts, mask=mask
     )
-    some_TD = made.sees(x_BD[: max(1, 2**22 // features)])
+    some_TD = made.view.x(x_BD[: max(1, 2**22 // features)])
     z_N = (some_TD @ made.weights["W_enc"]).flatten()
     made.weights["b_enc"].fill_(-z_N.kthvalue(max(1, round(z_N.numel() * (1 - l0 / features)))).values.item())
     return made

@@ -63,7 +63,7 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
     new = target.with_name(target.name + ".new")
     asked = {"l1": member.entry.l1} if member.entry.l0 is None else {"target_l0": member.entry.l0}
     more = {**asked, "training_tokens": member.tokens, "step": step, **facts["metadata"]}
-    if mask := member.mask.facts("y" if member.has_targets else "x"):
+    if mask := member.mask.facts("y" if member.view.has_targets else "x"):
         more["mask"] = mask
     if member.halted_at is not None:
         more["halted_at"] = member.halted_at
@@ -80,7 +80,7 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
                 hook=hook,
                 context=context,
                 more=more,
-                transcoder=member.has_targets,
+                transcoder=member.view.has_targets,
                 l1_coefficient=raw_coefficient(member),
             )
             save_tensors(new / STATE, *_state(member))
@@ -213,10 +213,10 @@ def load(member: Member, folder: Path) -> None:
             key = f"{prefix}{name}"
             weight.copy_(tensors[key if key in tensors else f"{prefix}{_ONCE[name]}"])
     member.silent_F.copy_(tensors["silent_F"])
-    if member.centre_D is not None:
-        member.centre_D.copy_(tensors["centre"])
-    if member.target_centre_E is not None:
-        member.target_centre_E.copy_(tensors["target_centre"])
+    if member.view.centre_D is not None:
+        member.view.centre_D.copy_(tensors["centre"])
+    if member.view.target_centre_E is not None:
+        member.view.target_centre_E.copy_(tensors["target_centre"])
     member.updates = scalars["adam_step"]
     member.tokens, member.step.sparse = scalars["tokens"], scalars["sparse"]
     member.silence = int(tensors["silent_F"].max()), member.tokens
@@ -244,10 +244,10 @@ def _kept(member: Member) -> dict[str, Weights]:
 
 def _state(member: Member) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     tensors, windows = {"silent_F": member.silent_F}, {}
-    if member.centre_D is not None:
-        tensors["centre"] = member.centre_D
-    if member.target_centre_E is not None:
-        tensors["target_centre"] = member.target_centre_E
+    if member.view.centre_D is not None:
+        tensors["centre"] = member.view.centre_D
+    if member.view.target_centre_E is not None:
+        tensors["target_centre"] = member.view.target_centre_E
     for name in WINDOWS:
         if (window := getattr(member, name)) is not None:
             windows[name] = dataclasses.asdict(read(window))

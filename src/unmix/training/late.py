@@ -90,7 +90,7 @@ class Late:
         stop_1 = torch.zeros(1, dtype=torch.int32, device=member.silent_F.device)
         for step, raw in waiting:
             before, (lr, l1) = member.counts(), self._rates(step)
-            seen, task = member.trains_on(raw), member.task(step, l1)
+            seen, task = member.view.of(raw), member.task(step, l1)
             found = member.look(seen, task, stop_1)
             wrong = (stop_1 == 0) & found.is_wrong(member.training.on_spike)
             stop_1 = stop_1 | (wrong * WRONG).to(torch.int32)
@@ -112,14 +112,14 @@ class Late:
                 member.step.make_room(found.sums, member.weights)
                 return settled, said
             if stop:
-                wrong = found.wrong(member.trains_on(one.raw), member.training.on_spike)
+                wrong = found.wrong(member.view.of(one.raw), member.training.on_spike)
                 return settled + 1, [*said, member.leave_out(one.step, wrong)]
             member.step.saw(density, one.raw.x_BD)
             said += [remark] if (remark := member.remark(one.step, found)) else []
         last = taken[-1]
         member.silence = longest, member.tokens
         if member.resamples(last.step, self._rates(last.step)[0]):
-            member.resample(member.sees(last.raw.x_BD), last.found.sums, last.step)
+            member.resample(member.view.x(last.raw.x_BD), last.found.sums, last.step)
         return len(taken), said
 
 

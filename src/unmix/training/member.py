@@ -14,7 +14,7 @@ from torch import Tensor
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch, Pair
 from unmix.config import SAEConfig, TrainingConfig
-from unmix.dictionary.model import Dictionary, fold_centre, fold_scaling, new_dictionary
+from unmix.dictionary.model import Dictionary, new_dictionary
 from unmix.dictionary.nonlinearities import BatchTopK
 from unmix.dictionary.per_token import ByLength
 from unmix.dictionary.table import counts, nonlinearity, objective
@@ -31,6 +31,7 @@ from unmix.training.measure import Facts, kept_rows, starting_rows
 from unmix.training.numbers import between, sqrt
 from unmix.training.prefixes import draw
 from unmix.training.resample import resample
+from unmix.training.view import View
 from unmix.training.window import Window
 
 CPU = torch.device("cpu")
@@ -82,12 +83,7 @@ class Member:
             {name: torch.zeros_like(w) for name, w in self.weights.items()} for _ in range(3)
         )
         """Adam's running means of the gradient and of its square."""
-        self.centre_D = torch.zeros(sae.width, device=device) if config.centre == "mean" else None
-        """c, in the scale that the SAE is trained in; fixed from the start."""
-        self.target_centre_E: Tensor | None = None
-        """The same of y, where it is not x."""
-        if config.centre == "mean" and self.has_targets:
-            self.target_centre_E = torch.zeros(sae.W_dec.shape[1], device=device)
+        self.view = View.new(sae, config, facts, device)
         self.updates = 0
         # a run has decided these before it makes members (`precision.decide`)
         select = "fp32" if training.selection == "auto" else training.selection
@@ -126,7 +122,7 @@ class Member:
         raw = kept_rows(batch, self.entry.hook, self.mask)
         if not len(raw.x_BD) or self.halted_at is not None:
             return ""
-        seen, task, sparse = self.trains_on(raw), self.task(step, l1), self.step.sparse
+        seen, task, sparse = self.view.of(raw), self.task(step, l1), self.step.sparse
         found = self.look(seen, task)
         if wrong := found.wrong(seen, self.training.on_spike):
             self.step.sparse = sparse
@@ -183,8 +179,8 @@ class Member:
     def _count(self, window: Window, raw_BE: Tensor, y_BE: Tensor, sums: Sums, task: Task) -> None:
         """Add a batch to a window; explained variance is of tokens at their own lengths."""
         error = sums.squared_error
-        if self.start.per_token is not None:
-            square_scale_B = wide(self.start.token_scale(raw_BE).squeeze(1)).square()
+        if (per_token := self.view.per_token) is not None:
+            square_scale_B = wide(per_token.take(raw_BE).scale.squeeze(1)).square()
             error, y_BE = sums.square_B @ square_scale_B, raw_BE
         window.add(len(y_BE), self.step.moments(y_BE), sums, task.objective, error)
 
@@ -196,41 +192,6 @@ class Member:
         if self.config.has_target:
             return self.config.target_pull * _first(self.entry, self.config, self.training, self.facts)
         return self.controller.coefficient
-
-    @property
-    def has_targets(self) -> bool:
-        """Whether y is not x: then it is a transcoder, x and y each in a scale and about a mean of their own."""
-        return self.facts.target_scale is not None
-
-    @property
-    def centre_E(self) -> Tensor | None:
-        """What is taken away from what it is to give."""
-        return self.target_centre_E if self.has_targets else self.centre_D
-
-    def trains_on(self, raw: Pair) -> Pair:
-        """x as it sees it, and y as it is to give it."""
-        return raw.of(self.sees(raw.x_BD), lambda: self.wants(raw.y_BE))
-
-    def wants(self, y_BE: Tensor) -> Tensor:
-        """Raw targets as it is trained to give them: scaled, and without their mean."""
-        wanted_BE = self.scaled_targets(y_BE)
-        return wanted_BE if self.target_centre_E is None else wanted_BE - self.target_centre_E
-
-    def scaled_targets(self, y_BE: Tensor) -> Tensor:
-        """Raw targets in the scale that it is trained in."""
-        scale = self.facts.target_scale
-        return y_BE if scale is None or scale == 1 else y_BE * scale
-
-    def sees(self, x_BD: Tensor) -> Tensor:
-        """Raw activations as the SAE is trained on them: scaled, and without c."""
-        seen_BD = self.scaled(x_BD)
-        return seen_BD if self.centre_D is None else seen_BD - self.centre_D
-
-    def scaled(self, x_BD: Tensor) -> Tensor:
-        """Raw activations in the scale that the SAE is trained in."""
-        if self.start.per_token is not None:
-            return x_BD / self.start.token_scale(x_BD)
-        return x_BD * self.facts.scale if self.facts.scale != 1 else x_BD
 
     def task(self, step: int, l1: Number) -> Task:
         """What it is trained for in this step."""
@@ -244,7 +205,7 @@ class Member:
                 norm_power=self.training.norm_power,
                 sparsity=l1,
                 prefixes=draw(self.config.features, drawn, key) if drawn else None,
-                centre_E=self.centre_E,
+                centre_E=self.view.centre_E,
                 dead=self._of_dead(),
             ),
             Noise(sigma, key) if sigma else None,
@@ -352,10 +313,7 @@ class Member:
         """The dictionary for raw activations, as it is now (a copy, on the processor)."""
         weights = {name: weight.cpu() for name, weight in self.weights.items()}
         nonlinearity, weights = self.start.nonlinearity.saved(weights, float(self.threshold))
-        sae = self.start.changed(weights, nonlinearity)
-        if self.centre_D is not None:
-            sae = fold_centre(sae, self.centre_D.cpu(), None if self.centre_E is None else self.centre_E.cpu())
-        return fold_scaling(sae, self.facts.scale, self.facts.target_scale)
+        return self.view.fold(self.start.changed(weights, nonlinearity))
 
 
 def _averaged(updates: int) -> int:
@@ -405,12 +363,11 @@ def new_member(
         aligned.hold(member.weights)
     if head is not None and config.centre != "none":
         start = starting_rows(head, entry.hook, mask, facts.median_norm)
-        mean_D = wide(member.scaled(start.x_BD)).mean(0)
-        mean_E = mean_D if start.same else wide(member.scaled_targets(start.y_BE)).mean(0)
-        if member.centre_D is not None:
-            member.centre_D.copy_(mean_D)
-            if member.target_centre_E is not None:
-                member.target_centre_E.copy_(mean_E)
+        mean_D, mean_E = member.view.means(start)
+        if member.view.centre_D is not None:
+            member.view.centre_D.copy_(mean_D)
+            if member.view.target_centre_E is not None:
+                member.view.target_centre_E.copy_(mean_E)
         else:
             member.weights["b_dec"].copy_(mean_E)
             if config.architecture not in ("relu", "tanh_relu"):
