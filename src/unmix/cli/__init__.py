@@ -31,10 +31,12 @@ from unmix.cli.sweep import add_sweep
 from unmix.cli.verify import add_verify
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
-from unmix.machine import keep_freed_memory
+from unmix.machine import keep_freed_memory, yield_where_busy
 
 BROKEN_PIPE = 141
 """The status of a command whose output nobody reads on: 128 and SIGPIPE, as shells have it."""
+COMPUTE = ("sweep", "plan", "extend", "evaluate", "explore", "norms", "harvest")
+"""The commands that keep all threads busy for long."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -48,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         args = _parser().parse_args(words)
         _require_taken(args, dotted)
+        if words[:1] and words[0] in COMPUTE:
+            yield_where_busy()
         status = int(args.run(args, dotted) or 0)
         sys.stdout.flush()
         return status
