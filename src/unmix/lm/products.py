@@ -137,10 +137,13 @@ def _unrounded(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     def exact(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            wide = (a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
-            return forward(*wide, **kwargs)
+            return forward(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
 
     return exact
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _relative(after_NTD: Tensor, before_NTD: Tensor) -> Tensor:
