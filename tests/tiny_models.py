@@ -109,6 +109,15 @@ _ALSO = {
 _OWN |= _ALSO
 MANY = tuple(_OWN)
 """Every family whose hooks `docs/hooks.md` speaks of."""
+_OWN |= {
+    "jetmoe": {**_MIXTURE, "kv_channels": 8, "num_attention_heads": 1},
+    "hunyuan_v1_moe": {**_MIXTURE, "moe_topk": 2},
+    "afmoe": {**_MIXTURE, "num_dense_layers": 1, "num_shared_experts": 1, "sliding_window": 4},
+    "gemma4_moe": {**_ALSO["gemma4_text"], **_MIXTURE, "enable_moe_block": True, "top_k_experts": 2},
+}
+"""Further mixtures of experts, for their routers alone."""
+_TYPES = {"gemma4_moe": "gemma4_text"}
+"""What `transformers` calls a family, if not by our name."""
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
@@ -137,7 +146,8 @@ def tiny_model_folder(family: str = "gpt2", **more: int) -> Path:
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **{**_SHARED, **_OWN[family], **more}))
+        keys = {**_SHARED, **_OWN[family], **more}
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(_TYPES.get(family, family), **keys))
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
     return folder

@@ -198,9 +198,9 @@ class Run:
 
     def evaluation(self) -> dict[str, list[Any]]:
         """A row for each dictionary, of what was held out, in columns; empty if the run was not evaluated."""
-        from unmix.runlog import read_json
+        from unmix.runlog import read_evaluation
 
-        found = read_json(self.folder / "evaluation.json") or {"hooks": []}
+        found = read_evaluation(self.folder) or {"hooks": []}
         rows = []
         for result in found["hooks"]:
             for name, row in result["saes"].items():

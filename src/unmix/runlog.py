@@ -65,7 +65,7 @@ def read_json(path: Path) -> dict[str, Any] | None:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is damaged ({error}); remove it, and run the command that writes it") from None
     if not isinstance(value, dict):
         raise UserError(f"{path} is damaged: it holds no object; remove it, and run the command that writes it")
@@ -80,6 +80,16 @@ def read_extensions(folder: Path) -> dict[str, Any]:
     found = read_json(folder / "extension.json") or {}
     if isinstance(member := found.get("member"), str):
         return {member: {key: value for key, value in found.items() if key != "member"}}
+    return found
+
+
+def read_evaluation(folder: Path) -> dict[str, Any] | None:
+    """`evaluation.json` of a run or of an SAE's folder; none if there is none. Raises `UserError` for a file that is
+    damaged, or another program's."""
+    path = folder / "evaluation.json"
+    found = read_json(path)
+    if found is not None and not isinstance(found.get("hooks"), list):
+        raise UserError(f"{path} was not written by unmix; move it away, so that it is not overwritten")
     return found
 
 
@@ -148,7 +158,7 @@ def parse_metrics(path: Path) -> tuple[list[dict[str, Any]], list[int], bool]:
         try:
             row = json.loads(line)
             rows.append({**row, "step": int(row["step"]), "member": str(row["member"]), "phase": str(row["phase"])})
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, RecursionError):
             damaged.append(number)
     return rows, damaged, bool(rest)
 

@@ -140,6 +140,13 @@ def test_shards_that_are_let_go_are_mapped_again(tmp_path, monkeypatch):
     assert len(checked) == 14  # each shard once a store
 
 
+@pytest.mark.parametrize("content", ["{", "[]", '"words"', "[" * 100_000])
+def test_a_manifest_that_is_none_is_one_line(tmp_path, content):
+    (write(tmp_path / "s") / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=r"manifest\.json is damaged"):
+        Store(tmp_path / "s", ["h"], batch_tokens=7)
+
+
 def test_a_newer_format_is_refused(tmp_path):
     path = write(tmp_path / "s") / "manifest.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"format": 2}))

@@ -11,6 +11,8 @@ import pytest
 import torch
 import yaml
 
+from unmix import config, precision
+from unmix.bench import harvest
 from unmix.cli import _parser, main
 from unmix.cli.arguments import split_dotted
 from unmix.kernels import active, cpu, rows, trial
@@ -202,6 +204,36 @@ def test_tables_for_people(recipe, capsys):
     assert main(["bench", "sweep", str(recipe), "--steps", "3", "--training.border", "0.01"]) == 0
     table = capsys.readouterr().out
     assert all(words in table for words in ("member steps", "reading activations", "dense: 12 steps"))
+
+
+def test_a_step_says_what_a_run_would_decide_and_from_what(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("UNMIX_CACHE", str(tmp_path))
+    times = trial.Times({"fp32": 5e-3, "bf16": 9e-3}, {"fp32": 3e-3, "bf16": 4e-3, "int8": 2e-3}, 8e-3, 64)
+    asked = []
+
+    def measure(shape):
+        asked.append(shape)
+        return times
+
+    monkeypatch.setattr(trial, "measure", measure)
+    monkeypatch.setattr(precision, "measure", measure)
+    assert main(["bench", *STEP, "--l0", "20", "--selection", "fp32"]) == 0
+    said = capsys.readouterr().out
+    keys = {"training.l1": [1.0], "sae.features": 400, "training.batch_tokens": 64, "device": "cpu"}
+    took = precision.decide(config.load(None, keys), {"h": 16})[0].training
+    assert asked[0] == asked[1]
+    assert f"auto, from 64 of 64 tokens: dense {took.dense} (fp32 5.00 ms, bf16 9.00 ms)" in said
+    assert f"selection {took.selection} (fp32 3.00 ms, bf16 4.00 ms, int8 2.00 ms at 1% active)" in said
+    assert f"sparse below {took.border:.1%} active" in said
+    assert (took.dense, took.selection) == ("fp32", "int8")
+
+
+@pytest.mark.parametrize("faster", ["fp32", "bf16"])
+def test_harvest_says_which_products_auto_would_take(bench, recipe, faster):
+    found = bench("harvest", recipe, "--tokens", "64", "--store-tokens", "48", "--repeats", "1")
+    for name, measured in found["precisions"].items():
+        measured["tokens_per_s"] = 2000.0 if name == faster else 1000.0
+    assert f"model.matmul: auto takes {faster}\n" in harvest.table(found)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import html
+import itertools
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -102,6 +104,18 @@ def test_harvest_then_sweep_from_the_store(recipe, tmp_path, capsys):
     assert unmix("sweep", recipe, "--train-only", "--activations.store", store, tmp_path=tmp_path) == 0
     manifest = yaml.safe_load((tmp_path / "runs/tiny/run.yaml").read_text())
     assert manifest["corpus"]["store_dtype"] == "bfloat16"
+
+
+def test_the_rate_of_a_resumed_harvest_is_of_what_it_writes_itself(recipe, tmp_path, capsys, monkeypatch):
+    """On a clock that goes on by a second each time it is looked at, a shard takes one."""
+    words = ["harvest", recipe, "--out", tmp_path / "store", "--tokens"]
+    assert unmix(*words, 1000, tmp_path=tmp_path) == 0
+    capsys.readouterr()
+    clock = itertools.count()
+    monkeypatch.setattr("unmix.cli.harvest.time", SimpleNamespace(perf_counter=lambda: float(next(clock))))
+    assert unmix(*words, 70_000, tmp_path=tmp_path) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "131,072 activations (70,000 are needed), 65,536 tokens/s" in said
 
 
 def test_a_store_has_what_the_sweep_and_its_extension_read(recipe, tmp_path):

@@ -22,6 +22,7 @@ from unmix.corpus.documents import documents
 from unmix.corpus.tokens import load_tokens
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.interop.keys import read_keys
 from unmix.interop.load import load_sae
 from unmix.lm.model import load_language_model
 from unmix.runlog import read_manifest
@@ -111,6 +112,21 @@ def test_yaml_that_is_more_than_it_looks_is_refused_at_once(tmp_path, text, says
     if says:
         with pytest.raises(UserError, match="is damaged"):
             read_manifest(path)
+
+
+def test_so_is_that_of_another_library_and_of_any_command(tmp_path, capsys):
+    """A configuration that came with a dictionary, and a run that somebody sent."""
+    (tmp_path / "config.yaml").write_text(BOMB)
+    with pytest.raises(UserError, match=r"config\.yaml is damaged .*stands for more than 100,000 values"):
+        read_keys(tmp_path / "config.yaml")
+    folder = tmp_path / "run"
+    (folder / "members").mkdir(parents=True)
+    (folder / "run.yaml").write_text("recipe: {}\n" + BOMB)
+    for words in (["report"], ["choose"], ["extend", "--steps", "9"], ["evaluate"], ["explore", "--build"], ["verify"]):
+        assert main([words[0], str(folder), *words[1:]]) != 0, words
+        said = capsys.readouterr()
+        assert "stands for more than 100,000 values" in said.out + said.err, words
+        assert len(said.out + said.err) < 1000, words
 
 
 @pytest.mark.parametrize("name", ["../../x", "/tmp/x", "..", ".", "a/b", "a\\b", "a\0b", "", "-rf", ".hidden"])

@@ -9,7 +9,13 @@ import shlex
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from unmix import open_run
+from unmix.errors import UserError
+from unmix.evaluation.subject import UNKNOWN_SPLIT
 from unmix.report import heldout, words
+from unmix.report.data import read
 from unmix.report.html import write_report
 
 
@@ -61,6 +67,30 @@ def test_an_evaluation_from_before_an_extension_says_so_with_the_command(make: A
         page = page_of(run, held, was)
         assert "Evaluated before the extension: l1-5-extended is not in these numbers." in page
         assert f"run <code>unmix evaluate {shlex.quote(str(run))}</code>" in page
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"mine": 1}', "[" * 100_000, '"hooks"'])
+def test_an_evaluation_that_is_none_is_one_line(make: Any, content: str) -> None:
+    run: Path = make()
+    (run / "evaluation.json").write_text(content)
+    for read_it in (write_report, lambda folder: open_run(folder).evaluation()):
+        with pytest.raises(UserError, match=r"evaluation\.json (is damaged|was not written by unmix)"):
+            read_it(run)
+
+
+def test_a_page_claims_no_split_that_is_unknown(make: Any, held: Any) -> None:
+    """A run on rows that is evaluated in a model: training may have seen the documents."""
+    run: Path = make()
+    result = held.result("resid_post.3", ["l1-2", "l1-5"])
+    for split, claims in (("held_out", True), (UNKNOWN_SPLIT, False)):
+        (run / "evaluation.json").write_text(json.dumps({"hooks": [result | {"split": split}]}))
+        write_report(run)
+        page = html.unescape((run / "report.html").read_text(encoding="utf-8"))
+        said = page[page.index("<h2>Held out" if claims else "<h2>Evaluated") : page.index("<h2>How to read")]
+        assert ("kept out of training" in said, "held-out tokens" in said) == (claims, claims)
+        assert (f"tokens (split {UNKNOWN_SPLIT})" in said) != claims
+        [pictures] = heldout.draw_evaluation({"hooks": [result | {"split": split}]}, read(run))
+        assert [picture.title.startswith("Held out: ") for picture in pictures] == [claims] * 3
 
 
 def test_an_evaluation_of_earlier_checkpoints_names_them(make: Any, held: Any) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib.image
+import numpy as np
 import pytest
 
 from unmix.errors import UserError
@@ -179,6 +180,15 @@ def test_tokens_places_and_sinks(make: Make, held: Any) -> None:
         assert name in cells
     assert "positions 32 to 49" in cells
     assert "script" not in {tag for tag, _ in Tags(page).tags}
+
+
+def test_norms_stand_behind_the_training_curves_and_are_no_larger(make: Make, held: Any) -> None:
+    folder = make(l1=(5.0,), steps=60)
+    held.norms(folder)
+    page = report(folder)
+    assert page.index("<h2>Training</h2>") < page.index("<h2>Norms of the activations</h2>")
+    area = {path.stem: np.prod(matplotlib.image.imread(path).shape[:2]) for path in (folder / "plots").glob("*.png")}
+    assert area.pop("hook_norms") <= 1.2 * max(area.values())
 
 
 def test_a_run_without_sinks_says_so(make: Make, held: Any) -> None:

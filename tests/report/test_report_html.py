@@ -289,6 +289,21 @@ def _chromium(tmp_path: Path, page: Path, *flags: str) -> str:
     return done.stdout.decode("utf-8", errors="replace")
 
 
+def test_epochs_are_counted_over_what_becomes_activations(make: Make) -> None:
+    """Of chats with roles a part; three epochs of a third of the tokens were called one."""
+    folder = make(l1=(1.0,), steps=100)
+    about = yaml.safe_load((folder / "run.yaml").read_text())
+    read_in_all = 100 * about["recipe"]["training"]["batch_tokens"]
+    about["corpus"]["train_tokens"] = read_in_all
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    said = dict(trained_on.trained_on(read(folder)))["Epochs"]
+    assert said == f"1.00 times over the corpus ({read_in_all:,} training tokens)"
+    about["corpus"]["activations"] = read_in_all // 4
+    (folder / "run.yaml").write_text(yaml.safe_dump(about))
+    said = dict(trained_on.trained_on(read(folder)))["Epochs"]
+    assert said == f"4.00 times over the corpus ({read_in_all // 4:,} activations)"
+
+
 def test_narrow_numbers_are_said_with_what_they_change(make: Make) -> None:
     folder = make(l1=(1.0,), steps=100)
     assert "Arithmetic" not in dict(trained_on.trained_on(read(folder)))

@@ -126,11 +126,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"{folder} is no store: it has no manifest.json; write one with `unmix harvest`") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{folder}/manifest.json is damaged: {error}") from None
+    if not isinstance(manifest, dict):
+        raise UserError(f"{folder}/manifest.json is damaged: it holds no object")
     if manifest.get("format") != FORMAT:
         raise UserError(f"{folder} has format {manifest.get('format')}; this unmix reads {FORMAT}: harvest it again")
-    assert isinstance(manifest, dict)
     recipe = manifest.get("recipe")
     if isinstance(recipe, dict) and "corpus" in recipe:
         try:

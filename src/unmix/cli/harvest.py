@@ -47,7 +47,8 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     wanted = args.tokens if args.tokens is not None else activations_read(recipe)
     if wanted < 1:
         raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
-    before = held(args.out).get("recipe")
+    there = held(args.out)
+    before, written = there.get("recipe"), sum(shard["rows"] for shard in there.get("shards", []))
     rows = rows_written(wanted)
     recipe = keep(recipe, before) if before else as_new(recipe, rows, say)
     model, tokens = open_model(recipe, say, rows)
@@ -57,7 +58,8 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     began = time.perf_counter()
 
     def progress(rows: int) -> None:
-        say(f"{rows:,} activations ({wanted:,} are needed), {rows / (time.perf_counter() - began):,.0f} tokens/s")
+        rate = (rows - written) / (time.perf_counter() - began)
+        say(f"{rows:,} activations ({wanted:,} are needed), {rate:,.0f} tokens/s")
 
     harvest(
         stream,

@@ -11,7 +11,7 @@ from unmix.cli.scaling_law import Point
 from unmix.config import RunConfig
 from unmix.errors import UserError
 from unmix.evaluation.subject import recipe_of, tightest, trained_mask
-from unmix.runlog import newest_checkpoints, read_json
+from unmix.runlog import newest_checkpoints, read_evaluation
 from unmix.training.manifest import entries
 
 _MASK = re.compile(
@@ -42,7 +42,7 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
     other = recipe_of(run)
     if _kind(other) != _kind(recipe):
         return
-    evaluation, newest = read_json(run / "evaluation.json") or {}, newest_checkpoints(run)
+    evaluation, newest = read_evaluation(run) or {}, newest_checkpoints(run)
     if not _on_its_own(evaluation, other):
         return
     members = {entry.name: entry for entry in entries(other)}

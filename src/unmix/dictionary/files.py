@@ -130,7 +130,7 @@ def metadata(folder: Path) -> dict[str, Any]:
     """What cfg.json has under `metadata`; empty if there is nothing, or no file that can be read."""
     try:
         found = json.loads((folder / CONFIG).read_text(encoding="utf-8")).get("metadata")
-    except (OSError, ValueError, AttributeError):
+    except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
 

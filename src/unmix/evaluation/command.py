@@ -30,7 +30,7 @@ from unmix.evaluation.subject import NO_KEYS, Subject, on_rows, recipe_of
 from unmix.interop.origin import Origin
 from unmix.lm.model import LanguageModel
 from unmix.machine import held
-from unmix.runlog import newest_checkpoints, read_json, write_json
+from unmix.runlog import newest_checkpoints, read_evaluation, write_json
 
 FILE = "evaluation.json"
 SUPERSEDED = "evaluation.superseded-{}.json"  # 1, 2 …: none is overwritten
@@ -172,10 +172,7 @@ def _published(made: Origin) -> dict[str, Any]:
 
 def require_ours(folder: Path) -> dict[str, Any] | None:
     """The evaluation that is in the folder, if there is one. Raises `UserError` if its file is another program's."""
-    found = read_json(folder / FILE) if folder.is_dir() else None
-    if found is not None and not isinstance(found.get("hooks"), list):
-        raise UserError(f"{folder / FILE} was not written by unmix; move it away, so that it is not overwritten")
-    return found
+    return read_evaluation(folder) if folder.is_dir() else None
 
 
 def evaluate_run(folder: Path, say: Callable[[str], None], given: Rows | None = None) -> None:

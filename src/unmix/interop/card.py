@@ -40,7 +40,7 @@ def card(folder: Path, repo: str, within: str, licence: str) -> str:
         f"# {repo.partition('/')[2]}{' / ' if within else ''}{within}",
         f"A {what} of language-model activations: {origin.line(sae)}.",
         _table(_about(sae, origin, facts)),
-        "## Held-out figures",
+        "## Held-out figures" if found is None or found.hook.get("split") == "held_out" else "## Figures",
         _figures(found),
         "## Loading it",
         f"```python\nimport unmix\n\nsae = unmix.load_sae({called})\nf = sae.encode(x)  # raw activations in\n```",

@@ -8,9 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from unmix.errors import UserError
+from unmix.yamltext import parse
 
 AGAIN = "copy or download it again"
 
@@ -123,8 +122,8 @@ def read_keys(path: Path) -> Keys:
     """The object in a JSON or YAML file. Raises `UserError` if it cannot be read."""
     try:
         content = path.read_text(encoding="utf-8")
-        found = yaml.safe_load(content) if path.suffix in (".yaml", ".yml") else json.loads(content)
-    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        found = parse(content) if path.suffix in (".yaml", ".yml") else json.loads(content)
+    except (OSError, ValueError, RecursionError) as error:
         cause = " ".join(str(error).split())[:200]
         raise UserError(f"{path} is damaged or cannot be read ({cause}); {AGAIN}") from None
     if not isinstance(found, dict) or not all(isinstance(key, str) for key in found):

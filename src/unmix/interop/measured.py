@@ -103,7 +103,7 @@ def _backwards(path: Path, member: str) -> Iterator[dict[str, Any]]:
         if json.dumps(member) in line:
             try:
                 row = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(row, dict):
                 yield row

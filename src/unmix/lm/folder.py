@@ -138,7 +138,7 @@ def _read(name: str, path: Path) -> dict[str, Any]:
     """An object in JSON."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise UserError(f"cannot load model.name = {name}: {path.name} is not JSON ({error}); copy it again") from None
     if not isinstance(found, dict):
         raise UserError(f"cannot load model.name = {name}: {path.name} holds no JSON object; copy it again")

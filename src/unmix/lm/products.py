@@ -46,7 +46,7 @@ def rates(lm: LanguageModel, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, 
     """Tokens a second of passes to the last of the hooks, in float32 and with products in bf16.
 
     The best of two passes over these tokens each, after one that is not timed. The model is as it was afterwards. One
-    that does not run in bf16 has its rate in float32 alone: the experts of DBRX add bf16 to float32 in place.
+    that does not run in bf16, as its own code does not bear two dtypes, has its rate in float32 alone.
     """
     found = {"fp32": _rate(lm, ids_NT, hooks)}
     undo = _narrow(lm)
@@ -72,8 +72,8 @@ def _narrow(lm: LanguageModel) -> Callable[[], None]:
     """Put the linear layers into bf16; answers what puts them back.
 
     Only modules that are exactly `nn.Linear` or `Conv1D`: a subclass may have a forward pass of its own. The output
-    head is left as it is: its weights may be those of the embedding. So are the routers of a mixture of experts:
-    rounded, they send tokens to other experts.
+    head is left as it is: its weights may be those of the embedding. So are the routers of a mixture of experts, with
+    all that is in them: rounded, they send tokens to other experts.
     """
     from transformers.pytorch_utils import Conv1D
 
@@ -89,12 +89,12 @@ def _narrow(lm: LanguageModel) -> Callable[[], None]:
         undo.append(partial(_set_weights, module, module.weight, module.bias))
         _set_weights(module, weight, bias)
 
-    for path, module in lm.model.named_modules():
-        if module is head:
-            continue
-        if _is_router(path, module):
-            attribute(module, forward=_unrounded(module.forward))
-        elif type(module) in (nn.Linear, Conv1D):
+    routers = [module for path, module in lm.model.named_modules() if _is_router(path, module)]
+    exact = {head, *(part for router in routers for part in router.modules())}
+    for router in routers:
+        attribute(router, forward=_unrounded(router.forward))
+    for module in lm.model.modules():
+        if module not in exact and type(module) in (nn.Linear, Conv1D):
             weight_OI = module.weight if type(module) is nn.Linear else module.weight.T
             bias = module.bias if module.bias is None else _frozen(module.bias)
             weights(module, _frozen(weight_OI), bias)
@@ -119,9 +119,12 @@ def _set_weights(module: Any, weight: Any, bias: Any) -> None:
 
 
 def _is_router(path: str, module: nn.Module) -> bool:
-    """Whether the module says which experts a token goes to: by its class, or a linear layer of that name."""
+    """Whether the module says which experts a token goes to: by its class; by its name, if it is a module with parts
+    (JetMoE, Hunyuan), or a linear layer with few outputs."""
     name = path.rpartition(".")[2]
-    return "Router" in type(module).__name__ or (name in ("router", "gate") and _few(getattr(module, "weight", None)))
+    if "Router" in type(module).__name__:
+        return True
+    return name in ("router", "gate") and (bool(list(module.children())) or _few(getattr(module, "weight", None)))
 
 
 def _few(weight: Any) -> bool:
@@ -134,10 +137,13 @@ def _unrounded(forward: Callable[..., Any]) -> Callable[..., Any]:
 
     def exact(*args: Any, **kwargs: Any) -> Any:
         with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
-            wide = (a.float() if isinstance(a, Tensor) and a.is_floating_point() else a for a in args)
-            return forward(*wide, **kwargs)
+            return forward(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
 
     return exact
+
+
+def _wide(value: Any) -> Any:
+    return value.float() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _relative(after_NTD: Tensor, before_NTD: Tensor) -> Tensor:

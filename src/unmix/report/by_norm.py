@@ -14,7 +14,7 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from unmix.report import axes, words
 from unmix.report.data import Floats
-from unmix.report.heldout import within
+from unmix.report.heldout import of_split, within
 from unmix.report.picture import Picture, new_figure
 
 MOST = 6  # dictionaries in one picture
@@ -31,7 +31,8 @@ class Section:
     """What the page says by norm of one hook."""
 
     hook: str
-    tokens: float
+    over: str
+    """How many tokens, and of which split."""
     mask: str
     table: list[tuple[str, list[tuple[str, Row]]]]
     """(dictionary, its three groups), the least sparse first; a number that could not be made is NaN."""
@@ -52,8 +53,10 @@ def sections(evaluation: dict[str, Any]) -> list[Section]:
                 (name, [(group, _known(row["by_norm"]["groups"][group])) for group in GROUPS]) for name, row in rows
             ]
             rows = _ordered(within(result))
-            pictures = [_deciles(rows, suffix), _histogram(rows, "l0", suffix), _histogram(rows, "l1", suffix)]
-            found.append(Section(str(result["hook"]), first["tokens"], str(first["mask"]), table, pictures))
+            over, mask = f"{words.whole(first['tokens'])} {of_split(result)}", str(first["mask"])
+            end = f"Over {over}; mask: {mask}."
+            pictures = [_deciles(rows, suffix, end), *(_histogram(rows, of, suffix, end) for of in ("l0", "l1"))]
+            found.append(Section(str(result["hook"]), over, mask, table, pictures))
     return found
 
 
@@ -73,8 +76,8 @@ def _drawn(rows: list[tuple[str, Row]]) -> list[tuple[str, Row, tuple[float, flo
     return [(*rows[at], palette[at]) for at in spread_out(len(rows))]
 
 
-def _deciles(rows: list[tuple[str, Row]], suffix: str) -> Picture:
-    """Left, who has the loss; right, how well it went: a row of panels a dictionary."""
+def _deciles(rows: list[tuple[str, Row]], suffix: str, end: str) -> Picture:
+    """Left, who has the loss; right, how well it went: a row of panels a dictionary. `end`: of the caption."""
     title = "By norm: where the loss is spent"
     drawn = _drawn(rows)
     figure = Figure(figsize=(axes.WIDTH, 1.05 * len(drawn) + 1.5), layout="constrained")
@@ -105,12 +108,11 @@ def _deciles(rows: list[tuple[str, Row]], suffix: str) -> Picture:
         Line2D([], [], color=axes.GREY, marker="o", markersize=3.5, markerfacecolor="white", label="‖x̂‖ / ‖x‖"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
-    by_norm = drawn[0][1]["by_norm"]
     caption = (
         "Tokens in order of their norm, a tenth each. Left: the share of the summed squared error that each tenth has; "
         "if high-norm tokens cost no more than others, every bar would end at 10 %. Right: explained variance (about "
         "one mean for all tenths) and the norm of the reconstruction. "
-        f"{_some(rows)}Over {words.whole(by_norm['tokens'])} held-out tokens; mask: {by_norm['mask']}."
+        f"{_some(rows)}{end}"
     )
     alt = "Bar and line charts by tenths of the norm. " + "; ".join(
         f"{name}: the top tenth by norm has {words.percent(share[-1])} of the squared error, the top 1 % "
@@ -154,7 +156,7 @@ def _decile_ruler(panel: Axes, final: bool) -> None:
     panel.tick_params(labelsize=9, labelbottom=final)
 
 
-def _histogram(rows: list[tuple[str, Row]], column: str, suffix: str) -> Picture:
+def _histogram(rows: list[tuple[str, Row]], column: str, suffix: str, end: str) -> Picture:
     """L0 or L1 of the three groups, a panel a dictionary; the area under each line is the same."""
     what = {"l0": "Active features", "l1": "L1"}[column]
     title = f"By norm: {what if column == 'l1' else what.lower()} per token"
@@ -183,14 +185,13 @@ def _histogram(rows: list[tuple[str, Row]], column: str, suffix: str) -> Picture
         for group, colour in GROUPS.items()
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False, fontsize=9.5)
-    by_norm = drawn[0][1]["by_norm"]
     caption = (
         f"{what} per token, {'Σ f ‖W_dec‖, ' if column == 'l1' else ''}for the 1 % of the tokens with the lowest "
         "norms, the 1 % with the highest, and the rest. The area under each is its share of the group. Tokens without "
         "an active feature have no place on a log scale; where there are any, their share of the three groups stands "
         "right of the name. "
         "Up to 1 % of a group may lie left of the picture. "
-        f"{_some(rows)}Over {words.whole(by_norm['tokens'])} held-out tokens; mask: {by_norm['mask']}."
+        f"{_some(rows)}{end}"
     )
     alt = f"Histograms of {what.lower() if column == 'l0' else what} by norm; means of the three groups: " + "; ".join(
         f"{name} " + ", ".join(words.number(_of(row, group, column)) for group in GROUPS) for name, row, _ in drawn

@@ -60,6 +60,7 @@ class Section:
 
     member: str
     tokens: int
+    split: str
     mask: str
     page: str
     features: list[Shown]
@@ -88,7 +89,8 @@ def _section(site: Path) -> Section:
     text = SiteText(site, manifest["tokens"]["context"])
     shown = [_shown(why, text.fill(record), name, words) for why, record in picked(records, seed)]
     counted = {**manifest["tokens"], **members[name].get("tokens", {})}["counted"]  # hooks have outliers of their own
-    return Section(name, counted, manifest["tokens"]["mask"], f"{SITE}/index.html", shown)
+    of = manifest["tokens"]
+    return Section(name, counted, of.get("split", "held_out"), of["mask"], f"{SITE}/index.html", shown)
 
 
 def picked(records: list[dict[str, Any]], seed: int) -> list[tuple[str, dict[str, Any]]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
 import shlex
@@ -15,8 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from unmix import runlog
 from unmix.config import GIVEN
-from unmix.errors import UserError
 from unmix.report import axes, words
 from unmix.report.data import RunData
 from unmix.report.picture import Picture, name_panel, new_figure
@@ -28,22 +27,29 @@ MOST_LABELS = 12  # points; more names than these lie on each other
 
 
 def read_evaluation(folder: Path) -> dict[str, Any] | None:
-    """The evaluation of a run; none if it was not evaluated. Raises `UserError` if the file is damaged.
+    """The evaluation of a run; none if it was not evaluated. Raises as `runlog.read_evaluation`.
 
     A loss recovered that is null, because it would mean nothing, is NaN here.
     """
-    path = folder / "evaluation.json"
-    if not path.exists():
-        return None
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{path} is damaged ({error}); run `unmix evaluate {folder}` again") from None
-    assert isinstance(found, dict)
-    for result in found["hooks"]:
+    found = runlog.read_evaluation(folder)
+    for result in found["hooks"] if found else ():
         for row in result["saes"].values():
             row |= {key: math.nan for key in RECOVERED if row.get(key) is None}
     return found
+
+
+def heading(result: Row) -> str:
+    """What the section of a hook is called: numbers over documents that training may have seen are not held out."""
+    return "Held out" if _is_held_out(result) else "Evaluated"
+
+
+def of_split(result: Mapping[str, Any]) -> str:
+    """`held-out tokens`, or tokens of which split."""
+    return "held-out tokens" if _is_held_out(result) else f"tokens (split {result['split']})"
+
+
+def _is_held_out(result: Mapping[str, Any]) -> bool:
+    return result.get("split", "held_out") == "held_out"
 
 
 def behind(folder: Path, evaluation: dict[str, Any]) -> str:
@@ -146,7 +152,7 @@ def _label(name: str, several: bool) -> str:
 
 
 def _variance(result: Row, suffix: str, called: Mapping[str, str]) -> Picture:
-    title = "Held out: explained variance against L0"
+    title = f"{heading(result)}: explained variance against L0"
     figure, panel = _figure(title, result, suffix)
     _points(figure, panel, result, "explained_variance", None, called)
     rows = _ordered(result)
@@ -160,7 +166,7 @@ def _variance(result: Row, suffix: str, called: Mapping[str, str]) -> Picture:
     caption = (
         "Each point is a dictionary; up is better, left is sparser. Dashed: as many principal directions as active "
         "features, fitted on the very tokens they are judged on. Predicting the mean scores 0. "
-        f"Over {words.whole(result['fidelity_tokens'])} held-out tokens."
+        f"Over {words.whole(result['fidelity_tokens'])} {of_split(result)}."
     )
     alt = "Scatter plot: " + "; ".join(
         f"{name}: L0 {row['l0']:.1f}, explained variance {row['explained_variance']:.3f}" for name, row in rows
@@ -169,7 +175,7 @@ def _variance(result: Row, suffix: str, called: Mapping[str, str]) -> Picture:
 
 
 def _cross_entropy(result: Row, suffix: str, called: Mapping[str, str]) -> Picture:
-    title = "Held out: cost in cross-entropy against L0"
+    title = f"{heading(result)}: cost in cross-entropy against L0"
     figure, panel = _figure(title, result, suffix)
     _points(figure, panel, result, "delta_ce", "delta_ce_standard_error", called)
     panel.set_ylabel("ΔCE, nats per token")
@@ -179,7 +185,7 @@ def _cross_entropy(result: Row, suffix: str, called: Mapping[str, str]) -> Pictu
         "What the model's cross-entropy rises by when the reconstruction takes the place of the activation; down is "
         f"better. Bars: two standard errors, by {clusters}. Untouched: {result['ce_untouched']:.3f} nats; the mean "
         f"in its place costs {mean['delta_ce']:.2f}, zero {zero['delta_ce']:.2f}. "
-        f"Over {words.whole(result['ce_tokens'])} held-out tokens."
+        f"Over {words.whole(result['ce_tokens'])} {of_split(result)}."
     )
     alt = "Scatter plot: " + "; ".join(
         f"{name}: L0 {row['l0']:.1f}, delta CE {row['delta_ce']:.4f}" for name, row in _ordered(result)
@@ -188,7 +194,7 @@ def _cross_entropy(result: Row, suffix: str, called: Mapping[str, str]) -> Pictu
 
 
 def _density(result: Row, suffix: str) -> Picture:
-    title = "Held out: how often features fire"
+    title = f"{heading(result)}: how often features fire"
     figure, panel = _figure(title, result, suffix)
     palette = _palette(result)
     ends: list[tuple[float, str, object, bool]] = []
@@ -204,10 +210,11 @@ def _density(result: Row, suffix: str) -> Picture:
     panel.set_xlabel("share of tokens on which a feature fires")
     panel.set_ylabel("share of the features")
     axes.end_labels(panel, ends, 160.0)
+    some = f" {len(shown)} of {len(rows)} dictionaries are shown." if len(shown) < len(rows) else ""
     caption = (
         "Features by the share of tokens that they are active on, one step a factor of ten. Features that never fired "
-        f"are not in the steps; their share stands beside the name. Over {words.whole(result['fidelity_tokens'])} "
-        f"held-out tokens.{f' {len(shown)} of {len(rows)} dictionaries are shown.' if len(shown) < len(rows) else ''}"
+        "are not in the steps; their share stands beside the name. "
+        f"Over {words.whole(result['fidelity_tokens'])} {of_split(result)}.{some}"
     )
     alt = "Histogram of feature densities; dead: " + "; ".join(
         f"{name} {row['dead']:.1%}" for name, row in _ordered(result)

@@ -58,7 +58,7 @@ def read_norms(folder: Path) -> Row | None:
         return None
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"cannot read {path}: {error}; remove it to have a report without norms") from None
     if not isinstance(found, dict) or not isinstance(found.get("hooks"), dict):
         raise UserError(f"{path} holds no norms; remove it to have a report without them")

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from unmix.activations.outliers import from_facts
 from unmix.report import by_norm, facts, features, formulas, hook_norms, plots, words
 from unmix.report.data import RunData, read
-from unmix.report.heldout import behind, command, draw_evaluation, read_evaluation
+from unmix.report.heldout import behind, command, draw_evaluation, heading, of_split, read_evaluation
 from unmix.report.panels import panels
 from unmix.report.picture import Picture
 from unmix.report.trained_on import trained_on
@@ -66,6 +66,8 @@ def render(
         outliers=from_facts,
         verdict=facts.verdict,
         group_of=run.group_of,
+        heading=heading,
+        of_split=of_split,
     )
     own, shared = formulas.formulas(run)
     # the one script, which sorts a table, is allowed by its hash; any other is refused

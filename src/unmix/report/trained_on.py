@@ -93,15 +93,22 @@ def _seen(run: RunData) -> str:
 
 
 def _epochs(run: RunData) -> str:
-    """How often what is read was read, masked tokens counted: the store, or the corpus."""
+    """How often what is read was read, masked tokens counted: the store, or what becomes activations of the corpus."""
     read = furthest(run)["step"] * as_number(run.section("recipe", "training").get("batch_tokens"))
-    corpus, what, unit = run.section("corpus"), "store", "activations"
-    there = as_number(corpus.get("store_rows"))
-    if not math.isfinite(there):
-        there, what, unit = as_number(corpus.get("train_tokens")), "corpus", "training tokens"
-    if not (math.isfinite(read) and there > 0):
-        return ""
-    return f"{read / there:.2f} times over the {what} ({words.whole(there)} {unit})"
+    corpus = run.section("corpus")
+    for key, what, unit in _THERE:
+        there = as_number(corpus.get(key))
+        if math.isfinite(read) and there > 0:
+            return f"{read / there:.2f} times over the {what} ({words.whole(there)} {unit})"
+    return ""
+
+
+_THERE = (
+    ("store_rows", "store", "activations"),
+    ("activations", "corpus", "activations"),  # where not every token becomes one, as of chats with roles
+    ("train_tokens", "corpus", "training tokens"),
+)
+"""What there is to read, by its key in run.yaml; the first of them that a run has counts."""
 
 
 def _hook(run: RunData, hook: str) -> str:

@@ -149,7 +149,7 @@ def damage(folder: Path) -> str:
         wanted = {name: written[name] for name in _FILES}
     except FileNotFoundError:
         return f"{sums} is missing"
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return f"{sums} is damaged"
     for name, digest in wanted.items():
         path = folder / name
