@@ -110,11 +110,11 @@ def test_out_of_memory_is_one_line(error, capsys, tmp_path, monkeypatch):
     assert "lower training.batch_tokens" in err
 
 
-def test_out_of_memory_of_an_evaluation_says_what_makes_that_smaller(capsys, monkeypatch):
+def test_out_of_memory_of_an_evaluation_says_what_makes_that_smaller(capsys, tmp_path, monkeypatch):
     import unmix.evaluation.command
 
     monkeypatch.setattr(unmix.evaluation.command, "evaluate_folder", fails_by(OUT_OF_MEMORY[0]))
-    assert main(["evaluate", "runs/mine"]) == 2
+    assert main(["evaluate", str(tmp_path)]) == 2
     assert "give --batch 1, or --device cpu" in capsys.readouterr().err
 
 
