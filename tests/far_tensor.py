@@ -1,4 +1,4 @@
-"""A tensor that behaves as one on a GPU does beside tensors of the CPU, without a GPU."""
+"""Tensors that behave as those on a GPU do beside tensors of the CPU, without a GPU."""
 
 from __future__ import annotations
 
@@ -22,6 +22,17 @@ class Far(Tensor):
             near = [one for one in (*args, *kwargs.values()) if isinstance(one, Tensor) and not isinstance(one, Far)]
             if any(one.ndim for one in near):
                 raise RuntimeError("Expected all tensors to be on the same device, but found cuda:0 and cpu!")
+        return super().__torch_function__(function, types, args, kwargs)
+
+
+class Narrow(Far):
+    """The same of a GPU that has no float64, as `mps`."""
+
+    @classmethod
+    def __torch_function__(cls, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = (*args, *(kwargs or {}).values())
+        if function is Tensor.double or any(one is torch.float64 for one in given):
+            raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
         return super().__torch_function__(function, types, args, kwargs)
 
 

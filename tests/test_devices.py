@@ -60,7 +60,16 @@ def test_what_is_no_device_is_refused_with_the_recipe(name, capsys, tmp_path, mo
     assert main(["sweep", "--device", name, "--l1", "1"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
-    assert "device" in err
+    assert f"device = '{name}': give auto, cpu, cuda, cuda:1, mps or xpu" in err
+
+
+def test_a_device_for_the_model_that_is_not_there_is_named_before_anything_is_loaded(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert main(["sweep", "--model.device", "cuda", "--l1", "1"]) == 2
+    out, err = capsys.readouterr()
+    assert (out, err.count("\n")) == ("", 1)
+    assert "device = cuda: " in err
 
 
 def test_a_run_that_does_not_fit_on_its_device_is_refused_before_it_begins(capsys, tmp_path, monkeypatch):
@@ -74,14 +83,43 @@ def test_a_run_that_does_not_fit_on_its_device_is_refused_before_it_begins(capsy
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
-def test_out_of_memory_on_a_device_is_one_line(capsys, tmp_path, monkeypatch):
-    def exhausted(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore of it")
+OUT_OF_MEMORY = [
+    torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore of it"),
+    RuntimeError("MPS backend out of memory (MPS allocated: 17.10 GB). Tried to allocate 20.00 GiB on private pool."),
+    RuntimeError("CUDA error: out of memory, Tried to allocate 20.00 GiB\nCUDA kernel errors might be reported later"),
+    RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: Tried to allocate 20.00 GiB"),
+    MemoryError("Unable to allocate: Tried to allocate 20.00 GiB"),
+]
 
+
+def fails_by(error):
+    def fail(*_, **__):
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize("error", OUT_OF_MEMORY, ids=lambda error: str(error)[:20])
+def test_out_of_memory_is_one_line(error, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(unmix.training.run, "sweep", exhausted)
+    monkeypatch.setattr(unmix.training.run, "sweep", fails_by(error))
     assert main(["sweep", "--l1", "1"]) == 2
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "Tried to allocate 20.00 GiB" in err
     assert "lower training.batch_tokens" in err
+
+
+def test_out_of_memory_of_an_evaluation_says_what_makes_that_smaller(capsys, tmp_path, monkeypatch):
+    import unmix.evaluation.command
+
+    monkeypatch.setattr(unmix.evaluation.command, "evaluate_folder", fails_by(OUT_OF_MEMORY[0]))
+    assert main(["evaluate", str(tmp_path)]) == 2
+    assert "give --batch 1, or --device cpu" in capsys.readouterr().err
+
+
+def test_other_errors_are_not_called_out_of_memory(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(unmix.training.run, "sweep", fails_by(RuntimeError("an illegal memory access")))
+    with pytest.raises(RuntimeError, match="illegal memory access"):
+        main(["sweep", "--l1", "1"])

@@ -7,9 +7,8 @@ import time
 
 import torch
 
+from unmix.config.section import DEVICES
 from unmix.errors import UserError
-
-NAMES = r"(auto|cpu|mps|(cuda|xpu)(:\d+)?)"
 
 
 def resolve(name: str) -> torch.device:
@@ -17,7 +16,7 @@ def resolve(name: str) -> torch.device:
 
     Raises `UserError` if the machine, or this build of torch, has none of that kind or number, or it is no device.
     """
-    if not re.fullmatch(NAMES, name):
+    if not re.fullmatch(DEVICES, name):
         raise UserError(f"device = {name} is not a device; give auto, cpu, cuda, cuda:1, mps or xpu")
     if name == "auto":
         return torch.device("cuda:0" if torch.cuda.is_available() else "cpu")

@@ -33,10 +33,11 @@ class Off(Workspace):
     """Its product is wrong by up to the margin, one way or the other."""
 
     seed = 0
+    times = 50  # small sizes need errors that matter
 
     def margin(self, x_BD, weights, noise):
         found = super().margin(x_BD, weights, noise)
-        return found and found._replace(x_T=found.x_T * 50)  # small sizes need errors that matter
+        return found and found._replace(x_T=found.x_T * self.times)
 
     def encode(self, x_TD, weights, noise, first, near=None):
         z_TF = super().encode(x_TD, weights, noise, first, near)
@@ -58,6 +59,16 @@ def test_what_comes_out_is_the_definition(row, options):
     for seed in range(3):
         this = case(row, B=7, F=40, seed=seed, **options)
         assert_agree(on_gpu(this, workspace=off_for(this, tile=3, seed=seed)), by_definition(this), 1e-9)
+
+
+@pytest.mark.parametrize("row", ["topk", "batchtopk"])
+def test_nothing_below_zero_fills_up_a_token_with_fewer_positive_features_than_k(row):
+    """Of the candidates that may be positive, those that turn out not to be stay out, even where there are k."""
+    this = case(row, B=2, k=8, shift=-1.0)
+    wanted, workspace = by_definition(this), off_for(this)
+    workspace.times = 800  # all are candidates
+    assert 0 < wanted[0].active_F.sum() < 2 * 8
+    assert_agree(on_gpu(this, workspace=workspace), wanted, 1e-9)
 
 
 def test_without_the_margin_it_would_not_be(monkeypatch):

@@ -4,6 +4,7 @@ import pytest
 import torch
 from kernel_cases import mapped, nan_like
 
+from unmix.dictionary import nonlinearities
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, TopK
 from unmix.dictionary.terms import SquaredError
 from unmix.kernels import active, cpu, find, reference
@@ -77,3 +78,14 @@ def test_so_the_step_is_that_of_the_definition(phi, select, dtype):
     assert torch.equal(got.active_F.double(), want.active_F)
     for name, gradient in theirs.items():
         torch.testing.assert_close(mine[name].double(), gradient, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("k", [1, 7, 129])
+def test_where_a_device_has_no_kthvalue_the_same_are_kept(k, monkeypatch):
+    """As mps, in torch before 2.9."""
+    score_BF = torch.randint(0, 4, (B, F), generator=torch.Generator().manual_seed(k)).double()
+    score_BF[2, 5] = float("nan")
+    kept_BF = nonlinearities._largest(score_BF, k)
+    monkeypatch.setattr(nonlinearities, "_SELECTS", ())
+    monkeypatch.setattr(torch.Tensor, "kthvalue", None)
+    assert torch.equal(nonlinearities._largest(score_BF, k), kept_BF)

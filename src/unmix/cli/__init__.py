@@ -38,6 +38,14 @@ BROKEN_PIPE = 141
 COMPUTE = ("sweep", "plan", "extend", "evaluate", "explore", "norms", "harvest")
 """The commands that keep all threads busy for long."""
 
+_FULL = (
+    "out of memory",  # mps, and CUDA outside torch's own memory
+    "out_of_device_memory",
+    "out_of_resources",
+    "cublas_status_alloc_failed",
+    "defaultcpuallocator",
+)
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; the exit status is 0, 1 if `verify` finds something, 2 for a user's mistake, 130 or 143 if
@@ -67,18 +75,34 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"unmix: cannot write ({error}); make room or give another folder, then try again", file=sys.stderr)
         return 2
-    except RuntimeError as error:
-        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported for this
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
             raise
-        print(
-            f"unmix: out of memory on the device ({str(error).splitlines()[0]}); lower training.batch_tokens, "
-            "sae.features or activations.chunk_sequences, or train fewer members at once. The last checkpoint is kept",
-            file=sys.stderr,
-        )
+        first = (str(error).splitlines() or [type(error).__name__])[0]
+        print(f"unmix: out of memory ({first}); {_smaller(words)}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nunmix: interrupted", file=sys.stderr)
         return 130
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    """As torch's own kind of error, which is not imported for this, or by what mps, a driver or a library says."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or any(s in said for s in _FULL)
+
+
+def _smaller(words: Sequence[str]) -> str:
+    """What to lower where a command ran out of memory."""
+    command = next((word for word in words if not word.startswith("-")), "")
+    if command in ("sweep", "extend"):
+        return (
+            "lower training.batch_tokens, sae.features or activations.chunk_sequences, or train fewer members at once, "
+            "under another --name. Checkpoints that were written are kept"
+        )
+    if command == "evaluate":
+        return "give --batch 1, or --device cpu"
+    return "give it less at once, or a device with more memory"
 
 
 def _require_taken(args: argparse.Namespace, dotted: Dotted) -> None:

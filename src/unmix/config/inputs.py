@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import Field, SerializerFunctionWrapHandler, field_validator, model_serializer, model_validator
 
 from unmix.config.corpus import CorpusConfig as CorpusConfig
-from unmix.config.section import END_OF_SEEDS, Section
+from unmix.config.section import DEVICES, END_OF_SEEDS, Section
 from unmix.hooknames import canonical
 
 GIVEN = "given"
@@ -28,7 +28,7 @@ class ModelConfig(Section):
     float32 residual stream; what that changes is measured and printed. `auto`: the faster one, which is measured when a
     run begins (fp32 for a model that is not float32). An evaluation is made in the model's dtype."""
 
-    device: str | None = Field(default=None, pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+    device: str | None = Field(default=None, pattern=DEVICES)
     """Where it runs, if not on the run's `device`."""
 
     @model_validator(mode="after")

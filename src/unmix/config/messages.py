@@ -9,7 +9,7 @@ from typing import Any, get_args
 
 from pydantic import ValidationError
 
-from unmix.config.section import Section
+from unmix.config.section import DEVICES, Section
 
 
 def problems_line(error: ValidationError, section: type[Section]) -> str:
@@ -33,6 +33,8 @@ def problem_text(problem: Any, section: type[Section]) -> str:
         if close:
             return f"{where} = {_short(problem['input'])}: did you mean {close[0]}?"
     message = problem["msg"].removeprefix("Value error, ")
+    if problem["type"] == "string_pattern_mismatch" and problem["ctx"]["pattern"] == DEVICES:
+        message = "give auto, cpu, cuda, cuda:1, mps or xpu"
     given = problem["input"]
     shown = "" if isinstance(given, (dict, Section)) or not where else f" = {_short(given)}"
     return f"{where}{shown}: {message}" if where else message

@@ -11,7 +11,7 @@ from unmix.config.dictionary import PER_TOKEN, SAEConfig
 from unmix.config.inputs import ActivationsConfig, CorpusConfig, ModelConfig
 from unmix.config.mask import as_keys
 from unmix.config.messages import problem_text
-from unmix.config.section import Section
+from unmix.config.section import DEVICES, Section
 from unmix.config.training import MAX_ACTIVE, USUAL_L0, ChoiceConfig, TrainingConfig, Variant
 
 UNKNOWN = "unknown"
@@ -24,7 +24,7 @@ class RunConfig(Section):
 
     name: str = Field(default="sweep", pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     """The run folder is `runs/NAME`."""
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$")
+    device: str = Field(default="auto", pattern=DEVICES)
     """Where dictionaries are trained, and where the language model runs unless `model.device` says otherwise: `cpu`,
     `cuda`, `cuda:1`, `mps`, `xpu`. `auto`: the first CUDA device, else the processor. A run may resume on another one;
     its bits are the same on the processor alone."""

@@ -10,6 +10,9 @@ from pydantic import BaseModel, ConfigDict
 END_OF_SEEDS = 2**63
 """Seeds are whole numbers from 0 up to, not including, this: what every generator takes."""
 
+DEVICES = r"^(auto|cpu|mps|(cuda|xpu)(:\d+)?)$"
+"""How a device is named, see `devices.resolve`."""
+
 
 class Section(BaseModel):
     """Frozen, and closed to unknown keys and to numbers that are not finite."""

@@ -237,10 +237,21 @@ def _largest(score_RN: Tensor, k: int) -> Tensor:
     if k <= 0 or k >= score_RN.shape[1]:
         return torch.full_like(score_RN, k > 0)
     # the k-th largest value, then as many of those equal to it as are still wanted, from the left
-    least_R1 = score_RN.kthvalue(score_RN.shape[1] - k + 1, dim=1, keepdim=True).values
+    least_R1 = _kth_largest(score_RN, k)
     above_RN, at_RN = score_RN > least_R1, score_RN == least_R1
     wanted_R1 = k - above_RN.sum(1, keepdim=True)
     return (above_RN | (at_RN & (at_RN.cumsum(1) <= wanted_R1))).to(score_RN.dtype)
+
+
+def _kth_largest(score_RN: Tensor, k: int) -> Tensor:
+    """Of each row, (R, 1); NaN is the largest."""
+    if score_RN.device.type in _SELECTS:
+        return score_RN.kthvalue(score_RN.shape[1] - k + 1, dim=1, keepdim=True).values
+    return score_RN.topk(k, dim=1).values[:, -1:]
+
+
+_SELECTS = ("cpu", "cuda")
+"""Devices whose `kthvalue` is older than torch 2.6; that of mps is not."""
 
 
 def straight_through(z_BF: Tensor, theta_F: Tensor, bandwidth: float, to_input: bool = False) -> Tensor:

@@ -204,7 +204,8 @@ def _keep(
     into: Entries,
     stop_1: Tensor,
 ) -> None:
-    """Of each token the candidates above its least, and the first so many equal to it."""
+    """Of each token the candidates above its least, and the first so many equal to it; none that contributes nothing,
+    as a candidate within a margin may. Its place then stays empty: its feature is F."""
     T = len(kept_T)
     torch.add(into.start_B1[first : first + 1], kept_T.cumsum(0), out=into.start_B1[first + 1 : first + T + 1])
     _keep_kernel[(T,)](*candidates, start_T1, least_T, ties_T, *into, stop_1, first, BLOCK=BLOCK, **FUSED)
@@ -331,7 +332,7 @@ def _keep_kernel(
     for n in tl.range(start, end, BLOCK, num_stages=1):
         here = n + j < end
         key = tl.load(key_n + n + j, mask=here, other=-1)
-        equal = here & (key == least)
+        equal = here & (key == least) & (key > 0)  # what contributes nothing fills no place
         kept = (here & (key > least)) | (equal & (tl.cumsum(equal.to(tl.int32), 0) <= ties))
         place = at - 1 + tl.cumsum(kept.to(tl.int32), 0)
         tl.store(feature_N + place, tl.load(candidate_n + n + j, mask=kept, other=0), mask=kept)

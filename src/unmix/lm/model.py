@@ -139,7 +139,7 @@ class LanguageModel:
         ids_2T = ids_1T[:, : 2 * half].repeat(2, 1)
         ids_2T[1, half:] = other
         for hook, x_2TD in self.activations(ids_2T, hooks).items():
-            before, after = x_2TD[:, :half].double()
+            before, after = x_2TD[:, :half].cpu().double()  # mps has no float64
             if (before - after).norm() > (LEAK if self.model.dtype == torch.float32 else LEAK_ROUNDED) * before.norm():
                 raise UserError(
                     f"{self.name} is not causal ({type(self.model).__name__}): at {hook}, later tokens change what is "
@@ -183,7 +183,7 @@ class LanguageModel:
                 raise UserError(
                     f"hook {hook} cannot be checked against what block {layer} adds ({error}); {remedy}"
                 ) from None
-            before, after, *branches = (found[name].double() for name in names)
+            before, after, *branches = (found[name].cpu().double() for name in names)
             off = ((before + sum(branches) - after).norm() / (after - before).norm()).item()
             if not off <= (ADDED_UP if self.model.dtype == torch.float32 else ADDED_UP_ROUNDED):
                 raise UserError(

@@ -138,9 +138,10 @@ def open_model(recipe: RunConfig, say: Say, read: int | None = None) -> tuple[La
 
     `read`: how many activations will be read, if not `activations_read`.
     """
+    device = resolve(recipe.model.device or recipe.device)  # one that is not there should not wait for the model
     say(f"loading the model {recipe.model.name}")
     model = load_language_model(recipe.model)
-    model.model.to(resolve(recipe.model.device or recipe.device))
+    model.model.to(device)
     model.check_sequence_length(recipe.activations.sequence_length)
     # what cannot be read should not wait for the tokens
     model.check_reading(recipe.activations.sequence_length, recipe.activations.hooks)
