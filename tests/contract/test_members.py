@@ -2,11 +2,13 @@
 
 import pytest
 import torch
-from contract.cases import F, as_trained, batch, every_architecture, member_of, noise_of, train
+from contract.cases import HOOK, F, as_trained, batch, every_architecture, member_of, noise_of, train
 
+from unmix.activations.stream import Batch
 from unmix.config import MaskConfig
 from unmix.dictionary import table
 from unmix.dictionary.nonlinearities import BatchTopK
+from unmix.dictionary.terms import AuxK, GateError, MoreActive, SquaredError
 from unmix.kernels import reference
 from unmix.training import checkpoint
 
@@ -99,6 +101,59 @@ def test_a_batch_of_masked_tokens_changes_nothing(architecture, noise, tmp_path)
     for name in ("cfg.json", "sae_weights.safetensors", "training_state.safetensors"):
         files = [(tmp_path / when / "step-000000003" / name).read_bytes() for when in ("before", "after")]
         assert files[0] == files[1], name
+
+
+@pytest.mark.parametrize("noise", [0.0, 1.0])
+@every_architecture
+def test_masked_tokens_among_others_change_nothing(architecture, noise, tmp_path):
+    """The same bits as of batches that never had them: special tokens, and tokens that are too long."""
+    keys = {"l0": 5.0, "noise": noise_of(architecture, noise), "mask": MaskConfig()}
+    plain, other = (member_of(architecture, **keys) for _ in range(2))
+    plain.mask.special = other.mask.special = torch.tensor([0])  # those of the first chunk are 0
+    for step in range(6):
+        now = batch(100 + step)
+        lr, x_BD, ids_B = 1e-2, now.activations[HOOK], now.token_ids_B + 1
+        assert plain.update(now._replace(token_ids_B=ids_B), step, lr, plain.coefficient) == ""
+        more_BD, more_B = torch.cat([100 * x_BD[:1], x_BD[:9], x_BD[1:2], x_BD[9:]]), torch.ones(len(ids_B) + 2)
+        more_B[10] = 0  # of which the mask leaves out id 0
+        more = Batch({HOOK: more_BD}, more_B.to(ids_B.dtype), torch.arange(len(more_B)))
+        assert other.update(more, step, lr, other.coefficient) == ""
+    for name, member in {"plain": plain, "other": other}.items():
+        checkpoint.save(member, tmp_path / name, 6, FACTS)
+    for name in ("cfg.json", "sae_weights.safetensors", "training_state.safetensors"):
+        files = [(tmp_path / which / "step-000000006" / name).read_bytes() for which in ("plain", "other")]
+        alike = files[0] == files[1]
+        assert alike, name
+    assert plain.metrics(10**9) == other.metrics(10**9)
+
+
+@pytest.mark.parametrize("norm_power", [0, 1, 2])
+@every_architecture
+def test_every_error_is_divided_by_the_power_of_the_norm(architecture, norm_power):
+    """What is given twice as long (y, rows and b_dec) has an error 2^(2 - k) times as large, in every term of it."""
+    keys = {"auxk": 0.3} | ({"multi_k": 0.1} if table.ARCHITECTURES[architecture].penalty is None else {})
+    member = train(member_of(architecture, training={"norm_power": norm_power}, centre="none", **keys), 3)
+    member.silent_F[:7], member.silence = 10**9, (10**9, member.tokens)
+    task, x_BD = member.task(3, 0.3), member.sees(batch(7).activations[HOOK]).double()
+    once = {name: weight.double() for name, weight in member.weights.items()}
+    twice = once | {name: 2 * once[name] for name in ("W_dec", "b_dec")}
+    errors = (SquaredError, GateError, AuxK, MoreActive)
+    terms = [term for _, term in task.objective if isinstance(term, errors)]
+    assert {type(term) for term in terms} >= {SquaredError, AuxK}
+    for term in terms:
+        sums = [term(reference.forward(x_BD, n * x_BD, own, task)).item() for n, own in ((1, once), (2, twice))]
+        assert sums[0] > 0
+        assert sums[1] == pytest.approx(2 ** (2 - norm_power) * sums[0]), type(term)
+
+
+@every_architecture
+def test_batches_of_one_token_train(architecture):
+    member = member_of(architecture)
+    for step in range(STEPS):
+        assert member.update(batch(100 + step, tokens=1), step, 1e-3, member.coefficient) == ""
+    assert all(weight.isfinite().all() for weight in member.weights.values())
+    assert member.metrics(10**9)["over_tokens"] > 0
+    compared(member)
 
 
 @pytest.mark.parametrize("edge", [{"features": 1}, {"l0": F}, {"l0": 1}, {"width": 2}])

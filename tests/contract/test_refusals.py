@@ -60,9 +60,9 @@ def test_a_fraction_where_features_are_whole(refusal, architecture):
 
 @every_architecture
 def test_l0_and_l1_at_once(refusal, architecture):
-    line = refusal("--architecture", architecture, "--l0", "5", "--l1", "0.5")
-    assert "l0" in line
-    assert "l1" in line
+    line = refusal("--architecture", architecture, "--l0", "5", "--l1", "0.5", "2")
+    assert "l0 = [5]" in line
+    assert "l1 = [0.5, 2]" in line
     assert "leave out one" in line
 
 

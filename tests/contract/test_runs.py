@@ -11,6 +11,7 @@ from run_pairs import metrics, same, state, stopping
 
 from unmix import config
 from unmix.cli import main
+from unmix.config.dictionary import TOPK
 from unmix.interop.load import load_sae
 from unmix.runlog import read_manifest
 
@@ -69,7 +70,10 @@ PLAIN: tuple[list[str], list[str]] = (list(ARCHITECTURES), [])
 NOISY = ([name for name in ARCHITECTURES if noise_of(name, 1.0)], ["--sae.noise", "0.5", "--sae.auxk", "0.1"])
 PARTS = ["--sae.aligned", "true", "--sae.random_prefixes", "3", "--training.resample_every", "10"]
 WITH_K: tuple[list[str], list[str]] = (["topk", "abstopk", "batchtopk"], [*PARTS, "--sae.multi_k", "0.125"])
-WITHOUT_K: tuple[list[str], list[str]] = (["relu", "jumprelu"], [*PARTS, "--sae.preactivation", "0.1"])
+WITHOUT_K: tuple[list[str], list[str]] = (
+    [name for name in ARCHITECTURES if name not in TOPK],
+    [*PARTS, "--sae.preactivation", "0.1"],
+)
 PORTABLE: tuple[list[str], list[str]] = (list(ARCHITECTURES), ["--training.kernels", "portable"])
 KINDS = pytest.mark.parametrize(
     ("names", "more"),

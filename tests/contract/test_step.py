@@ -46,7 +46,9 @@ OPTIONS = {
 def prepared(architecture, *, D=5, E=4, F=12, B=9, k=3, seed=0, prefixes=False, norm_power=0, **keys):
     config = config_of(architecture, F, prefixes=some_prefixes(F) if prefixes else [], **keys)
     both_signs = architecture == "abstopk"
-    auxk = AuxK(2, torch.tensor([1, 4, 7]), 2, both_signs) if config.auxk_coefficient else None
+    auxk = None
+    if config.auxk_coefficient:
+        auxk = AuxK(2, torch.tensor([1, 4, 7]), 2, both_signs, SquaredError(norm_power))
     asked = task_of(config, k, 0.3, norm_power=norm_power, auxk=auxk, dead_N=torch.tensor([0, 4, 9]).clamp(max=F - 1))
     return draw(B, D, seed=seed), draw(B, E, seed=seed + 1), weights_of(config, asked.phi, D, E, seed), asked
 
@@ -193,14 +195,16 @@ def cases(
         preactivation=0.2 if more and not sigma else 0.0,
     )
     dead_N = torch.nonzero(draw(F, seed=seed + 5) < -0.5).flatten()
+    centre_E = draw(E, seed=seed + 6) if norm_power == 2 else None
     term = None
     if auxk:
         stride, share = auxk
         dead_N = torch.nonzero(draw(F, seed=seed + 5) < share).flatten()
-        term = AuxK(3, dead_N, stride, architecture == "abstopk") if len(dead_N) else None
+        error = SquaredError(norm_power, (), centre_E)
+        term = AuxK(3, dead_N, stride, architecture == "abstopk", error) if len(dead_N) else None
     asked = task_of(
         config, min(k, F), c, norm_power=norm_power, sigma=sigma, auxk=term, dead_N=dead_N, seed=seed,
-        centre_E=draw(E, seed=seed + 6) if norm_power == 2 else None,
+        centre_E=centre_E,
     )  # fmt: skip
     weights = weights_of(config, asked.phi, D, E, seed)
     weights["b_enc"].add_(shift)

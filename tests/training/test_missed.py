@@ -17,6 +17,12 @@ def test_members_near_what_was_asked_and_those_given_a_coefficient_are_not():
     assert said_of_missed(rows(lambda s: 280) + curve("l1-1", 1, lambda s: 5)) == []
 
 
+@pytest.mark.parametrize("l0", [270, 335])
+def test_a_tenth_off_is_said(l0):
+    [line] = said_of_missed(rows(lambda s: l0, coefficient=0.25))
+    assert f"ends at {l0} active features per token, where 300 were asked for" in line
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [

@@ -21,6 +21,10 @@ def learning_rate(steps: int) -> float:
     return float(f"{3e-3 * min(1, (2000 / steps) ** 0.5):.1e}")
 
 
+def _listed(values: list[float]) -> str:
+    return f"[{', '.join(f'{value:g}' for value in values)}]"
+
+
 AnyFloat = Annotated[float, Field(allow_inf_nan=True)]
 """One that may be infinite, or is refused in other words."""
 USUAL_L0 = (20.0, 40.0, 80.0, 160.0)
@@ -132,7 +136,10 @@ class TrainingConfig(Section):
     @model_validator(mode="after")
     def _one_of_both(self) -> TrainingConfig:
         if self.l0 and self.l1:
-            raise ValueError("both l0 and l1 are given; leave out one: l0 asks for a sparsity, l1 for a coefficient")
+            raise ValueError(
+                f"both l0 = {_listed(self.l0)} and l1 = {_listed(self.l1)} are given; leave out one: l0 asks for a "
+                "sparsity, l1 for a coefficient"
+            )
         if not self.l0 and not self.l1:
             raise ValueError("neither l0 nor l1 is given; give one of them")
         return self

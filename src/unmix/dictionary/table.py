@@ -58,7 +58,8 @@ class Row(NamedTuple):
     """From the configuration and k, the L0 that is asked for."""
     penalty: Callable[[SAEConfig, float], Term] | None
     """The term whose coefficient sets how sparse it is; none where k does."""
-    more: Objective = ()
+    more: Callable[[SquaredError], Objective] = lambda error: ()
+    """What else it is trained for, from its squared error."""
 
 
 def _jump(sae: SAEConfig, k: float) -> JumpRelu:
@@ -75,7 +76,7 @@ ARCHITECTURES: dict[str, Row] = {
     "jumprelu": Row(_jump, lambda sae, k: L0(sae.bandwidth)),
     "jumprelu_tanh": Row(lambda sae, k: replace(_jump(sae, k), to_input=True), lambda sae, k: Tanh(sae.tanh_scale)),
     "jumprelu_quadratic": Row(_jump, lambda sae, k: L0Target(k, sae.bandwidth)),
-    "gated": Row(lambda sae, k: Gated(), lambda sae, k: Gate(), ((1.0, GateError()),)),
+    "gated": Row(lambda sae, k: Gated(), lambda sae, k: Gate(), lambda error: ((1.0, GateError(error)),)),
 }
 
 
@@ -111,4 +112,4 @@ def objective(
     more: Objective = ()
     if config.multi_k:
         more = ((config.multi_k, MoreActive(nonlinearity(config, MORE * k), error)),)
-    return ((1.0, error), *penalty, *row.more, *more, *dead)
+    return ((1.0, error), *penalty, *row.more(error), *more, *dead)

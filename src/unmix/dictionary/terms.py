@@ -148,16 +148,21 @@ class Gate:
 
 @dataclass(frozen=True)
 class GateError:
-    """||g W_dec + b_dec - y||² with the decoder held fixed, g = max(z, 0): the gate has to reconstruct too."""
+    """||g W_dec + b_dec - y||² / ||y||^k with the decoder held fixed, g = max(z, 0): the gate reconstructs too."""
+
+    error: SquaredError = SquaredError()
+    """Whose k it is."""
 
     def __call__(self, p: Pass) -> Tensor:
         W_dec_FE, b_dec_E = p.weights["W_dec"].detach(), p.weights["b_dec"].detach()
-        return squares(torch.relu(p.z_BF) @ W_dec_FE + b_dec_E, p.y_BE).sum()
+        return (squares(torch.relu(p.z_BF) @ W_dec_FE + b_dec_E, p.y_BE) * self.error.weigh(p.y_BE)).sum()
 
 
 @dataclass(frozen=True, eq=False)
 class AuxK:
     """||e - Σ_i f_i W_dec_i||² over the k dead features of a token that would contribute most, f_i = max(z_i, 0).
+
+    Divided by a power of ||y|| as `error` is.
 
     e = y - ŷ is held fixed: dead features learn what the others leave over (Gao et al. 2024, arXiv 2406.04093, A.2).
     What a feature would contribute is z_i ||W_dec_i||, and |z_i| ||W_dec_i|| where f_i = z_i may be of both signs.
@@ -169,12 +174,14 @@ class AuxK:
     """Which features are dead, ascending."""
     stride: int = 1
     both_signs: bool = False
+    error: SquaredError = SquaredError()
 
     def __call__(self, p: Pass) -> Tensor:
+        r_B = self.error.weigh(p.y_BE[:: self.stride])
         e_BE = (p.y_BE - p.y_hat_BE).detach()[:: self.stride]
         z_BN, W_dec_NE = p.z_BF[:: self.stride, self.dead_N], p.weights["W_dec"][self.dead_N]
         f_BN = torch.where(self.takes(z_BN, W_dec_NE), z_BN if self.both_signs else torch.relu(z_BN), 0)
-        return squares(f_BN @ W_dec_NE, e_BE).sum() * len(p.x_BD) / len(e_BE)
+        return (squares(f_BN @ W_dec_NE, e_BE) * r_B).sum() * len(p.x_BD) / len(e_BE)
 
     def takes(self, z_BN: Tensor, W_dec_NE: Tensor) -> Tensor:
         """Which k dead features of each token, bools; of equal contributions those with the lowest index."""

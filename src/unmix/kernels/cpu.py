@@ -108,7 +108,7 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
         GateError: gate_error,
     }
     if isinstance(auxk, AuxK):
-        found[AuxK] = add_auxk(x_BD, e_BE, weights, gradients, task.coefficient(AuxK), auxk)
+        found[AuxK] = add_auxk(x_BD, y_BE, e_BE, weights, gradients, task.coefficient(AuxK), auxk)
     if isinstance(dead := task.term(PreActivation), PreActivation):
         found[PreActivation] = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
     if isinstance(more := task.term(MoreActive), MoreActive):  # last: it uses the workspace anew
@@ -138,18 +138,20 @@ def _gate_error(
     y_BE: Tensor, weights: Weights, task: Task, workspace: Workspace, gate: Code
 ) -> tuple[Any | None, float]:
     """(d loss / d max(z, 0), the sum of the term) of a `GateError`; (None, 0) without one."""
-    if task.term(GateError) is None:
+    term = task.term(GateError)
+    if not isinstance(term, GateError):
         return None, 0.0
+    r_B = term.error.weigh(y_BE).numpy()
     coefficient = task.coefficient(GateError)
     (B, _), F, number = y_BE.shape, len(weights["b_enc"]), y_BE.numpy().dtype
     dz_N, square_B = np.empty_like(gate.values_N), np.empty(B)
     g_BE = workspace.tensor("g of gate", y_BE.numel(), y_BE.dtype).view(1, *y_BE.shape)
-    twice_B = np.full(B, 2 * coefficient / B, number)
+    twice_B = r_B * number.type(2 * coefficient / B)
     _by_token(
         y_BE.numpy(), weights["W_dec"].numpy(), weights["b_dec"].numpy(), np.zeros(F, number), twice_B, np.array([F]),
         *gate, dz_N, g_BE.numpy(), square_B, np.empty(B), y_BE[:0].numpy(),
     )  # fmt: skip
-    return dz_N, float(square_B.sum())
+    return dz_N, float((square_B * r_B).sum())
 
 
 @numba.njit(parallel=True, cache=True, fastmath=SUMS)

@@ -11,17 +11,20 @@ from unmix.kernels.task import Weights
 TILE = 2**20  # entries of z at once
 
 
-def add_auxk(x_BD: Tensor, e_BE: Tensor, weights: Weights, gradients: Weights, coefficient: float, term: AuxK) -> float:
+def add_auxk(
+    x_BD: Tensor, y_BE: Tensor, e_BE: Tensor, weights: Weights, gradients: Weights, coefficient: float, term: AuxK
+) -> float:
     """Add the gradients of an `AuxK`, (coefficient / B) d term; answer the term. e = y - ŷ of the whole batch."""
     dead_N, tokens = term.dead_N, len(x_BD)
     x_TD, e_TE = x_BD[:: term.stride], e_BE[:: term.stride]
+    weight_T1 = term.error.weigh(y_BE[:: term.stride])[:, None]
     W_enc_ND, W_dec_NE = weights["W_enc"].T[dead_N], weights["W_dec"][dead_N]
     z_TN = torch.addmm(weights["b_enc"][dead_N], x_TD, W_enc_ND.T)
     taken_TN = term.takes(z_TN, W_dec_NE)
     f_TN = (z_TN if term.both_signs else z_TN.relu_()).mul_(taken_TN)
     r_TE = torch.mm(f_TN, W_dec_NE).sub_(e_TE)
-    value = r_TE.square().sum(dtype=torch.float64).item() * tokens / len(x_TD)
-    g_TE = r_TE.mul_(2 * coefficient / len(x_TD))
+    value = r_TE.square().mul_(weight_T1).sum(dtype=torch.float64).item() * tokens / len(x_TD)
+    g_TE = r_TE.mul_(weight_T1 * (2 * coefficient / len(x_TD)))
     dz_TN = torch.mm(g_TE, W_dec_NE.T).mul_(f_TN != 0)
     gradients["W_dec"].index_add_(0, dead_N, torch.mm(f_TN.T, g_TE))
     gradients["W_enc"].T.index_add_(0, dead_N, torch.mm(dz_TN.T, x_TD))

@@ -168,7 +168,7 @@ def _sparse(
         value = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
         found[PreActivation] = w_F.new_full((), value, dtype=torch.float64)
     if isinstance(auxk := task.term(AuxK), AuxK) and rows.e_BE is not None:
-        value = add_auxk(x_BD, rows.e_BE, weights, gradients, task.coefficient(AuxK), auxk)
+        value = add_auxk(x_BD, y_BE, rows.e_BE, weights, gradients, task.coefficient(AuxK), auxk)
         found[AuxK] = w_F.new_full((), value, dtype=torch.float64)
     if isinstance(more := task.term(MoreActive), MoreActive):  # last: it uses the workspace anew
         its_own = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}

@@ -18,7 +18,7 @@ from unmix.dictionary.model import Dictionary, new_dictionary
 from unmix.dictionary.nonlinearities import BatchTopK
 from unmix.dictionary.per_token import ByLength
 from unmix.dictionary.table import counts, nonlinearity, objective
-from unmix.dictionary.terms import Objective
+from unmix.dictionary.terms import Objective, SquaredError
 from unmix.errors import UserError
 from unmix.kernels import aligned, reference
 from unmix.kernels.dispatch import Scratch, Step
@@ -217,7 +217,8 @@ class Member:
         longest, then = self.silence
         if not revive.wanted(self.config) or longest + self.tokens - then < self.training.revive_after_tokens:
             return ()  # a device need not be asked
-        return revive.terms(self.config, self.start.nonlinearity, self.start.W_dec.shape[1], self._dead())
+        error = SquaredError(self.training.norm_power, (), self.centre_E)
+        return revive.terms(self.config, self.start.nonlinearity, error, self.start.W_dec.shape[1], self._dead())
 
     def _dead(self) -> Tensor:
         """The features to revive, ascending."""

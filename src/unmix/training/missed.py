@@ -11,15 +11,17 @@ from collections.abc import Sequence
 from typing import Any
 
 from unmix.runlog import requested
-from unmix.training.choice import level, measured, near_asked
+from unmix.training.choice import level, measured
 from unmix.training.controller import MOST_LOG
 
 Row = dict[str, Any]
+OFF = 1.1
+"""L0 that is more than so many times the one asked for, or less than the same part of it, is said."""
 AT_THE_END = 0.99  # of the logarithm of the largest coefficient that a controller takes
 
 
 def said_of_missed(rows: Sequence[Row]) -> list[str]:
-    """A line for each member whose L0 over the last tenth of its steps (the median) is more than 25 % off."""
+    """A line for each member whose L0 over the last tenth of its steps (the median) is more than 10 % off."""
     by_member: dict[str, list[Row]] = {}
     for row in measured(rows):
         by_member.setdefault(row["member"], []).append(row)
@@ -27,7 +29,7 @@ def said_of_missed(rows: Sequence[Row]) -> list[str]:
     for name, own in by_member.items():
         last, asked = own[-1], requested(own[-1])
         l0 = level(own, last["step"])
-        if asked.kind == "l0" and math.isfinite(l0) and not near_asked(asked, l0):
+        if asked.kind == "l0" and math.isfinite(l0) and not asked.value / OFF < l0 < asked.value * OFF:
             nearest = min((row["l0"] for row in own), key=lambda got: abs(math.log(max(got, 1e-3) / asked.value)))
             found.append(
                 f"warning: {name} ends at {l0:,.3g} active features per token, where {asked.number} were asked for "
