@@ -134,7 +134,7 @@ def test_every_error_is_divided_by_the_power_of_the_norm(architecture, norm_powe
     keys = {"auxk": 0.3} | ({"multi_k": 0.1} if table.ARCHITECTURES[architecture].penalty is None else {})
     member = train(member_of(architecture, training={"norm_power": norm_power}, centre="none", **keys), 3)
     member.silent_F[:7], member.silence = 10**9, (10**9, member.tokens)
-    task, x_BD = member.task(3, 0.3), member.sees(batch(7).activations[HOOK]).double()
+    task, x_BD = member.task(3, 0.3), member.view.x(batch(7).activations[HOOK]).double()
     once = {name: weight.double() for name, weight in member.weights.items()}
     twice = once | {name: 2 * once[name] for name in ("W_dec", "b_dec")}
     errors = (SquaredError, GateError, AuxK, MoreActive)

@@ -49,7 +49,7 @@ def of_split(result: Mapping[str, Any]) -> str:
 
 
 def _is_held_out(result: Mapping[str, Any]) -> bool:
-    return result.get("split", "held_out") == "held_out"
+    return bool(result.get("split", "held_out") == "held_out")
 
 
 def behind(folder: Path, evaluation: dict[str, Any]) -> str:

@@ -217,7 +217,7 @@ class Member:
         longest, then = self.silence
         if not revive.wanted(self.config) or longest + self.tokens - then < self.training.revive_after_tokens:
             return ()  # a device need not be asked
-        error = SquaredError(self.training.norm_power, (), self.centre_E)
+        error = SquaredError(self.training.norm_power, (), self.view.centre_E)
         return revive.terms(self.config, self.start.nonlinearity, error, self.start.W_dec.shape[1], self._dead())
 
     def _dead(self) -> Tensor:
