@@ -20,7 +20,7 @@ from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.lm.hooks import find_place
 from unmix.lm.places import Running, attach
-from unmix.lm.wrapped import module_of, place_name
+from unmix.lm.wrapped import module_of, place_name, require_added
 
 Replacement = Callable[[Tensor], Tensor]
 
@@ -37,15 +37,18 @@ def splice(
     TransformerLens; a model of ours; or any module, with hooks that are paths. The model is as it was afterwards, also
     after an exception.
 
-    Raises `UserError` for a hook that the model lacks, and for a model that does not run here: one of another kind, or
-    one whose weights are not loaded.
+    Raises `UserError` for a hook that the model lacks, for an `attn_out` or `mlp_out` that is not what its block adds
+    (a pass over a few tokens shows it, the first time), and for a model that does not run here: one of another kind,
+    or one whose weights are not loaded.
     """
     if isinstance(hook, str):
         if replacement is None:
             raise UserError(f"nothing was given to put in the place of {hook}; give a dictionary, or a function of x")
         hook = {hook: replacement}
     module = module_of(model)
-    places = {name: find_place(module, place_name(module, name)) for name in hook}
+    paths = {name: place_name(module, name) for name in hook}
+    places = {name: find_place(module, path) for name, path in paths.items()}
+    require_added(module, list(paths.values()))
     running = Running(module)
     # those in the middle of a block read what goes into it as the others leave it
     ordered = sorted(hook, key=lambda name: places[name].onto is not None)

@@ -7,9 +7,10 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmix.config import ModelConfig
 from unmix.errors import UserError
@@ -25,6 +26,8 @@ ADDED_UP, ADDED_UP_ROUNDED = 1e-3, 0.1
 more."""
 _FAILS = (IndexError, RuntimeError, ValueError)
 """What a pass raises that does not fit: a position outside its table, shapes that do not agree."""
+_ADDED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
+"""The hooks that `require_added` has checked in each model."""
 FEW = 16
 LEAK, LEAK_ROUNDED = 1e-3, 0.05
 """Tokens of a row whose second half is changed, and by how much that may move the first half's activations,
@@ -88,9 +91,13 @@ class LanguageModel:
         """hook -> x_NTD, float32, from one forward pass that stops once the last of the hooks has fired.
 
         ids_NT is int64. Raises `UserError` for an unknown hook, a sequence too long, an id outside the
-        vocabulary, or a module that does not give one vector a token.
+        vocabulary, or a module that does not give one vector a token; also as `require_added` does.
         """
         self._check(ids_NT)
+        self.require_added(ids_NT, hooks)
+        return self._activations(ids_NT, hooks)
+
+    def _activations(self, ids_NT: Tensor, hooks: Sequence[str]) -> dict[str, Tensor]:
         wanted = {hook: find_place(self.model, hook) for hook in hooks}
         captured: dict[str, Tensor] = {}
         if not wanted:
@@ -161,8 +168,11 @@ class LanguageModel:
 
     def hook_widths(self, hooks: Sequence[str]) -> dict[str, int]:
         """hook -> D, from a pass over a few tokens. Raises as `activations` does."""
-        few = torch.zeros(1, min(11, self.context or 11), dtype=torch.int64)  # 11: as many heads are rare
-        return {hook: x_NTD.shape[-1] for hook, x_NTD in self.activations(few, hooks).items()}
+        return {hook: x_NTD.shape[-1] for hook, x_NTD in self.activations(self.few_ids(), hooks).items()}
+
+    def few_ids(self) -> Tensor:
+        """(1, T) token ids to try something on."""
+        return torch.arange(min(11, self.context or 11))[None] % self.vocabulary  # 11: as many heads are rare
 
     def check_contributions(self, ids_NT: Tensor, hooks: Sequence[str]) -> None:
         """Raises `UserError` where an `attn_out.L` or `mlp_out.L` among the hooks is not what its block adds, or a
@@ -178,7 +188,7 @@ class LanguageModel:
             remedy = f"name a module of block {layer} by its path, or take resid_post.{layer}"
             names = [f"{kind}.{layer}" for kind in KINDS]
             try:
-                found = self.activations(ids_NT, names)
+                found = self._activations(ids_NT, names)
             except UserError as error:
                 raise UserError(
                     f"hook {hook} cannot be checked against what block {layer} adds ({error}); {remedy}"
@@ -190,6 +200,19 @@ class LanguageModel:
                     f"hook {hook}: in {type(self.model).__name__}, resid_pre + attn_out + mlp_out is not resid_post "
                     f"(off by {off:.2g} of what block {layer} adds), so it is not {what}; {remedy}"
                 )
+
+    def require_added(self, ids_NT: Tensor, hooks: Sequence[str]) -> None:
+        """`check_contributions` of hooks that were not checked in this model before, on the first of the rows.
+
+        It waits where the model has hooks, as within a `splice`: they may change what a block seems to add.
+        """
+        checked = _ADDED.setdefault(self.model, set())
+        new = [hook for hook in hooks if hook not in checked]
+        if new and ids_NT.numel() and not any(map(_hooked, self.model.modules())):
+            for hook in new:
+                find_place(self.model, hook)  # one that is not there is refused as such
+            self.check_contributions(ids_NT[:1], new)
+            checked.update(new)
 
     def logits(self, ids_NT: Tensor) -> Tensor:
         """logits_NTV, float32. Raises `UserError` for a sequence too long or an id outside the vocabulary."""
@@ -216,3 +239,8 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     """
     read = load(config)
     return LanguageModel(read.model, read.tokenizer, config.name, read.fingerprint, note=read.note)
+
+
+def _hooked(module: nn.Module) -> bool:
+    """Whether something may see or change what goes into the module or comes out."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)

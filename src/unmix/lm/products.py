@@ -92,7 +92,7 @@ def _narrow(lm: LanguageModel) -> Callable[[], None]:
     routers = [module for path, module in lm.model.named_modules() if _is_router(path, module)]
     exact = {head, *(part for router in routers for part in router.modules())}
     for router in routers:
-        attribute(router, forward=_unrounded(router.forward))
+        attribute(router, forward=_unrounded(router.forward, lm.model.device.type))
     for module in lm.model.modules():
         if module not in exact and type(module) in (nn.Linear, Conv1D):
             weight_OI = module.weight if type(module) is nn.Linear else module.weight.T
@@ -132,11 +132,11 @@ def _few(weight: Any) -> bool:
     return isinstance(weight, Tensor) and weight.ndim == 2 and 4 * weight.shape[0] <= weight.shape[1]
 
 
-def _unrounded(forward: Callable[..., Any]) -> Callable[..., Any]:
-    """The same outside autocast, in float32."""
+def _unrounded(forward: Callable[..., Any], device: str) -> Callable[..., Any]:
+    """The same outside autocast, in float32, on a device of this type."""
 
     def exact(*args: Any, **kwargs: Any) -> Any:
-        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        with torch.autocast(device, enabled=False):
             return forward(*map(_wide, args), **{name: _wide(value) for name, value in kwargs.items()})
 
     return exact

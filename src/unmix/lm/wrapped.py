@@ -7,10 +7,13 @@ ours               LanguageModel.model
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from torch import nn
 
 from unmix.errors import UserError
 from unmix.hooknames import KINDS, canonical, transformer_lens
+from unmix.lm.hooks import MIDDLE
 from unmix.lm.model import LanguageModel
 
 _INSIDE = ("_module", "_model", "model")
@@ -69,3 +72,12 @@ def language_model_of(model: object) -> LanguageModel:
         lacks = "no tokenizer" if tokenizer is None else "no configuration of transformers"
         raise UserError(f"{name} has {lacks}; give unmix.load_model(NAME), or a model of nnsight or nnterp")
     return LanguageModel(module, tokenizer, str(getattr(config, "name_or_path", "") or name), fingerprint="")
+
+
+def require_added(model: nn.Module, hooks: Sequence[str]) -> None:
+    """`LanguageModel.require_added` of a model of `transformers`, on a few tokens. Other modules have no hooks but
+    paths and hook points, which mean what they give."""
+    kinds = [hook for hook in hooks if canonical(hook).startswith(("attn_out.", "mlp_out.")) or MIDDLE.fullmatch(hook)]
+    if kinds and hasattr(getattr(model, "config", None), "get_text_config"):
+        lm = LanguageModel(model, None, type(model).__name__, fingerprint="")
+        lm.require_added(lm.few_ids(), kinds)
