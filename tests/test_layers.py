@@ -11,7 +11,7 @@ import unmix
 ROOT = Path(unmix.__file__).parent
 FLOORS = {
     "unmix": 0, "errors": 0, "disk": 0, "yamltext": 0, "config": 0, "runlog": 0, "tensorfile": 0, "sinks": 0,
-    "machine": 0, "cache": 0, "hooknames": 0, "devices": 0, "words": 0,
+    "machine": 0, "neighbours": 0, "cache": 0, "hooknames": 0, "devices": 0, "words": 0,
     "dictionary": 1,
     "interop": 2,
     "kernels": 2, "corpus": 2, "lm": 2, "activations": 2, "precision": 2,

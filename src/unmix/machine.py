@@ -6,8 +6,6 @@ import ctypes
 import gc
 import os
 import platform
-import sys
-import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -54,65 +52,3 @@ def keep_freed_memory() -> None:
         return
     for which in (_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD):
         mallopt(which, 2**30)
-
-
-def processors() -> set[int]:
-    """Those that this process may use, by number."""
-    if hasattr(os, "sched_getaffinity"):
-        return os.sched_getaffinity(0)
-    return set(range(os.cpu_count() or 1))
-
-
-def taken_by_others(seconds: float = 0.1, stat: Path = Path("/proc/stat")) -> float:
-    """How many of these processors' worth of work goes on while this process sleeps for so long.
-
-    Where the system does not count the time of each processor (not Linux): how many processes wanted one over the last
-    minute, this one's own among them; 0 where it does not say that either.
-    """
-    before = _busy(stat)
-    if before is None:
-        return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-    time.sleep(seconds)
-    after = _busy(stat) or before
-    return sum(after[0][n] - busy for n, busy in before[0].items()) / max(1.0, after[1] - before[1])
-
-
-def _busy(stat: Path) -> tuple[dict[int, int], float] | None:
-    """Ticks that each of these processors has worked, and that each had."""
-    try:
-        lines = [line.split() for line in stat.read_text().splitlines() if line.startswith("cpu")]
-    except OSError:
-        return None
-    own = processors()
-    ticks = {int(line[0][3:]): [int(n) for n in line[1:9]] for line in lines if line[0] != "cpu"}
-    ticks = {n: of for n, of in ticks.items() if n in own}
-    if not ticks:
-        return None
-    idle, iowait = 3, 4  # proc(5)
-    busy = {n: sum(of) - of[idle] - of[iowait] for n, of in ticks.items()}
-    return busy, sum(map(sum, ticks.values())) / len(ticks)
-
-
-def yield_where_busy() -> None:
-    """Have threads that wait for each other sleep, and not spin, if other programs leave too few processors for them.
-
-    A step is hundreds of short pieces that all threads take part in. With a processor each it is fastest to spin in
-    between; where threads have to share, one that spins takes the time that the other needs (docs/speed.md has
-    figures). It is decided by OpenMP when torch is loaded; nothing is done after that, or if the user has decided.
-    """
-    if "torch" in sys.modules or {"OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME"} & set(os.environ):
-        return
-    there = len(processors())
-    try:
-        threads = min(there, int(os.environ.get("OMP_NUM_THREADS", there)))
-    except ValueError:  # a list, of nested levels
-        threads = there
-    others = taken_by_others()
-    if threads > 1 and others + threads > there + 0.5:
-        os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
-        print(
-            f"other programs keep {min(others, there):.1f} of {there} processors busy: threads that wait will sleep "
-            "(OMP_WAIT_POLICY=PASSIVE), which is faster than spinning where processors are shared",
-            file=sys.stderr,
-            flush=True,
-        )

@@ -31,7 +31,8 @@ from unmix.cli.sweep import add_sweep
 from unmix.cli.verify import add_verify
 from unmix.disk import REFUSALS
 from unmix.errors import UserError
-from unmix.machine import keep_freed_memory, yield_where_busy
+from unmix.machine import keep_freed_memory
+from unmix.neighbours import yield_where_busy
 
 BROKEN_PIPE = 141
 """The status of a command whose output nobody reads on: 128 and SIGPIPE, as shells have it."""

@@ -25,6 +25,7 @@ from unmix.disk import require_room, size
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Scratch
 from unmix.machine import resident
+from unmix.neighbours import Neighbours
 from unmix.precision import decide, said
 from unmix.runlog import (
     Logged,
@@ -255,6 +256,8 @@ def train_members(
         for write, _ in sinks:
             write(rows)
         watch.rows(rows, schedule.steps)
+        if remark := neighbours.remark():
+            watch.say(remark)
 
     def save(step: int) -> None:
         flush_metrics(metrics)
@@ -264,6 +267,7 @@ def train_members(
             checkpoint.retain(kept, step, last=t.keep_last, every=t.keep_every, always=schedule.stable_until)
 
     sinks = open_sinks(list(recipe.sinks), metrics.parent, recipes.dump(recipe))
+    neighbours = Neighbours()
     try:
         train(
             members,
