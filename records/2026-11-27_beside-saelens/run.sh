@@ -22,6 +22,10 @@ own() {
         done
         unmix sweep --architecture "${kinds[@]}" --l0 $l0 "${fixed[@]}" --training.lr 3e-3 --name l$l0-lr-3e-3
     done
+    for seed in 1 2; do # those that were best at 1e-2 in 2026-11-26_centre
+        unmix sweep --architecture matryoshka gated relu --l0 50 "${fixed[@]}" --training.lr 1e-2 --training.seed $seed \
+            --name l50-lr-1e-2-seed-$seed
+    done
     # L0 by request, every penalised kind, at a recipe's default learning rate
     unmix sweep --architecture relu jumprelu jumprelu_tanh jumprelu_quadratic gated --l0 10 20 50 100 200 300 \
         "${fixed[@]}" --name asked
@@ -38,6 +42,7 @@ theirs() {
         for kind in topk batchtopk matryoshka jumprelu; do jobs+=("$kind:$l0:6e-3:0:50"); done
     done
     jobs+=(jumprelu:50:3e-3:0:50 jumprelu:50:1e-2:0:50)
+    for kind in relu gated; do jobs+=("$kind:50:3e-3:0:50" "$kind:50:6e-3:0:50" "$kind:50:1e-2:0:50"); done
     for l0 in 20 100; do
         for kind in topk batchtopk matryoshka; do jobs+=("$kind:$l0:3e-3:0:50" "$kind:$l0:1e-2:0:50"); done
     done

@@ -3,7 +3,7 @@
     python records/2026-11-27_beside-saelens/table.py [RUNS]
 
 RUNS: the run folders; of `asked`, L0 half-way and at the end is then written to asked.jsonl. Where a coefficient was
-looked for, SAELens' explained variance is read off the line between the two runs on both sides of our L0, in log L0.
+looked for, SAELens' figures are read off the line through the two runs nearest to our L0, in log L0.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from typing import Any
 
 HERE = Path(__file__).parent
 RECORDS = HERE.parent
-KINDS, L0S = ("topk", "batchtopk", "matryoshka", "jumprelu"), (20.0, 50.0, 100.0)
+KINDS, L0S = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"), (20.0, 50.0, 100.0)
 PENALISED = ("relu", "jumprelu", "jumprelu_tanh", "gated", "jumprelu_quadratic")
-OURS = 6e-3
+RATES = 3e-3, 6e-3, 1e-2
 Row = dict[str, Any]
 
 
@@ -42,53 +42,58 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def at(rows: list[Row], l0: float, key: str) -> float:
-    """Of runs of one setting, at an L0: between the two nearest on both sides, else the nearest."""
-    below = max((row for row in rows if row["l0"] <= l0), key=lambda row: row["l0"], default=None)
-    above = min((row for row in rows if row["l0"] > l0), key=lambda row: row["l0"], default=None)
-    if below is None or above is None:
-        return float((below or above or {})[key])
-    share = math.log(l0 / below["l0"]) / math.log(above["l0"] / below["l0"])
-    return float(below[key] + share * (above[key] - below[key]))
+    """Of runs of one setting, at an L0: on the line through the two nearest; the one there is, where k was given."""
+    first, *others = sorted(rows, key=lambda row: abs(math.log(row["l0"] / l0)))
+    if not others:
+        return float(first[key])
+    share = math.log(l0 / first["l0"]) / math.log(others[0]["l0"] / first["l0"])
+    return float(first[key] + share * (others[0][key] - first[key]))
+
+
+def best_rate(rows: list[Row], l0: float) -> tuple[float, str]:
+    """The learning rate at which seed 0 explains most, and all that were tried."""
+    rates = sorted({row["lr"] for row in select(rows, seed=0)})
+    found = max(rates, key=lambda lr: at(select(rows, seed=0, lr=lr), l0, "explained_variance"))
+    return found, f"{found:g} of {', '.join(f'{lr:g}' for lr in rates)}"
 
 
 def beside(rows: list[Row]) -> None:
-    """Ours beside SAELens', its best rate of those tried on seed 0."""
+    """Ours beside SAELens', each at its best rate of those tried on seed 0."""
     theirs = [row for row in rows if row["by"] == "SAELens" and row["window"] == 50]
-    print("| architecture, L0 | ours: seeds | L0 | EV | ΔCE | SAELens: rate | seeds | EV | ΔCE | ours − SAELens' EV |")
-    print("| --- | --: | --: | --: | --: | --: | --: | --: | --: | --: |")
+    print("| architecture, L0 | ours: rate | seeds | L0 | EV | ΔCE "
+          "| SAELens: rate | seeds | EV | ΔCE | ours − SAELens' EV |")  # fmt: skip
+    print("| --- " + "| --: " * 10 + "|")
     for kind in KINDS:
         for asked in L0S:
-            ours = [r for r in select(rows, by="unmix", architecture=kind, asked=asked, lr=OURS) if r["run"] != "asked"]
+            tried = [r for r in select(rows, by="unmix", architecture=kind, asked=asked) if r["run"] != "asked"]
             own = select(theirs, architecture=kind, asked=asked)
-            if not ours or not own:
+            if not tried or not own:
                 continue
+            rate, rates = best_rate(tried, asked)
+            ours = select(tried, lr=rate)
             l0 = mean(row["l0"] for row in ours)
-            rates = sorted({row["lr"] for row in select(own, seed=0)})
-            by_rate = {lr: at(select(own, seed=0, lr=lr), l0, "explained_variance") for lr in rates}
-            best = max(by_rate, key=lambda lr: by_rate[lr])
+            best, their_rates = best_rate(own, l0)
             seeds = sorted({row["seed"] for row in select(own, lr=best)})
             found = {
                 key: [at(select(own, lr=best, seed=seed), l0, key) for seed in seeds]
                 for key in ("explained_variance", "delta_ce")
             }
-            tried = ", ".join(f"{lr:g}" for lr in rates)
             cells = [
-                f"{kind} {asked:g}", str(len(ours)), spread([r["l0"] for r in ours], 1),
+                f"{kind} {asked:g}", rates, str(len(ours)), spread([r["l0"] for r in ours], 1),
                 spread([r["explained_variance"] for r in ours], 4), spread([r["delta_ce"] for r in ours], 4),
-                f"{best:g} of {tried}", str(len(seeds)), spread(found["explained_variance"], 4),
-                spread(found["delta_ce"], 4),
+                their_rates, str(len(seeds)), spread(found["explained_variance"], 4), spread(found["delta_ce"], 4),
                 f"{mean(r['explained_variance'] for r in ours) - mean(found['explained_variance']):+.4f}",
             ]  # fmt: skip
             print("| " + " | ".join(cells) + " |")
 
 
 def every(rows: list[Row]) -> None:
-    """All of ours: three seeds at 6e-3, and a recipe's default rate."""
+    """All of ours, at every rate that was tried."""
     for asked in L0S:
         print(f"\nL0 {asked:g} asked\n\n| architecture | rate | seeds | L0 | EV | ΔCE | KL | dead, % |")
         print("| --- | --: | --: | --: | --: | --: | --: | --: |")
-        for kind in ("relu", *KINDS, "gated"):
-            for lr in (3e-3, OURS):
+        for kind in KINDS:
+            for lr in RATES:
                 own = [
                     r for r in select(rows, by="unmix", architecture=kind, asked=asked, lr=lr) if r["run"] != "asked"
                 ]
