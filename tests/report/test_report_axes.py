@@ -5,6 +5,7 @@ from __future__ import annotations
 import matplotlib
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 
 from unmix.report import axes, words
 
@@ -68,3 +69,20 @@ def test_other_words() -> None:
     assert words.duration(9000) == "2 h 30 min"
     assert words.fixed(-0.2) == "−0.200"
     assert words.percent(float("nan")) == "–"
+
+
+@pytest.mark.parametrize("slope", [-1, 1])
+def test_no_line_runs_through_a_label(slope):
+    figure = Figure(figsize=(4.8, 3.6))
+    panel = figure.subplots()
+    at = [(float(n), float(slope * n)) for n in range(4)]
+    panel.plot(*zip(*at, strict=True))
+    panel.errorbar(*zip(*at, strict=True), yerr=0.2, fmt="o")
+    panel.margins(0.2)
+    axes.point_labels(panel, [(x, y, f"l0-{x:g}") for x, y in at])
+    figure.draw_without_rendering()
+    bars = [(x, y + off) for x, y in at for off in np.linspace(-0.2, 0.2, 100)]
+    path = panel.transData.transform([*((x, slope * x) for x in np.linspace(0, 3, 2000)), *bars])
+    boxes = [text.get_window_extent() for text in panel.texts]
+    assert len(boxes) == 4
+    assert not any(box.contains(*point) for box in boxes for point in path)

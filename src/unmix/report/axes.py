@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import itertools
+import math
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +13,7 @@ from typing import Any, TypeVar
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
@@ -252,7 +255,8 @@ def right_scale(ax: Axes, factor: float, label: str) -> None:
 
 
 def point_labels(ax: Axes, named: Sequence[tuple[float, float, str]]) -> None:
-    """The text of each (x, y, text) beside its point, on the first side where it meets no other point or text."""
+    """The text of each (x, y, text) beside its point, on the first side where it meets no other point, text or line; if
+    there is none, no other point or text."""
     figure = ax.get_figure(root=True)
     if figure is None or not named:
         return
@@ -262,18 +266,33 @@ def point_labels(ax: Axes, named: Sequence[tuple[float, float, str]]) -> None:
     box = ax.get_window_extent()
     left, right, bottom = box.x0 * to_pt, box.x1 * to_pt, box.y0 * to_pt
     taken = [(px - 5, py - 5, px + 5, py + 5) for px, py in points]
+    lines = [(px - 2, py - 2, px + 2, py + 2) for px, py in _along_lines(ax, to_pt)]
     for (px, py), (x, y, text) in zip(points, named, strict=True):
         width, height = 6.2 * len(text), 11.0
         sides: list[tuple[float, float]] = [(5, -14), (-5 - width, 4), (8, -5), (-8 - width, -5)]
         sides += [(-width / 2, 8), (-width / 2, -18), (6, 6), (-6 - width, -16)]
+        sides += [(-width / 2, 14), (-width / 2, -24)]
         sides += [(8, 16), (8, -28), (-8 - width, 16), (-8 - width, -28)]
-        for dx, dy in sides:
-            own = (px + dx, py + dy, px + dx + width, py + dy + height)
-            inside = own[0] > left and own[2] < right and own[1] > bottom
-            if inside and not any(_meet(own, other) for other in taken):
-                break
-        taken.append(own)
-        ax.annotate(text, (x, y), xytext=(dx, dy), textcoords="offset points", fontsize=9.5, parse_math=False)
+        boxes = [(px + dx, py + dy, px + dx + width, py + dy + height) for dx, dy in sides]
+        inside = [at for at, own in enumerate(boxes) if own[0] > left and own[2] < right and own[1] > bottom]
+        free = [at for at in inside if not any(_meet(boxes[at], other) for other in taken)]
+        clear = [at for at in free if not any(_meet(boxes[at], other) for other in lines)]
+        at = next(iter(clear or free), len(sides) - 1)
+        taken.append(boxes[at])
+        ax.annotate(text, (x, y), xytext=sides[at], textcoords="offset points", fontsize=9.5, parse_math=False)
+
+
+def _along_lines(ax: Axes, to_pt: float, step: float = 3.0) -> Iterator[tuple[float, float]]:
+    """Points of the page on the lines and error bars in the axes, so many apart."""
+    drawn = [line for line in ax.get_lines() if line.get_linestyle() not in ("None", "", " ")]
+    paths = [(line.get_path(), line.get_transform()) for line in drawn]
+    bars = [bar for bar in ax.collections if isinstance(bar, LineCollection)]
+    paths += [(path, bar.get_transform()) for bar in bars for path in bar.get_paths()]
+    for path, transform in paths:
+        places = np.asarray(transform.transform_path(path).vertices) * to_pt
+        for (x0, y0), (x1, y1) in itertools.pairwise(places[np.isfinite(places).all(1)]):
+            for share in np.linspace(0, 1, max(2, math.ceil(math.hypot(x1 - x0, y1 - y0) / step))):
+                yield x0 + share * (x1 - x0), y0 + share * (y1 - y0)
 
 
 def _times(factor: float) -> Callable[[Any], Any]:
