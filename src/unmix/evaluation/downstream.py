@@ -27,7 +27,7 @@ from unmix.activations.mask import Mask
 from unmix.devices import at_rest
 from unmix.errors import UserError
 from unmix.evaluation.memory import pieces
-from unmix.evaluation.splice import Replacement, splice
+from unmix.evaluation.splice import Replacement, replaced
 from unmix.kernels.task import wide
 from unmix.lm.hooks import find_blocks, find_place
 from unmix.lm.model import LanguageModel
@@ -174,7 +174,7 @@ class Downstream:
                     stack.enter_context(_skip_blocks(self.model, skipped, output))
                     if self.seen is not None:
                         stack.enter_context(self.seen.watching(self.model))
-                    stack.enter_context(splice(self.model.model, self.hook, put))
+                    stack.enter_context(replaced(self.model.model, {self.hook: put}))
                     spliced = self.model.logits(ids_NT)[:, self.skip : -1]
                 ce_NT, kl_NT = self._compared(spliced, base, target)
                 at = counted.to(ce_NT.device)

@@ -14,7 +14,7 @@ from operator import index
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
@@ -46,9 +46,15 @@ def splice(
             raise UserError(f"nothing was given to put in the place of {hook}; give a dictionary, or a function of x")
         hook = {hook: replacement}
     module = module_of(model)
-    paths = {name: place_name(module, name) for name in hook}
-    places = {name: find_place(module, path) for name, path in paths.items()}
-    require_added(module, list(paths.values()))
+    require_added(module, [place_name(module, name) for name in hook])
+    with replaced(module, hook):
+        yield
+
+
+@contextmanager
+def replaced(module: nn.Module, hook: Mapping[str, Replacement]) -> Iterator[None]:
+    """`splice` for a module whose hooks were checked before."""
+    places = {name: find_place(module, place_name(module, name)) for name in hook}
     running = Running(module)
     # those in the middle of a block read what goes into it as the others leave it
     ordered = sorted(hook, key=lambda name: places[name].onto is not None)

@@ -27,7 +27,7 @@ more."""
 _FAILS = (IndexError, RuntimeError, ValueError)
 """What a pass raises that does not fit: a position outside its table, shapes that do not agree."""
 _ADDED: WeakKeyDictionary[nn.Module, set[str]] = WeakKeyDictionary()
-"""The hooks that `require_added` has checked in each model."""
+"""The hooks of each model that `check_contributions` found to be what its blocks add."""
 FEW = 16
 LEAK, LEAK_ROUNDED = 1e-3, 0.05
 """Tokens of a row whose second half is changed, and by how much that may move the first half's activations,
@@ -179,11 +179,10 @@ class LanguageModel:
         `blocks.L.hook_resid_mid` not in its middle: where resid_pre + attn_out + mlp_out - resid_post is more than
         `ADDED_UP` of what the block adds."""
         for hook in hooks:
-            kind, _, layer = canonical(hook).partition(".")
-            middle = MIDDLE.fullmatch(hook)
-            if kind not in ("attn_out", "mlp_out") and not middle:
+            if not means_added(hook):
                 continue
-            layer = middle[1] if middle else layer
+            middle = MIDDLE.fullmatch(hook)
+            layer = middle[1] if middle else canonical(hook).partition(".")[2]
             what = "the residual stream in its middle" if middle else "what the block adds"
             remedy = f"name a module of block {layer} by its path, or take resid_post.{layer}"
             names = [f"{kind}.{layer}" for kind in KINDS]
@@ -200,19 +199,18 @@ class LanguageModel:
                     f"hook {hook}: in {type(self.model).__name__}, resid_pre + attn_out + mlp_out is not resid_post "
                     f"(off by {off:.2g} of what block {layer} adds), so it is not {what}; {remedy}"
                 )
+            _ADDED.setdefault(self.model, set()).add(hook)
 
     def require_added(self, ids_NT: Tensor, hooks: Sequence[str]) -> None:
         """`check_contributions` of hooks that were not checked in this model before, on the first of the rows.
 
         It waits where the model has hooks, as within a `splice`: they may change what a block seems to add.
         """
-        checked = _ADDED.setdefault(self.model, set())
-        new = [hook for hook in hooks if hook not in checked]
+        new = [hook for hook in hooks if means_added(hook) and hook not in _ADDED.get(self.model, ())]
         if new and ids_NT.numel() and not any(map(_hooked, self.model.modules())):
             for hook in new:
                 find_place(self.model, hook)  # one that is not there is refused as such
             self.check_contributions(ids_NT[:1], new)
-            checked.update(new)
 
     def logits(self, ids_NT: Tensor) -> Tensor:
         """logits_NTV, float32. Raises `UserError` for a sequence too long or an id outside the vocabulary."""
@@ -239,6 +237,11 @@ def load_language_model(config: ModelConfig) -> LanguageModel:
     """
     read = load(config)
     return LanguageModel(read.model, read.tokenizer, config.name, read.fingerprint, note=read.note)
+
+
+def means_added(hook: str) -> bool:
+    """Whether it names what a block adds, or the residual stream behind the first half of that."""
+    return canonical(hook).startswith(("attn_out.", "mlp_out.")) or MIDDLE.fullmatch(hook) is not None
 
 
 def _hooked(module: nn.Module) -> bool:

@@ -13,8 +13,7 @@ from torch import nn
 
 from unmix.errors import UserError
 from unmix.hooknames import KINDS, canonical, transformer_lens
-from unmix.lm.hooks import MIDDLE
-from unmix.lm.model import LanguageModel
+from unmix.lm.model import LanguageModel, means_added
 
 _INSIDE = ("_module", "_model", "model")
 """Where the module is: in an Envoy of nnsight 0.4 and later, in an NNsight before that, in a model of ours."""
@@ -77,7 +76,7 @@ def language_model_of(model: object) -> LanguageModel:
 def require_added(model: nn.Module, hooks: Sequence[str]) -> None:
     """`LanguageModel.require_added` of a model of `transformers`, on a few tokens. Other modules have no hooks but
     paths and hook points, which mean what they give."""
-    kinds = [hook for hook in hooks if canonical(hook).startswith(("attn_out.", "mlp_out.")) or MIDDLE.fullmatch(hook)]
-    if kinds and hasattr(getattr(model, "config", None), "get_text_config"):
+    added = [hook for hook in hooks if means_added(hook)]
+    if added and hasattr(getattr(model, "config", None), "get_text_config"):
         lm = LanguageModel(model, None, type(model).__name__, fingerprint="")
-        lm.require_added(lm.few_ids(), kinds)
+        lm.require_added(lm.few_ids(), added)
