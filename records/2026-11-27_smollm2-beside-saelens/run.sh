@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything of this record, from the root of the checkout; after `benchmarks/environment` and `unmix fetch smollm2`.
 #   records/2026-11-27_smollm2-beside-saelens/run.sh WORK      WORK holds corpus, store (640 MB) and dictionaries
-# Hours of one core, never run to its end (README.md). What is there is not made again.
+# Hours of one core. What was run, and what was not, stands beside the lines. What is there is not made again.
 set -euo pipefail
 here=records/2026-11-27_smollm2-beside-saelens
 seeds=records/2026-11-26_three-seeds # peers.py trains SAELens', judge.py judges both
@@ -15,26 +15,33 @@ fixed=(--training.selection fp32 --training.dense fp32 --training.border 0.1) # 
 [ -e "$work/smollm2/manifest.json" ] || unmix harvest --model smollm2 --corpus "$work/english" --hook resid_post.15 \
     --tokens 557056 --out "$work/smollm2"
 
-own() { # SEED RATE NAME KIND …
+own() { # SEED RATE NAME L0 …
     unmix sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" "${place[@]}" "${fixed[@]}" \
         --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 --train-only \
-        --l0 20 50 100 --training.seed "$1" --training.lr "$2" --runs "$work/runs" --name "$3" --architecture "${@:4}"
+        --architecture batchtopk jumprelu matryoshka relu --l0 "${@:4}" --training.seed "$1" --training.lr "$2" \
+        --runs "$work/runs" --name "$3"
 }
 
-theirs() { # JOB …
-    benchmarks/.venv/bin/python $seeds/peers.py "$work/smollm2" "$work/peers" "$@" "${place[@]}" --longest 10 \
-        --start $here/start.json
+theirs() { # START JOB …: the coefficients to begin with
+    benchmarks/.venv/bin/python $seeds/peers.py "$work/smollm2" "$work/peers" "${@:2}" "${place[@]}" --longest 10 --start "$1"
 }
 
-own 0 3e-3 seed-0 batchtopk jumprelu matryoshka relu
-python $here/table.py --start "$work/runs/seed-0" # the coefficients to begin with
-theirs {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
-theirs {batchtopk,matryoshka,jumprelu,relu}:{20,100}:3e-3:0:50
-theirs {batchtopk,matryoshka,jumprelu,relu}:50:{1.5e-3,6e-3}:0:50
-own 1 3e-3 seed-1 batchtopk jumprelu matryoshka relu
-own 2 3e-3 seed-2 batchtopk jumprelu matryoshka relu
-theirs {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:{1,2}:50
-theirs {batchtopk,matryoshka,jumprelu,relu}:{20,100}:{1.5e-3,6e-3}:0:50
+own 0 3e-3 seed-0 20 50 100
+own 0 6e-3 lr-6e-3 50
+python $here/table.py --start "$work/runs/seed-0" # where ours ended
+theirs $here/start.json {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
+theirs $here/start.json {batchtopk,matryoshka}:50:{6e-3,1.5e-3}:0:50
+theirs $here/start.json {batchtopk,matryoshka}:{20,100}:3e-3:0:50
+theirs $here/start_after.json {jumprelu,relu}:50:6e-3:0:50 # from where the search at 3e-3 ended
+if [ -n "${ALL:-}" ]; then                                 # not run
+    theirs $here/start_after.json {jumprelu,relu}:50:1.5e-3:0:50
+    theirs $here/start_after.json {jumprelu,relu}:{20,100}:3e-3:0:50
+    own 1 6e-3 seed-1 50
+    own 2 6e-3 seed-2 50
+    theirs $here/start_after.json {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:{1,2}:50
+    theirs $here/start_after.json {batchtopk,matryoshka,jumprelu,relu}:{20,100}:{1.5e-3,6e-3}:0:50
+fi
+cp "$work/peers/runs.jsonl" $here/peers.jsonl
 python $seeds/judge.py "$work/runs" "$work/peers" $here/evaluation.jsonl --model smollm2 --corpus "$work/english" \
     --hook resid_post.15
 python $here/table.py

@@ -5,7 +5,7 @@
 
 A coefficient gives SAELens' penalised kinds an L0 that is some per cent off the one asked for. So ours are read at the
 L0 of SAELens' dictionaries: ours of the same architecture that was asked for that L0, moved along the line through our
-two nearest of seed 0, in log L0.
+two nearest of seed 0 at 3e-3, in log L0. Both sides are at the best learning rate of those tried on seed 0.
 """
 
 from __future__ import annotations
@@ -55,58 +55,62 @@ def nearest(rows: list[Row], l0: float) -> list[Row]:
     return sorted(rows, key=lambda row: abs(math.log(row["l0"] / l0)))
 
 
-def at(ours: list[Row], l0: float, key: str, *, seed: int, asked: float) -> float:
-    """Ours of this seed at an L0 near the one asked for; `ours`: of one architecture."""
-    first, second = nearest(select(ours, seed=0), l0)[:2]
+def at(ours: list[Row], own: Row, l0: float, key: str) -> float:
+    """One of `ours`, of one architecture, at an L0 near its own."""
+    first, second = nearest(select(ours, seed=0, lr=3e-3), l0)[:2]
     slope = (second[key] - first[key]) / math.log(second["l0"] / first["l0"])
-    (own,) = select(ours, seed=seed, asked=asked)
     return float(own[key] + slope * math.log(l0 / own["l0"]))
 
 
+def best(ours: list[Row], rows: list[Row], asked: float) -> tuple[float, str]:
+    """The rate at which seed 0 explains most, next to what `ours` explain at the same L0, and all that were tried."""
+    (reference,) = select(ours, seed=0, lr=3e-3, asked=asked)
+    more = {}
+    for lr in sorted({row["lr"] for row in select(rows, seed=0)}):
+        row = nearest(select(rows, seed=0, lr=lr), asked)[0]
+        more[lr] = row["explained_variance"] - at(ours, reference, row["l0"], "explained_variance")
+    found = max(more, key=lambda lr: more[lr])
+    return found, f"{found:g} of {', '.join(f'{lr:g}' for lr in more)}"
+
+
 def beside(rows: list[Row]) -> None:
-    """Ours and SAELens', at the best rate of those tried on seed 0."""
+    """Ours and SAELens'."""
     print("| architecture, L0 | SAELens: rate | seeds | L0 | EV | ΔCE | KL | dead "
-          "| ours: seeds | EV | ΔCE | KL | dead | ours − SAELens' EV |")  # fmt: skip
-    print("| --- " + "| --: " * 13 + "|")
+          "| ours: rate | seeds | EV | ΔCE | KL | dead | ours − SAELens' EV |")  # fmt: skip
+    print("| --- " + "| --: " * 14 + "|")
     for kind in KINDS:
         ours = select(rows, by="unmix", architecture=kind)
         for asked in L0S:
             theirs = select(rows, by="SAELens", architecture=kind, asked=asked)
-            rates = sorted({row["lr"] for row in select(theirs, seed=0)})
-            if not rates:
+            if not theirs:
                 continue
-            gain = {}  # rate -> by how much SAELens' explains more than ours at its L0
-            for lr in rates:
-                row = nearest(select(theirs, seed=0, lr=lr), asked)[0]
-                own = at(ours, row["l0"], "explained_variance", seed=0, asked=asked)
-                gain[lr] = row["explained_variance"] - own
-            best = max(rates, key=lambda lr: gain[lr])
-            seeds = sorted({row["seed"] for row in select(theirs, lr=best)})
-            chosen = [nearest(select(theirs, lr=best, seed=seed), asked)[0] for seed in seeds]
+            rate, tried = best(ours, theirs, asked)
+            chosen = [
+                nearest(select(theirs, lr=rate, seed=seed), asked)[0]
+                for seed in sorted({row["seed"] for row in select(theirs, lr=rate)})
+            ]
             l0 = mean(row["l0"] for row in chosen)
-            own_seeds = [row["seed"] for row in select(ours, asked=asked)]
-            own_by_key = {key: [at(ours, l0, key, seed=seed, asked=asked) for seed in own_seeds] for key, _ in COLUMNS}
+            own_rate, own_tried = best(ours, select(ours, asked=asked), asked)
+            own = select(ours, asked=asked, lr=own_rate)
+            of_own = {key: [at(ours, row, l0, key) for row in own] for key, _ in COLUMNS}
             cells = [
-                f"{kind} {asked:g}", f"{best:g} of {', '.join(f'{lr:g}' for lr in rates)}", str(len(seeds)),
-                spread([row["l0"] for row in chosen], 1),
+                f"{kind} {asked:g}", tried, str(len(chosen)), spread([row["l0"] for row in chosen], 1),
                 *(spread([row[key] for row in chosen], digits) for key, digits in COLUMNS),
-                str(len(own_seeds)), *(spread(own_by_key[key], digits) for key, digits in COLUMNS),
+                own_tried, str(len(own)), *(spread(of_own[key], digits) for key, digits in COLUMNS),
             ]  # fmt: skip
-            more = mean(own_by_key["explained_variance"]) - mean(row["explained_variance"] for row in chosen)
+            more = mean(of_own["explained_variance"]) - mean(row["explained_variance"] for row in chosen)
             print("| " + " | ".join([*cells, f"{more:+.4f}"]) + " |")
 
 
 def every(rows: list[Row]) -> None:
-    """Each of SAELens' dictionaries, with ours of seed 0 at its L0."""
+    """Each of SAELens' dictionaries, with ours of seed 0 at 3e-3 at its L0."""
     head = "architecture, L0", "rate", "seed", "setting", "L0", "EV", "ours there", "ΔCE", "ours there"
     print("\n| " + " | ".join(head) + " |\n| --- " + "| --: " * 8 + "|")
     for row in sorted(select(rows, by="SAELens"), key=lambda r: (KINDS.index(r["architecture"]), r["asked"], r["lr"])):
         kind, asked = row["architecture"], row["asked"]
         ours = select(rows, by="unmix", architecture=kind)
-        ev, ce = (
-            f"{row[key]:.4f} | {at(ours, row['l0'], key, seed=0, asked=asked):.4f}"
-            for key in ("explained_variance", "delta_ce")
-        )
+        (own,) = select(ours, seed=0, lr=3e-3, asked=asked)
+        ev, ce = (f"{row[key]:.4f} | {at(ours, own, row['l0'], key):.4f}" for key in ("explained_variance", "delta_ce"))
         setting, l0 = f"{row['coefficient']:.4g}", f"{row['l0']:.1f}"
         print(f"| {kind} {asked:g} | {row['lr']:g} | {row['seed']} | {setting} | {l0} | {ev} | {ce} |")
 
