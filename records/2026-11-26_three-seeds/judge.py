@@ -1,6 +1,6 @@
 """Every dictionary over the same held-out tokens: a line each in evaluation.jsonl, those that are there are kept.
 
-    python records/2026-11-26_three-seeds/judge.py RUNS PEERS [OUT] [--model --corpus --hook, for other records]
+    python records/2026-11-26_three-seeds/judge.py RUNS PEERS [OUT] [--model --corpus --hook --ce, for other records]
 
 RUNS holds run folders of unmix, PEERS what peers.py wrote; both are read with `unmix.load_sae`. A run is called
 `seed-N`, or `lr-RATE` and `fixed-NAME`, and whatever else, of which the seed stands in its run.yaml.
@@ -69,7 +69,7 @@ def theirs(peers: Path) -> dict[str, tuple[Path, dict[str, Any]]]:
     }  # fmt: skip
 
 
-def judge(runs: Path, peers: Path, out: Path, model: str, corpus: str, hook: str) -> None:
+def judge(runs: Path, peers: Path, out: Path, model: str, corpus: str, hook: str, ce: int) -> None:
     """Evaluate what has no line yet."""
     there = {json.loads(line)["name"] for line in out.read_text().splitlines()} if out.exists() else set()
     wanted = {name: what for name, what in {**ours(runs), **theirs(peers)}.items() if name not in there}
@@ -81,7 +81,7 @@ def judge(runs: Path, peers: Path, out: Path, model: str, corpus: str, hook: str
     for first in range(0, len(names), AT_ONCE):
         part = {name: load_sae(wanted[name][0]) for name in names[first : first + AT_ONCE]}
         with torch.no_grad():
-            result = evaluate(lm, tokens, hook, part, fidelity_tokens=FIDELITY, ce_tokens=CE)
+            result = evaluate(lm, tokens, hook, part, fidelity_tokens=FIDELITY, ce_tokens=ce)
         with out.open("a") as file:
             for name, row in result["saes"].items():
                 numbers = {key: row[key] for key in KEPT if row.get(key) is not None}
@@ -102,4 +102,5 @@ if __name__ == "__main__":
     parser.add_argument("--model", default="embedded")
     parser.add_argument("--corpus", default="stdlib")
     parser.add_argument("--hook", default="resid_post.3")
+    parser.add_argument("--ce", type=int, default=CE, help="tokens for cross-entropy")
     judge(**vars(parser.parse_args()))

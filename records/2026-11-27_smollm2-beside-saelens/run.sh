@@ -43,5 +43,5 @@ if [ -n "${ALL:-}" ]; then                                 # not run
 fi
 cp "$work/peers/runs.jsonl" $here/peers.jsonl
 python $seeds/judge.py "$work/runs" "$work/peers" $here/evaluation.jsonl --model smollm2 --corpus "$work/english" \
-    --hook resid_post.15
+    --hook resid_post.15 --ce 2000 # the time was for explained variance
 python $here/table.py

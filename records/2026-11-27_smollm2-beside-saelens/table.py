@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 KINDS, L0S = ("batchtopk", "matryoshka", "jumprelu", "relu"), (20.0, 50.0, 100.0)
-COLUMNS = (("explained_variance", 4), ("delta_ce", 3), ("kl", 3), ("dead", 3))
+COLUMNS = (("explained_variance", 4), ("dead", 3))
 Row = dict[str, Any]
 
 
@@ -75,9 +75,8 @@ def best(ours: list[Row], rows: list[Row], asked: float) -> tuple[float, str]:
 
 def beside(rows: list[Row]) -> None:
     """Ours and SAELens'."""
-    print("| architecture, L0 | SAELens: rate | seeds | L0 | EV | ΔCE | KL | dead "
-          "| ours: rate | seeds | EV | ΔCE | KL | dead | ours − SAELens' EV |")  # fmt: skip
-    print("| --- " + "| --: " * 14 + "|")
+    print("| architecture, L0 | SAELens: rate | L0 | EV | dead | ours: rate | EV | dead | ours − SAELens' EV |")
+    print("| --- " + "| --: " * 8 + "|")
     for kind in KINDS:
         ours = select(rows, by="unmix", architecture=kind)
         for asked in L0S:
@@ -94,9 +93,9 @@ def beside(rows: list[Row]) -> None:
             own = select(ours, asked=asked, lr=own_rate)
             of_own = {key: [at(ours, row, l0, key) for row in own] for key, _ in COLUMNS}
             cells = [
-                f"{kind} {asked:g}", tried, str(len(chosen)), spread([row["l0"] for row in chosen], 1),
+                f"{kind} {asked:g}", tried, spread([row["l0"] for row in chosen], 1),
                 *(spread([row[key] for row in chosen], digits) for key, digits in COLUMNS),
-                own_tried, str(len(own)), *(spread(of_own[key], digits) for key, digits in COLUMNS),
+                own_tried, *(spread(of_own[key], digits) for key, digits in COLUMNS),
             ]  # fmt: skip
             more = mean(of_own["explained_variance"]) - mean(row["explained_variance"] for row in chosen)
             print("| " + " | ".join([*cells, f"{more:+.4f}"]) + " |")
@@ -104,15 +103,15 @@ def beside(rows: list[Row]) -> None:
 
 def every(rows: list[Row]) -> None:
     """Each of SAELens' dictionaries, with ours of seed 0 at 3e-3 at its L0."""
-    head = "architecture, L0", "rate", "seed", "setting", "L0", "EV", "ours there", "ΔCE", "ours there"
-    print("\n| " + " | ".join(head) + " |\n| --- " + "| --: " * 8 + "|")
+    head = "architecture, L0", "rate", "seed", "setting", "L0", "EV", "ours there"
+    print("\n| " + " | ".join(head) + " |\n| --- " + "| --: " * 6 + "|")
     for row in sorted(select(rows, by="SAELens"), key=lambda r: (KINDS.index(r["architecture"]), r["asked"], r["lr"])):
         kind, asked = row["architecture"], row["asked"]
         ours = select(rows, by="unmix", architecture=kind)
         (own,) = select(ours, seed=0, lr=3e-3, asked=asked)
-        ev, ce = (f"{row[key]:.4f} | {at(ours, own, row['l0'], key):.4f}" for key in ("explained_variance", "delta_ce"))
+        ev = f"{row['explained_variance']:.4f} | {at(ours, own, row['l0'], 'explained_variance'):.4f}"
         setting, l0 = f"{row['coefficient']:.4g}", f"{row['l0']:.1f}"
-        print(f"| {kind} {asked:g} | {row['lr']:g} | {row['seed']} | {setting} | {l0} | {ev} | {ce} |")
+        print(f"| {kind} {asked:g} | {row['lr']:g} | {row['seed']} | {setting} | {l0} | {ev} |")
 
 
 def cost() -> None:
