@@ -29,6 +29,7 @@ own() {
     # L0 by request, every penalised kind, at a recipe's default learning rate
     unmix sweep --architecture relu jumprelu jumprelu_tanh jumprelu_quadratic gated --l0 10 20 50 100 200 300 \
         "${fixed[@]}" --name asked
+    unmix sweep --architecture tanh_relu --l0 10 20 50 100 200 300 "${fixed[@]}" --name asked-tanh_relu
 }
 
 theirs() {

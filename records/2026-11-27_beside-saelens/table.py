@@ -19,7 +19,7 @@ from typing import Any
 HERE = Path(__file__).parent
 RECORDS = HERE.parent
 KINDS, L0S = ("topk", "batchtopk", "matryoshka", "jumprelu", "gated", "relu"), (20.0, 50.0, 100.0)
-PENALISED = ("relu", "jumprelu", "jumprelu_tanh", "gated", "jumprelu_quadratic")
+PENALISED = ("relu", "tanh_relu", "jumprelu", "jumprelu_tanh", "gated", "jumprelu_quadratic")
 RATES = 3e-3, 6e-3, 1e-2
 Row = dict[str, Any]
 
@@ -107,7 +107,7 @@ def every(rows: list[Row]) -> None:
 def write_asked(runs: Path) -> None:
     """L0 about the middle and over the last tenth of the steps, as logged."""
     by_member: dict[str, list[Row]] = {}
-    for row in read(runs / "asked" / "metrics.jsonl"):
+    for row in (row for run in sorted(runs.glob("asked*")) for row in read(run / "metrics.jsonl")):
         by_member.setdefault(row["member"], []).append(row)
     with (HERE / "asked.jsonl").open("w") as file:
         for name, own in sorted(by_member.items()):
@@ -124,7 +124,9 @@ def asked(rows: list[Row]) -> None:
     print("\n| architecture | asked | half-way | end | held out | off | EV | ΔCE | dead, % |")
     print("| --- | --: | --: | --: | --: | --: | --: | --: | --: |")
     for kind in PENALISED:
-        for row in sorted(select(rows, run="asked", architecture=kind), key=lambda row: row["asked"]):
+        for row in sorted(
+            (r for r in select(rows, architecture=kind) if r["run"].startswith("asked")), key=lambda row: row["asked"]
+        ):
             on = logged[row["member"]]
             print(
                 f"| {kind} | {row['asked']:g} | {on['half']:.1f} | {on['end']:.1f} | {row['l0']:.1f} "

@@ -256,7 +256,7 @@ def train_members(
         for write, _ in sinks:
             write(rows)
         watch.rows(rows, schedule.steps)
-        if remark := neighbours.remark():
+        if on_host and (remark := neighbours.remark()):
             watch.say(remark)
 
     def save(step: int) -> None:
@@ -267,7 +267,7 @@ def train_members(
             checkpoint.retain(kept, step, last=t.keep_last, every=t.keep_every, always=schedule.stable_until)
 
     sinks = open_sinks(list(recipe.sinks), metrics.parent, recipes.dump(recipe))
-    neighbours = Neighbours()
+    neighbours, on_host = Neighbours(), all(member.weights["b_enc"].device.type == "cpu" for member in members)
     try:
         train(
             members,
