@@ -1,7 +1,12 @@
 """Devices by name, and those that are not there."""
 
+import subprocess
+import sys
+from typing import Any
+
 import pytest
 import torch
+import yaml
 
 import unmix.training.run
 from unmix import devices
@@ -123,3 +128,22 @@ def test_other_errors_are_not_called_out_of_memory(tmp_path, monkeypatch):
     monkeypatch.setattr(unmix.training.run, "sweep", fails_by(RuntimeError("an illegal memory access")))
     with pytest.raises(RuntimeError, match="illegal memory access"):
         main(["sweep", "--l1", "1"])
+
+
+@pytest.mark.parametrize("kernels", ["auto", "portable"])
+def test_a_sweep_on_the_processor_needs_nothing_that_is_for_a_gpu(kernels, overrides, tmp_path):
+    """All of it, from the first line of the command, in a process of its own that has no triton."""
+    nested: dict[str, Any] = {"name": overrides.pop("name")}
+    for dotted, value in (overrides | {"training.steps": 8, "training.kernels": kernels}).items():
+        section, _, key = dotted.partition(".")
+        nested.setdefault(section, {})[key] = value
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(nested))
+    code = (
+        "import sys; sys.modules['triton'] = None; from unmix.cli import main; "
+        "done = main(['sweep', 'tiny.yaml', '--device', 'cpu']); import torch; "
+        "loaded = [name for name in sys.modules if name.startswith(('unmix.kernels.gpu', 'triton.'))]; "
+        "print(done, loaded, torch.cuda.is_initialized())"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert ended.stdout.splitlines()[-1] == "0 [] False", ended.stderr
+    assert "UserWarning" not in ended.stderr

@@ -230,9 +230,8 @@ def test_on_a_gpu_the_border_is_where_its_steps_meet_and_the_figures_are_kept(gp
 
 @pytest.mark.parametrize(
     "given",
-    [{"training__border": 0.3, "training__selection": "fp32"},
-     {"training__kernels": "portable"}, {"sae__architecture": "gated"}],
-)  # fmt: skip
+    [{"training__border": 0.3, "training__selection": "fp32"}, {"sae__architecture": "gated"}],
+)
 def test_nothing_is_timed_on_a_gpu_where_nothing_is_to_be_decided(gpu, given):
     given = {"sae__architecture": "relu"} | given
     assert precision.decide(recipe(**given), WIDTHS)[1] == {}
@@ -252,10 +251,45 @@ def test_on_a_gpu_what_the_members_have_is_timed(gpu):
     assert [words["of"] for words in gpu] == ["jumprelu", "relu", "topk"]
 
 
-def test_without_its_kernels_a_gpu_has_nothing_to_decide(gpu, monkeypatch):
-    monkeypatch.setattr(precision, "find_spec", lambda name: None)
-    assert precision.decide(recipe(sae__architecture="relu"), WIDTHS)[1] == {}
+@pytest.fixture
+def portable(monkeypatch):
+    """`portable_trial.measure` that finds bf16 twice as fast, and what it was asked for."""
+    asked = []
+
+    def measure(**words):
+        asked.append(words)
+        return {"rows": 64.0, "fp32": 4e-3, "bf16": 2e-3}
+
+    monkeypatch.setattr(precision.portable_trial, "measure", measure)
+    return asked
+
+
+@pytest.mark.parametrize("kernels", ["portable", "none for the GPU"])
+def test_of_the_portable_step_the_products_are_timed(gpu, portable, kernels, monkeypatch):
+    given = {"training__kernels": "portable"} if kernels == "portable" else {}
+    if not given:
+        monkeypatch.setattr(precision, "find_spec", lambda name: None)
+    found, figures = precision.decide(recipe(sae__architecture="relu", sae__features=300, **given), WIDTHS)
+    assert decided(found) == ("auto", "bf16", "auto")
     assert not gpu
+    batch = recipe().training.batch_tokens
+    assert portable == [{"width": 16, "features": 300, "tokens": batch, "device": torch.device("cuda:0")}]
+    assert json.loads(json.dumps(figures))["portable"] == {"fp32": 4e-3, "bf16": 2e-3}
+    said = "measured here, ms per 64 tokens of a portable step: fp32 4, bf16 2. So its products are in bf16"
+    assert precision.said(found, figures) == said
+    assert precision.keep(recipe(), config.dump(found)).training.dense == "bf16"
+
+
+def test_where_bf16_is_wrong_or_missing_the_portable_step_is_in_float32(monkeypatch):
+    monkeypatch.setattr(precision.portable_trial, "measure", lambda **words: {"rows": 64.0, "fp32": 4e-3})
+    found, figures = precision.decide(recipe(training__kernels="portable"), WIDTHS)
+    assert (found.training.dense, figures["portable"]) == ("fp32", {"fp32": 4e-3})
+
+
+def test_what_the_recipe_gives_the_portable_step_is_not_timed(portable):
+    given = recipe(training__kernels="portable", training__dense="bf16")
+    assert precision.decide(given, WIDTHS) == (given, {})
+    assert not portable
 
 
 def test_a_cache_that_cannot_be_written_ends_no_run_and_is_said_once(tmp_path, monkeypatch):

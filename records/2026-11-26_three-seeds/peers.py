@@ -156,10 +156,10 @@ def train(data: Data, features: int, job: Job, setting: float, out: Path) -> dic
     return found
 
 
-def search(data: Data, features: int, job: Job, setting: float, out: Path) -> None:
+def search(data: Data, features: int, job: Job, setting: float, out: Path, most: int) -> None:
     """Coefficients until two bracket the L0 closely enough, the first of which is `setting`."""
     power, tried = EXPONENT[job.architecture], {}
-    while len(tried) < MOST:
+    while len(tried) < most:
         tried[setting] = train(data, features, job, setting, out)["l0_behind"]
         off = {c: math.log(max(l0, 0.1) / job.l0) for c, l0 in tried.items()}
         above = [c for c in off if 0 <= off[c] < math.log(NEAR)]
@@ -182,13 +182,14 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--longest", type=float, default=math.inf, help="in medians")
     parser.add_argument("--start", type=Path, default=Path(__file__).parent / "start.json")
+    parser.add_argument("--most", type=int, default=MOST, help="coefficients that are tried")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
     start = json.loads(args.start.read_text())
     data = Data(Store(args.store, [args.hook], batch_tokens=BATCH), args.hook, args.steps, args.longest)
     for job in args.jobs:
         if job.architecture in COEFFICIENT:
-            search(data, args.features, job, start[f"{job.architecture}:{job.l0:g}"], args.out)
+            search(data, args.features, job, start[f"{job.architecture}:{job.l0:g}"], args.out, args.most)
         else:
             train(data, args.features, job, job.l0, args.out)
 

@@ -3,7 +3,8 @@
     model.matmul          forward passes of the model, in float32 and with products in bf16
     training.dense        dense steps        }
     training.selection    sparse steps       }  of the member that costs most, see `kernels.trial`
-    training.border       where they meet    }  on a GPU the last two, see `kernels.gpu_trial`
+    training.border       where they meet    }  on a GPU the last two, see `kernels.gpu_trial`; of the portable step
+                                                the first one, see `kernels.portable_trial`
 
 What was decided stands in run.yaml with its figures, and a resumed run keeps it. What was measured is kept in the cache
 for each machine and shape, so that the same run decides the same twice; where it cannot, `say` is given a line.
@@ -25,6 +26,7 @@ from unmix.config import CorpusConfig, RunConfig, SAEConfig, flat
 from unmix.devices import resolve
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, Relu, TanhRelu, TopK
 from unmix.dictionary.table import nonlinearity
+from unmix.kernels import portable_trial
 from unmix.kernels.dispatch import BORDER, dense_numbers
 from unmix.kernels.trial import BUSY, SETTLED, Shape, Times, measure
 from unmix.lm.model import LanguageModel
@@ -92,10 +94,10 @@ def decide(recipe: RunConfig, widths: dict[str, int], say: Say | None = None) ->
     device = resolve(recipe.device)
     if device.type == "cuda" and training.kernels != "portable" and find_spec("triton") is not None:
         return _decide_on_gpu(recipe, widths, device, say)
-    if training.kernels == "portable" or device.type != "cpu":  # which have no such choices
-        return recipe, {}
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
     width, features = max(widths.values()), max(sae.features for sae in saes)
+    if training.kernels == "portable" or device.type != "cpu":
+        return _decide_portable(recipe, width, features, device, say)
     shape = Shape(width, features, training.batch_tokens, _dense_formats(saes), all(sae.noise > 0 for sae in saes))
     what = {"step": shape._asdict(), **_machine()}
     times = Times(**remembered(what, lambda: measure(shape)._asdict(), say))
@@ -106,6 +108,22 @@ def decide(recipe: RunConfig, widths: dict[str, int], say: Say | None = None) ->
     }
     update = {key: found[key] for key in OPEN if getattr(training, key) == "auto"}
     figures = {"width": width, "features": features, "tokens": training.batch_tokens, **times._asdict()}
+    return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
+
+
+def _decide_portable(
+    recipe: RunConfig, width: int, features: int, device: torch.device, say: Say | None
+) -> tuple[RunConfig, dict[str, Any]]:
+    """The same for the portable step, which has one choice: what its products are in, all of them."""
+    training = recipe.training
+    if training.dense != "auto":
+        return recipe, {}
+    shape = {"width": width, "features": features, "tokens": training.batch_tokens}
+    what = {"portable step": shape, "device": str(device), **_machine()}
+    found = remembered(what, lambda: portable_trial.measure(**shape, device=device), say)
+    seconds = {name: found[name] for name in ("fp32", "bf16") if name in found}
+    update = {"dense": min(seconds, key=lambda name: seconds[name])}
+    figures = {**shape, "device": str(device), "rows": int(found["rows"]), "portable": seconds}
     return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
 
 
@@ -164,6 +182,11 @@ def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
     def each(times: dict[str, float]) -> str:
         return ", ".join(f"{name} {1e3 * seconds:,.3g}" for name, seconds in times.items())
 
+    if "portable" in figures:
+        return (
+            f"measured here, ms per {figures['rows']:,} tokens of a portable step: {each(figures['portable'])}. So its "
+            f"products are in {t.dense}"
+        )
     return (
         f"measured here, ms per step of {figures['tokens']:,} tokens: dense {each(figures['dense'])}; sparse at "
         f"{SETTLED:.0%} active, selecting in {each(figures['sparse'])}; at {BUSY:.0%}, "

@@ -126,3 +126,16 @@ def test_what_is_no_whole_model_is_called_what_it_is(tmp_path):
     refused("is an adapter, not a model; merge it with `llama-export-lora", add_type=["adapter"])
     refused("is not a language model but of type mmproj", add_type=["mmproj"])
     refused("is one of 3 parts of a model; join them with `llama-gguf-split", add_uint16=["split.count", 3])
+
+
+def test_the_file_is_parsed_once(path, monkeypatch):
+    """`transformers` would parse it for the configuration, the names, the weights and the tokenizer, and unmix for how
+    it is stored: a good part of the time it takes to load a model with 49,152 tokens."""
+    import gguf
+
+    parsed, real = [], gguf.GGUFReader
+    monkeypatch.setattr(gguf, "GGUFReader", lambda file, *more: parsed.append(file) or real(file, *more))
+    counting, tables = gguf.GGUFReader, gguf.get_tensor_name_map
+    load_language_model(ModelConfig(name=str(path)))
+    assert parsed == [str(path)]
+    assert (gguf.GGUFReader, gguf.get_tensor_name_map) == (counting, tables), "they are put back"

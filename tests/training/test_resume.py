@@ -6,6 +6,7 @@ from run_pairs import metrics, same, state, stopping, write_store
 from tiny_run import make
 
 from unmix.errors import UserError
+from unmix.kernels.dispatch import Step
 from unmix.runlog import read_manifest, write_manifest
 from unmix.training import extension, run
 from unmix.training.run import Watch
@@ -29,6 +30,28 @@ def test_a_run_stopped_at_30_and_resumed_equals_the_unstopped_one_at_60(override
         assert same(state(tmp_path / "whole", member, 60), state(tmp_path / "cut", member, 60))
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
     assert [r["step"] for r in metrics(tmp_path / "cut") if r["member"] == "l1-0"] == [*range(7, 60, 7), 60]
+
+
+def test_a_run_begun_on_another_device_resumes_here_and_says_so(overrides, tmp_path, monkeypatch):
+    """Its first half by the step that a device without kernels has, which is read late."""
+    recipe = make(overrides, training__dense="fp32", training__selection="fp32")
+    run.sweep(recipe, tmp_path / "whole")
+    with monkeypatch.context() as there:
+        there.setattr(Step, "_kernels", lambda step, where: "portable")
+        stopping(recipe, tmp_path / "moved", 30)
+    path, said = tmp_path / "moved" / "run.yaml", []
+    assert read_manifest(path)["devices"] == ["cpu"]
+    write_manifest(path, read_manifest(path) | {"devices": ["mps"]})
+    run.sweep(recipe, tmp_path / "moved", Watch(say=said.append))
+    [line] = [line for line in said if "mps" in line]
+    assert line.startswith("this run was on mps and resumes on cpu; both compute the same, but round differently")
+    assert read_manifest(path)["devices"] == ["mps", "cpu"]
+    for mine, theirs in zip(metrics(tmp_path / "moved"), metrics(tmp_path / "whole"), strict=True):
+        assert (mine["step"], mine["member"], mine["tokens"]) == (theirs["step"], theirs["member"], theirs["tokens"])
+        assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
+    said.clear()
+    extension.extend(tmp_path / "moved", "l1-1", 70, watch=Watch(say=said.append))
+    assert not [line for line in said if "mps" in line]
 
 
 def test_a_store_that_grew_or_differs_is_noticed(overrides, tmp_path):

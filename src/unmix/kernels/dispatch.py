@@ -70,9 +70,9 @@ class Step:
     """A training step; the same call as `reference.step`.
 
     `select`: how the sparse one finds what is active; on a GPU by a product in TF32, if not in fp32, and on the
-    processor in fp32 if it is to be TF32. `dense`: what the dense one multiplies, see `dense_numbers`.
-    `border`: the active share below which it is sparse; None: what is usual on the device. `portable`: the definition,
-    and no kernel made for a device.
+    processor in fp32 if it is to be TF32. `dense`: what the dense one multiplies, see `dense_numbers`; and what the
+    definition does, where no kernel is made for a device (`autocast`). `border`: the active share below which it is
+    sparse; None: what is usual on the device. `portable`: the definition, and no kernel made for a device.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Step:
         words = x_BD, y_BE, weights, gradients, task
         match self._kernels(x_BD):
             case "portable":
-                return tiles.step(*words)
+                return tiles.step(*words, self._products(task))
             case "cuda":
                 return self._on_gpu(*words)
         F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
@@ -130,7 +130,7 @@ class Step:
         """
         sparse = self.sparse or always_sparse(task)
         if self._kernels(x_BD) == "portable" or not _on_gpu_by_kernels(task, sparse):
-            sums = tiles.launch(x_BD, y_BE, weights, gradients, task)
+            sums = tiles.launch(x_BD, y_BE, weights, gradients, task, self._products(task))
             if aligned:
                 tangent(weights, gradients)
             return sums, self.square(weights, gradients, task.unit_norm)
@@ -216,20 +216,24 @@ class Step:
         made = kind == "cpu" or (kind == "cuda" and find_spec("triton") is not None)
         return kind if made and not self.portable else "portable"
 
+    def _products(self, task: Task) -> Dense:
+        """Of the definition: a tanh near 1 has a slope that rounding z would make another (`dense_bf16`)."""
+        return "fp32" if isinstance(task.phi, TanhRelu) else self.dense
+
     def _on_gpu(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         """Sparse or dense as above; a batch in which more is active than a sparse step is for is taken densely."""
         from unmix.kernels import gpu_covers
 
         words = x_BD, y_BE, weights, gradients, task
         if not gpu_covers.covers(task):
-            return tiles.step(*words)
+            return tiles.step(*words, self._products(task))
         from unmix.kernels import gpu  # only this file needs triton
 
         F, always, workspace = len(weights["b_enc"]), always_sparse(task), self._workspace(weights)
         most = 1.0 if always else HYSTERESIS * self._gpu_border()
         found = gpu.step(*words, workspace, most) if self.sparse or always else None
         if found is None and not gpu_covers.dense_covers(task):
-            sums = tiles.step(*words)
+            sums = tiles.step(*words, self._products(task))
             found = sums, sums.active_F.sum().item() / (len(x_BD) * F)
         sums, density = found or gpu.dense_step(*words, workspace)
         self.saw(density, x_BD)

@@ -34,11 +34,20 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
 
 def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
     """The same without waiting for the device, where the sums stay."""
-    leaves = {name: w.detach().requires_grad_() for name, w in weights.items()}
+    leaves = grown(weights)
     passed = forward(x_BD, y_BE, leaves, task, first_token)
-    terms = [term(passed) for _, term in task.objective]
+    return descend(passed, [term(passed) for _, term in task.objective], leaves, gradients, task)
+
+
+def grown(weights: Weights) -> Weights:
+    """The weights as autograd's leaves."""
+    return {name: w.detach().requires_grad_() for name, w in weights.items()}
+
+
+def descend(passed: Pass, terms: Sequence[Tensor], leaves: Weights, gradients: Weights, task: Task) -> Sums:
+    """The gradients of a pass whose terms came to these, and its sums; does not wait."""
     weighed = (_like(c, term) * term for (c, _), term in zip(task.objective, terms, strict=True))
-    loss = sum(weighed, x_BD.new_zeros(())) / len(x_BD)
+    loss = sum(weighed, passed.x_BD.new_zeros(())) / len(passed.x_BD)
     found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
     for gradient, value in zip(gradients.values(), found, strict=True):
         gradient.copy_(value)

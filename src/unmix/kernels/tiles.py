@@ -6,15 +6,18 @@ takes one token in several, are not cut up.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK
 from unmix.dictionary.terms import AuxK
-from unmix.kernels import reference
+from unmix.kernels import autocast, reference
 from unmix.kernels.task import Sums, Task, Weights
 
-TILE_BYTES = 4 * 2**20  # of one (tile, F) array
+Products = Literal["fp32", "bf16"]
+TILE_BYTES = 16 * 2**20  # of one (tile, F) array
 
 
 def tokens(features: int) -> int:
@@ -22,23 +25,28 @@ def tokens(features: int) -> int:
     return max(64, TILE_BYTES // (4 * features))
 
 
-def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
-    """As `reference.step`; agrees with it up to rounding."""
-    return launch(x_BD, y_BE, weights, gradients, task).read()
+def step(
+    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, products: Products = "fp32"
+) -> Sums:
+    """As `reference.step`; agrees with it up to rounding, in bf16 as far as `autocast` says."""
+    return launch(x_BD, y_BE, weights, gradients, task, products).read()
 
 
-def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
+def launch(
+    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, products: Products = "fp32"
+) -> Sums:
     """The same without waiting for the device, where the sums stay."""
+    of_tile = autocast.launch if products == "bf16" else reference.launch
     B, tile = len(x_BD), tokens(len(weights["b_enc"]))
     if tile >= B or isinstance(task.phi, BatchTopK) or task.term(AuxK):
-        return reference.launch(x_BD, y_BE, weights, gradients, task)
+        return of_tile(x_BD, y_BE, weights, gradients, task)
     part = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}
     parts: list[Sums] = []
     for gradient in gradients.values():
         gradient.zero_()
     for first in range(0, B, tile):
         x_TD, y_TE = x_BD[first : first + tile], y_BE[first : first + tile]
-        parts.append(reference.launch(x_TD, y_TE, weights, part, task, first))
+        parts.append(of_tile(x_TD, y_TE, weights, part, task, first))
         for name, gradient in gradients.items():
             gradient.add_(part[name], alpha=len(x_TD) / B)
     return Sums(

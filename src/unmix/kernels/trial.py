@@ -85,7 +85,7 @@ def measure(shape: Shape) -> Times:
     R = min(B, max(FEWEST, int(FLOPS / (2 * D * F))))
     generator = torch.Generator().manual_seed(0)
     x_RD = torch.randn(R, D, generator=generator)
-    settled, busy = (_weights(D, F, share, generator) for share in (SETTLED, BUSY))
+    settled, busy = (seeded_weights(D, F, share, generator) for share in (SETTLED, BUSY))
     gradients = {name: torch.empty_like(w) for name, w in settled.items()}
     task = Task(Relu(), ((1.0, SquaredError()), (1.0, L1())), Noise(1e-6, 0) if noise else None)
     possible = [name for name in selections() if _worth_trying(name, x_RD, settled)]
@@ -118,7 +118,7 @@ def _dense(x_RD: Tensor, weights: Weights, gradients: Weights, task: Task) -> Ca
     return lambda rows: dense.step(x_RD[:rows], x_RD[:rows], weights, gradients, task, workspace)
 
 
-def _weights(D: int, F: int, share: float, generator: torch.Generator) -> Weights:
+def seeded_weights(D: int, F: int, share: float, generator: torch.Generator) -> Weights:
     """A dictionary of which this share is active on Gaussian activations: z ~ N(b, 1)."""
     W_enc_FD = torch.randn(F, D, generator=generator) / D**0.5
     b = -math.sqrt(2) * torch.erfinv(torch.tensor(1 - 2 * share, dtype=torch.float64)).item()

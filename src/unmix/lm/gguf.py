@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -21,17 +22,30 @@ def require_readers(path: Path) -> None:
 
 
 @contextmanager
-def without_bar() -> Iterator[None]:
-    """Without the bar that `transformers` draws while it dequantises, which no setting of its own turns off."""
-    from transformers import modeling_gguf_pytorch_utils
+def read_once() -> Iterator[None]:
+    """The file is parsed once, however often `transformers` asks for it (its configuration, tokenizer, names and
+    weights), each table of names is made once, and no bar is drawn, which no setting of its own turns off."""
+    import gguf
+    from transformers import modeling_gguf_pytorch_utils as reader
 
-    reader: Any = modeling_gguf_pytorch_utils
-    bar = reader.tqdm
-    reader.tqdm = lambda tensors, **_: tensors
+    library: Any = gguf
+    parsed = lru_cache(library.GGUFReader)
+    with (
+        _in_place_of(library, "GGUFReader", lambda path, *more: parsed(str(path), *more)),
+        _in_place_of(library, "get_tensor_name_map", lru_cache(library.get_tensor_name_map)),
+        _in_place_of(reader, "tqdm", lambda tensors, **_: tensors),
+    ):
+        yield
+
+
+@contextmanager
+def _in_place_of(owner: Any, name: str, other: Any) -> Iterator[None]:
+    own = getattr(owner, name)
+    setattr(owner, name, other)
     try:
         yield
     finally:
-        reader.tqdm = bar
+        setattr(owner, name, own)
 
 
 def quantisation(path: Path) -> str:
@@ -40,10 +54,10 @@ def quantisation(path: Path) -> str:
     Raises `UserError` if the file is cut, or is not a whole model: an adapter, one of several parts, the projector of
     a vision model.
     """
-    from gguf import GGUFReader
+    import gguf
 
     try:
-        reader = GGUFReader(path)
+        reader = gguf.GGUFReader(path)
         kind = _value(reader.fields, "general.type", "model")
         parts = int(_value(reader.fields, "split.count", 1))
     except Exception as error:  # a reader of bytes fails in as many ways as bytes can be wrong

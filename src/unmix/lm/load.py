@@ -38,10 +38,16 @@ class Loaded(NamedTuple):
 
 def load(config: ModelConfig) -> Loaded:
     """The model that `config.name` names. Raises as `load_language_model` does."""
+    path = folder.find(config.name)
+    place, how = _pretrained(config.name, path)
+    with gguf.read_once() if "gguf_file" in how else nullcontext():
+        return _load(config, path, place, how)
+
+
+def _load(config: ModelConfig, path: Path | None, place: str, how: dict[str, Any]) -> Loaded:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    name, path = config.name, folder.find(config.name)
-    place, how = _pretrained(name, path)
+    name = config.name
     if path is not None and path.is_file():
         notes = [f"{path.name} holds {gguf.quantisation(path)}: dequantised to {config.dtype}"]
         method = ""
@@ -50,7 +56,7 @@ def load(config: ModelConfig) -> Loaded:
         method = _quantisation(found)
         notes = _notes(name, path, found)
     try:
-        with quiet(), gguf.without_bar() if "gguf_file" in how else nullcontext():
+        with quiet():
             loaded: Any = AutoModelForCausalLM.from_pretrained(
                 place,
                 dtype=getattr(torch, config.dtype),

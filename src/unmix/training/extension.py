@@ -21,7 +21,7 @@ from unmix.training import checkpoint
 from unmix.training.inputs import open_inputs
 from unmix.training.lock import locked
 from unmix.training.loop import Row
-from unmix.training.manifest import check_format, check_inputs, entries, read_run, sweep_schedule
+from unmix.training.manifest import check_format, check_inputs, entries, moved, read_run, sweep_schedule
 from unmix.training.run import SILENT, Watch, name_gaps, room, start_member, train_members
 from unmix.training.schedule import Schedule
 
@@ -104,6 +104,8 @@ def _extend(
         return
     inputs = open_inputs(recipe, watch.say, given, read=steps * recipe.training.batch_tokens)
     check_inputs(manifest, inputs, folder)
+    if said := moved(manifest, inputs.device):
+        watch.say(said)
     member = start_member(recipe, manifest, inputs, entry, folder, None, Scratch())
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)
     if member.halted_at is not None and not have:

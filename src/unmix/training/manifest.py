@@ -226,6 +226,7 @@ def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) ->
             "numpy": np.__version__,
         },
         "machine": {"cpu": cpu_name(), "cores": os.cpu_count(), "threads": torch.get_num_threads()},
+        "devices": [str(inputs.device)],
         "measured": measured,
         "logged": [[0, recipe.training.log_every]],
         "ended": [],
@@ -234,6 +235,18 @@ def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) ->
         "hooks": {hook: _of_hook(head, hook) for hook in head.activations},
         "members": {entry.name: of_member(recipe, inputs, entry) for entry in entries(recipe)},
     }
+
+
+def moved(manifest: dict[str, Any], device: torch.device) -> str:
+    """What is to be said where a run resumes on another kind of device, which is noted; else nothing."""
+    before = manifest.setdefault("devices", [str(device)])[-1]
+    if before.partition(":")[0] == device.type:
+        return ""
+    manifest["devices"].append(str(device))
+    return (
+        f"this run was on {before} and resumes on {device}; both compute the same, but round differently, so its "
+        f"weights will not have the bits of a run that stayed on {before}"
+    )
 
 
 def of_member(recipe: RunConfig, inputs: Inputs, entry: Entry) -> dict[str, Any]:

@@ -52,6 +52,7 @@ from unmix.training.manifest import (
     entries,
     first_norms,
     logged_in,
+    moved,
     new_manifest,
     of_member,
     renewed,
@@ -121,6 +122,8 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         manifest = new_manifest(recipe, inputs, measured)
     else:
         check_inputs(manifest, inputs, folder)
+        if said_of_device := moved(manifest, inputs.device):
+            watch.say(said_of_device)
         if new := [entry for entry in whole if entry.name not in manifest["members"]]:
             watch.say(f"new members: {', '.join(entry.name for entry in new)}")
             manifest["members"] |= {entry.name: of_member(recipe, inputs, entry) for entry in new}
