@@ -12,19 +12,15 @@ import argparse
 import json
 import statistics
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
-from unittest import mock
 
 import torch
-from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu, Nonlinearity, Relu, TopK
 from unmix.dictionary.terms import L0, L1, Objective, SquaredError
-from unmix.kernels import autocast, reference, tiles
-from unmix.kernels.task import Sums, Task, Weights
+from unmix.kernels import autocast, compiled, reference, tiles
+from unmix.kernels.task import Task
 from unmix.kernels.trial import SETTLED, seeded_weights
 from unmix.machine import cpu_name
 
@@ -37,24 +33,12 @@ KINDS: dict[str, tuple[Nonlinearity, Objective]] = {
 }
 
 
-def compiled(low: bool) -> Callable[..., Sums]:
-    """`reference.launch` or `autocast.launch`, the pass and its terms in one compiled function."""
-
-    @torch.compile
-    def passed(x_BD: Tensor, y_BE: Tensor, weights: Weights, task: Task) -> Any:
-        found = reference.forward(x_BD, y_BE, weights, task)
-        return found, [term(found) for _, term in task.objective]
-
-    def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first: int = 0) -> Sums:
-        leaves = seen = reference.grown(weights)
-        if low:
-            mean_D = x_BD.mean(0)
-            x_BD, seen = x_BD - mean_D, leaves | task.phi.moved(leaves, mean_D @ leaves["W_enc"])
-        with torch.autocast(x_BD.device.type, torch.bfloat16, enabled=low, cache_enabled=False):
-            found, terms = passed(x_BD, y_BE, seen, task)
-        return reference.descend(found, terms, leaves, gradients, task)
-
-    return launch
+WAYS: dict[str, tiles.Launch] = {
+    "fp32": reference.launch,
+    "fp32, compiled": partial(reference.launch, passed=compiled.passed),
+    "bf16": autocast.launch,
+    "bf16, compiled": partial(autocast.launch, passed=compiled.passed),
+}
 
 
 def main() -> None:
@@ -73,24 +57,16 @@ def main() -> None:
         weights = seeded_weights(args.width, args.features, SETTLED, generator) | phi.start(args.features)
         gradients, task = {name: torch.empty_like(w) for name, w in weights.items()}, Task(phi, objective)
 
-        def step(products: tiles.Products, way: Callable[..., Sums] | None) -> float:
-            launch = autocast.launch if products == "bf16" else reference.launch
-            module = autocast if products == "bf16" else reference
+        def step(way: tiles.Launch) -> float:
             began = time.perf_counter()
-            with mock.patch.object(module, "launch", way or launch):
-                tiles.step(x_BD, x_BD, weights, gradients, task, products)  # noqa: B023
+            tiles.step(x_BD, x_BD, weights, gradients, task, way)  # noqa: B023
             return 1e3 * (time.perf_counter() - began)
 
-        ways: dict[str, Callable[[], float]] = {}
-        formats: tuple[tiles.Products, ...] = ("fp32", "bf16")
-        for products in formats:
-            ways[products] = partial(step, products, None)
-            ways[f"{products}, compiled"] = partial(step, products, compiled(products == "bf16"))
-        first = {name: way() for name, way in ways.items()}
-        taken: dict[str, list[float]] = {name: [] for name in ways}
+        first = {name: step(way) for name, way in WAYS.items()}
+        taken: dict[str, list[float]] = {name: [] for name in WAYS}
         for number in range(args.rounds):
-            for name in ways if number % 2 == 0 else reversed(ways):
-                taken[name].append(ways[name]())
+            for name in WAYS if number % 2 == 0 else reversed(WAYS):
+                taken[name].append(step(WAYS[name]))
         medians = {name: statistics.median(times) for name, times in taken.items()}
         found[kind] = {"first": first, "median": medians}
         each = ", ".join(f"{name} {ms:.0f} (first {first[name] / 1e3:.1f} s)" for name, ms in medians.items())

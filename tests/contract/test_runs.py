@@ -1,6 +1,7 @@
 """All architectures in one sweep by the command line: alone, stopped and resumed, they have the same bits."""
 
 import json
+import shutil
 
 import pytest
 import safetensors
@@ -152,3 +153,18 @@ def test_the_portable_kernels_come_to_the_losses_of_the_fast_ones(sweep):
             assert ends[member][key] == pytest.approx(row[key], rel=0.03), member
             explained, much = row["explained_variance"], 0.03 if sampled else 0.01
             assert ends[member]["explained_variance"] == pytest.approx(explained, abs=much), member
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of torch's own
+@pytest.mark.skipif(not shutil.which("g++") and not shutil.which("clang++"), reason="no C++ compiler")
+def test_a_compiled_sweep_comes_to_the_losses_of_one_that_is_not(sweep):
+    """Its coefficient is another at each step, and it compiles once."""
+    names = ["relu", "topk"]
+    ends = []
+    for kind, words in {"plain": [], "compiled": ["--training.compile", "true"]}.items():
+        run = sweep(kind, names, "--steps", "30", *PORTABLE[1], *words)
+        ends.append({row["member"]: row for row in metrics(run)})
+    assert ends[0].keys() == ends[1].keys()
+    for member, row in ends[0].items():
+        assert ends[1][member]["loss"] == pytest.approx(row["loss"], rel=0.01), member
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # a batch and its rest, of two architectures

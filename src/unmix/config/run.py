@@ -117,6 +117,11 @@ class RunConfig(Section):
                     f"{where}{sae.architecture} keeps a given number of features, and takes no l1; "
                     "give training.l0 (--l0 20 50), or an architecture with a penalty (--architecture relu)"
                 )
+            if training.compile and sae.random_prefixes:
+                raise ValueError(
+                    f"{where}sae.random_prefixes = {sae.random_prefixes} makes each step another, and training.compile "
+                    "would compile each; leave out training.compile"
+                )
             if sae.has_target and not training.l0:
                 raise ValueError(
                     f"{where}jumprelu_quadratic aims at an L0, and takes no l1; "

@@ -80,6 +80,9 @@ class TrainingConfig(Section):
     kernels: Literal["auto", "portable"] = "auto"
     """`auto`: those made for the device, where there are any. `portable`: the definition in plain torch, by autograd,
     which runs on every device, and is what the others are tested against."""
+    compile: bool = False
+    """The portable step through `torch.compile`, which takes seconds when a run begins, or is resumed
+    (docs/devices.md)."""
     dead_after_tokens: int = Field(
         default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 5)), ge=1
     )
@@ -142,6 +145,12 @@ class TrainingConfig(Section):
             )
         if not self.l0 and not self.l1:
             raise ValueError("neither l0 nor l1 is given; give one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _compiled_if_portable(self) -> TrainingConfig:
+        if self.compile and self.kernels != "portable":
+            raise ValueError("compile = true is for the portable step; give --training.kernels portable too")
         return self
 
     @field_validator("l1")

@@ -17,12 +17,19 @@ from unmix.kernels import reference
 from unmix.kernels.task import Sums, Task, Weights
 
 
-def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
+def launch(
+    x_BD: Tensor,
+    y_BE: Tensor,
+    weights: Weights,
+    gradients: Weights,
+    task: Task,
+    first_token: int = 0,
+    passed: reference.Passed = reference.passed,
+) -> Sums:
     """As `reference.launch`."""
     leaves, mean_D = reference.grown(weights), x_BD.mean(0)
     moved = leaves | task.phi.moved(leaves, mean_D @ leaves["W_enc"])
     # nothing is kept from one product to the next: each weight enters one or two
     with torch.autocast(x_BD.device.type, torch.bfloat16, cache_enabled=False):
-        passed = reference.forward(x_BD - mean_D, y_BE, moved, task, first_token)
-        terms = [term(passed) for _, term in task.objective]
-    return reference.descend(passed, terms, leaves, gradients, task)
+        found, terms = passed(x_BD - mean_D, y_BE, moved, task, first_token)
+    return reference.descend(found, terms, leaves, gradients, task)

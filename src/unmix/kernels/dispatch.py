@@ -22,7 +22,7 @@ from torch import Tensor
 
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.dictionary.terms import L1, SquaredError
-from unmix.kernels import cpu, dense, dense_bf16, find, portable, reference, rows, tiles
+from unmix.kernels import autocast, compiled, cpu, dense, dense_bf16, find, portable, reference, rows, tiles
 from unmix.kernels.aligned import tangent
 from unmix.kernels.select import Precision
 from unmix.kernels.task import Adam, Sums, Task, Weights
@@ -73,6 +73,7 @@ class Step:
     processor in fp32 if it is to be TF32. `dense`: what the dense one multiplies, see `dense_numbers`; and what the
     definition does, where no kernel is made for a device (`autocast`). `border`: the active share below which it is
     sparse; None: what is usual on the device. `portable`: the definition, and no kernel made for a device.
+    `compiled`: the definition through `torch.compile`.
     """
 
     def __init__(
@@ -82,9 +83,10 @@ class Step:
         scratch: Scratch | None = None,
         border: float | None = None,
         portable: bool = False,
+        compiled: bool = False,
     ) -> None:
         self.select, self.dense, self.scratch, self.border = select, dense, scratch or Scratch(), border
-        self.portable, self.sparse = portable, False
+        self.portable, self.compiled, self.sparse = portable, compiled, False
         self.replays: Any = None
         """The steps that a GPU has recorded (`gpu_graph.Replays`); False where they are to be launched one by one."""
 
@@ -92,7 +94,7 @@ class Step:
         words = x_BD, y_BE, weights, gradients, task
         match self._kernels(x_BD):
             case "portable":
-                return tiles.step(*words, self._products(task))
+                return self._by_definition(*words).read()
             case "cuda":
                 return self._on_gpu(*words)
         F, D, E = len(weights["b_enc"]), x_BD.shape[1], y_BE.shape[1]
@@ -130,7 +132,7 @@ class Step:
         """
         sparse = self.sparse or always_sparse(task)
         if self._kernels(x_BD) == "portable" or not _on_gpu_by_kernels(task, sparse):
-            sums = tiles.launch(x_BD, y_BE, weights, gradients, task, self._products(task))
+            sums = self._by_definition(x_BD, y_BE, weights, gradients, task)
             if aligned:
                 tangent(weights, gradients)
             return sums, self.square(weights, gradients, task.unit_norm)
@@ -216,9 +218,15 @@ class Step:
         made = kind == "cpu" or (kind == "cuda" and find_spec("triton") is not None)
         return kind if made and not self.portable else "portable"
 
-    def _products(self, task: Task) -> Dense:
-        """Of the definition: a tanh near 1 has a slope that rounding z would make another (`dense_bf16`)."""
-        return "fp32" if isinstance(task.phi, TanhRelu) else self.dense
+    def _by_definition(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
+        """Without waiting. A tanh near 1 has a slope that rounding z would make another (`dense_bf16`)."""
+        low = self.dense == "bf16" and not isinstance(task.phi, TanhRelu)
+        launch = autocast.launch if low else reference.launch
+        words = x_BD, y_BE, weights, gradients, task
+        if not self.compiled:
+            return tiles.launch(*words, launch)
+        with compiled.refusal():
+            return tiles.launch(*words, partial(launch, passed=compiled.passed))
 
     def _on_gpu(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:
         """Sparse or dense as above; a batch in which more is active than a sparse step is for is taken densely."""
@@ -226,14 +234,14 @@ class Step:
 
         words = x_BD, y_BE, weights, gradients, task
         if not gpu_covers.covers(task):
-            return tiles.step(*words, self._products(task))
+            return self._by_definition(*words).read()
         from unmix.kernels import gpu  # only this file needs triton
 
         F, always, workspace = len(weights["b_enc"]), always_sparse(task), self._workspace(weights)
         most = 1.0 if always else HYSTERESIS * self._gpu_border()
         found = gpu.step(*words, workspace, most) if self.sparse or always else None
         if found is None and not gpu_covers.dense_covers(task):
-            sums = tiles.step(*words, self._products(task))
+            sums = self._by_definition(*words).read()
             found = sums, sums.active_F.sum().item() / (len(x_BD) * F)
         sums, density = found or gpu.dense_step(*words, workspace)
         self.saw(density, x_BD)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 import torch
 
 from unmix.dictionary.nonlinearities import Relu
 from unmix.dictionary.terms import L1, SquaredError
-from unmix.kernels import tiles
+from unmix.kernels import autocast, reference, tiles
 from unmix.kernels.task import Task, Weights
 from unmix.kernels.trial import FEWEST, FLOPS, SETTLED, seeded_weights
 
@@ -25,20 +25,20 @@ APART = 0.03
 
 def measure(width: int, features: int, tokens: int, device: torch.device) -> dict[str, float]:
     """Seconds of a step over `rows` tokens by the format of its products; `rows` stands beside them."""
-    rows = min(tokens, max(FEWEST, 2 * tiles.tokens(features), int(FLOPS / (2 * width * features))))
+    rows = min(tokens, max(FEWEST, int(FLOPS / (2 * width * features))))
     generator = torch.Generator().manual_seed(0)
     x_RD = (torch.randn(rows, width, generator=generator) + torch.randn(width, generator=generator)).to(device)
     weights = {name: w.to(device) for name, w in seeded_weights(width, features, SETTLED, generator).items()}
     task = Task(Relu(), ((1.0, SquaredError()), (1.0, L1())))
     gradients: dict[str, Weights] = {}
 
-    def step(products: str) -> Callable[[], Any]:
-        own = gradients[products] = {name: torch.empty_like(w) for name, w in weights.items()}
-        return lambda: tiles.step(x_RD, x_RD, weights, own, task, cast(tiles.Products, products))
+    def step(name: str, of_tile: tiles.Launch) -> Callable[[], Any]:
+        own = gradients[name] = {name: torch.empty_like(w) for name, w in weights.items()}
+        return lambda: tiles.step(x_RD, x_RD, weights, own, task, of_tile)
 
-    found = {"rows": float(rows), "fp32": _least(step("fp32"))}
+    found = {"rows": float(rows), "fp32": _least(step("fp32", reference.launch))}
     try:
-        seconds = _least(step("bf16"))
+        seconds = _least(step("bf16", autocast.launch))
     except (RuntimeError, NotImplementedError):  # this device, or this build of torch, has no such product
         return found
     pairs = ((gradients["bf16"][name], g) for name, g in gradients["fp32"].items())

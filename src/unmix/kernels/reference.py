@@ -12,7 +12,7 @@ where none of them knows a nonlinearity or a term.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -23,6 +23,8 @@ from unmix.dictionary.terms import Pass, squares
 from unmix.kernels.portable import gaussian
 from unmix.kernels.task import Adam, Number, Sums, Task, Weights, wide
 
+Passed = Callable[[Tensor, Tensor, Mapping[str, Tensor], Task, int], tuple[Pass, list[Tensor]]]
+
 
 def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
     """Write d loss / d weights into `gradients` and answer the sums of the batch.
@@ -32,11 +34,26 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
     return launch(x_BD, y_BE, weights, gradients, task, first_token).read()
 
 
-def launch(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, first_token: int = 0) -> Sums:
-    """The same without waiting for the device, where the sums stay."""
+def passed(
+    x_BD: Tensor, y_BE: Tensor, weights: Mapping[str, Tensor], task: Task, first_token: int = 0
+) -> tuple[Pass, list[Tensor]]:
+    """The pass, and the terms of the objective on it."""
+    found = forward(x_BD, y_BE, weights, task, first_token)
+    return found, [term(found) for _, term in task.objective]
+
+
+def launch(
+    x_BD: Tensor,
+    y_BE: Tensor,
+    weights: Weights,
+    gradients: Weights,
+    task: Task,
+    first_token: int = 0,
+    passed: Passed = passed,
+) -> Sums:
+    """The same without waiting for the device, where the sums stay. `passed`: another way to make the same pass."""
     leaves = grown(weights)
-    passed = forward(x_BD, y_BE, leaves, task, first_token)
-    return descend(passed, [term(passed) for _, term in task.objective], leaves, gradients, task)
+    return descend(*passed(x_BD, y_BE, leaves, task, first_token), leaves, gradients, task)
 
 
 def grown(weights: Weights) -> Weights:
@@ -44,14 +61,14 @@ def grown(weights: Weights) -> Weights:
     return {name: w.detach().requires_grad_() for name, w in weights.items()}
 
 
-def descend(passed: Pass, terms: Sequence[Tensor], leaves: Weights, gradients: Weights, task: Task) -> Sums:
+def descend(found: Pass, terms: Sequence[Tensor], leaves: Weights, gradients: Weights, task: Task) -> Sums:
     """The gradients of a pass whose terms came to these, and its sums; does not wait."""
     weighed = (_like(c, term) * term for (c, _), term in zip(task.objective, terms, strict=True))
-    loss = sum(weighed, passed.x_BD.new_zeros(())) / len(passed.x_BD)
-    found = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
-    for gradient, value in zip(gradients.values(), found, strict=True):
-        gradient.copy_(value)
-    return sums(passed, task, terms)
+    loss = sum(weighed, found.x_BD.new_zeros(())) / len(found.x_BD)
+    slopes = torch.autograd.grad(loss, list(leaves.values()), allow_unused=True, materialize_grads=True)
+    for gradient, slope in zip(gradients.values(), slopes, strict=True):
+        gradient.copy_(slope)
+    return sums(found, task, terms)
 
 
 def _like(coefficient: Number, term: Tensor) -> Number:
@@ -73,8 +90,8 @@ def alone(x_BD: Tensor, y_BE: Tensor, weights: Weights, task: Task, threshold: A
     """The sums of a batch as the saved dictionary takes it: each token by itself, without noise. Does not wait."""
     phi, own = task.phi.alone(weights, threshold)
     task = task._replace(phi=phi, noise=None)
-    passed = forward(x_BD, y_BE, own, task)
-    return sums(passed, task, [term(passed) for _, term in task.objective])
+    found, terms = passed(x_BD, y_BE, own, task)
+    return sums(found, task, terms)
 
 
 @torch.no_grad()

@@ -6,17 +6,18 @@ takes one token in several, are not cut up.
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import BatchTopK
 from unmix.dictionary.terms import AuxK
-from unmix.kernels import autocast, reference
+from unmix.kernels import reference
 from unmix.kernels.task import Sums, Task, Weights
 
-Products = Literal["fp32", "bf16"]
+Launch = Callable[..., Sums]
+"""The call of `reference.launch`."""
 TILE_BYTES = 16 * 2**20  # of one (tile, F) array
 
 
@@ -26,17 +27,16 @@ def tokens(features: int) -> int:
 
 
 def step(
-    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, products: Products = "fp32"
+    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, of_tile: Launch = reference.launch
 ) -> Sums:
-    """As `reference.step`; agrees with it up to rounding, in bf16 as far as `autocast` says."""
-    return launch(x_BD, y_BE, weights, gradients, task, products).read()
+    """As `reference.step`; agrees with it up to rounding."""
+    return launch(x_BD, y_BE, weights, gradients, task, of_tile).read()
 
 
 def launch(
-    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, products: Products = "fp32"
+    x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task, of_tile: Launch = reference.launch
 ) -> Sums:
-    """The same without waiting for the device, where the sums stay."""
-    of_tile = autocast.launch if products == "bf16" else reference.launch
+    """The same without waiting for the device, where the sums stay. `of_tile`: how each tile is taken."""
     B, tile = len(x_BD), tokens(len(weights["b_enc"]))
     if tile >= B or isinstance(task.phi, BatchTopK) or task.term(AuxK):
         return of_tile(x_BD, y_BE, weights, gradients, task)

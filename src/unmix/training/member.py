@@ -89,7 +89,7 @@ class Member:
         select = "fp32" if training.selection == "auto" else training.selection
         dense = "fp32" if training.dense == "auto" else training.dense
         border = None if training.border == "auto" else training.border
-        self.step = Step(select, dense, scratch, border, portable=training.kernels == "portable")
+        self.step = Step(select, dense, scratch, border, training.kernels == "portable", training.compile)
         self.late = self.step.late(self.weights["b_enc"])
         """Whether its numbers are left on the device for some steps, see `late`."""
         self.silent_F = torch.zeros(sae.features, dtype=torch.int64, device=device)
