@@ -230,7 +230,10 @@ def test_on_a_gpu_the_border_is_where_its_steps_meet_and_the_figures_are_kept(gp
 
 @pytest.mark.parametrize(
     "given",
-    [{"training__border": 0.3, "training__selection": "fp32"}, {"sae__architecture": "gated"}],
+    [
+        {"training__border": 0.3, "training__selection": "fp32"},
+        {"sae__architecture": "gated", "training__dense": "fp32"},
+    ],
 )
 def test_nothing_is_timed_on_a_gpu_where_nothing_is_to_be_decided(gpu, given):
     given = {"sae__architecture": "relu"} | given
@@ -278,6 +281,19 @@ def test_of_the_portable_step_the_products_are_timed(gpu, portable, kernels, mon
     said = "measured here, ms per 64 tokens of a portable step: fp32 4, bf16 2. So its products are in bf16"
     assert precision.said(found, figures) == said
     assert precision.keep(recipe(), config.dump(found)).training.dense == "bf16"
+
+
+def test_of_gated_on_a_gpu_the_portable_step_is_timed_beside_the_kernels_of_others(gpu, portable):
+    alone, figures = precision.decide(recipe(sae__architecture="gated"), WIDTHS)
+    assert (decided(alone), figures["auto"]) == (("auto", "bf16", "auto"), ["selection", "dense", "border"])
+    assert not gpu
+    both = {"a": {"sae": {"architecture": "gated"}}, "b": {"sae": {"architecture": "relu"}}}
+    found, figures = precision.decide(recipe(variants=both), WIDTHS)
+    assert decided(found) == ("tf32", "bf16", 0.0234)
+    said = precision.said(found, figures)
+    assert "steps sparse below 2.3% active; measured here, ms per 64 tokens of a portable step: fp32 4, bf16 2" in said
+    again = precision.reopened(found, figures)
+    assert decided(again) == ("auto", "auto", "auto")
 
 
 def test_where_bf16_is_wrong_or_missing_the_portable_step_is_in_float32(monkeypatch):

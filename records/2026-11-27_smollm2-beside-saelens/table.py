@@ -20,7 +20,7 @@ from typing import Any
 
 HERE = Path(__file__).parent
 KINDS, L0S = ("batchtopk", "matryoshka", "jumprelu", "relu"), (20.0, 50.0, 100.0)
-COLUMNS = (("explained_variance", 4), ("dead", 3))
+COLUMNS = (("explained_variance", 4), ("delta_ce", 3), ("kl", 3), ("dead", 3))
 Row = dict[str, Any]
 
 
@@ -75,8 +75,9 @@ def best(ours: list[Row], rows: list[Row], asked: float) -> tuple[float, str]:
 
 def beside(rows: list[Row]) -> None:
     """Ours and SAELens'."""
-    print("| architecture, L0 | SAELens: rate | L0 | EV | dead | ours: rate | EV | dead | ours − SAELens' EV |")
-    print("| --- " + "| --: " * 8 + "|")
+    heads = "EV | ΔCE, nats | KL | dead"
+    print(f"| architecture, L0 | SAELens: rate | L0 | {heads} | ours: rate | {heads} | ours − SAELens': EV | ΔCE |")
+    print("| --- " + "| --: " * 13 + "|")
     for kind in KINDS:
         ours = select(rows, by="unmix", architecture=kind)
         for asked in L0S:
@@ -97,8 +98,8 @@ def beside(rows: list[Row]) -> None:
                 *(spread([row[key] for row in chosen], digits) for key, digits in COLUMNS),
                 own_tried, *(spread(of_own[key], digits) for key, digits in COLUMNS),
             ]  # fmt: skip
-            more = mean(of_own["explained_variance"]) - mean(row["explained_variance"] for row in chosen)
-            print("| " + " | ".join([*cells, f"{more:+.4f}"]) + " |")
+            more = {key: mean(of_own[key]) - mean(row[key] for row in chosen) for key, _ in COLUMNS}
+            print("| " + " | ".join([*cells, f"{more['explained_variance']:+.4f}", f"{more['delta_ce']:+.3f}"]) + " |")
 
 
 def every(rows: list[Row]) -> None:

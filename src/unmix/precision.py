@@ -24,7 +24,7 @@ import torch
 from unmix.cache import remembered
 from unmix.config import CorpusConfig, RunConfig, SAEConfig, flat
 from unmix.devices import resolve
-from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, Relu, TanhRelu, TopK
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TanhRelu, TopK
 from unmix.dictionary.table import nonlinearity
 from unmix.kernels import portable_trial
 from unmix.kernels.dispatch import BORDER, dense_numbers
@@ -87,10 +87,24 @@ def matmul(
 
 
 def decide(recipe: RunConfig, widths: dict[str, int], say: Say | None = None) -> tuple[RunConfig, dict[str, Any]]:
-    """(the recipe with `training` decided, the figures: seconds of a step), from hook -> D; {} if nothing is open."""
-    training = recipe.training
-    if not any(getattr(training, key) == "auto" for key in OPEN):
+    """(the recipe with `training` decided, the figures: seconds of a step), from hook -> D; {} if nothing is open.
+
+    Among the figures is `auto`: the keys that were open, for `reopened`.
+    """
+    if not (left := [key for key in OPEN if getattr(recipe.training, key) == "auto"]):
         return recipe, {}
+    recipe, figures = _decide(recipe, widths, say)
+    return recipe, figures and figures | {"auto": left}
+
+
+def reopened(recipe: RunConfig, figures: dict[str, Any]) -> RunConfig:
+    """The recipe before `decide` had these figures: for another device, on which they say nothing."""
+    update = {key: "auto" for key in OPEN if key in figures.get("auto", ())}
+    return recipe.model_copy(update={"training": recipe.training.model_copy(update=update)})
+
+
+def _decide(recipe: RunConfig, widths: dict[str, int], say: Say | None) -> tuple[RunConfig, dict[str, Any]]:
+    training = recipe.training
     device = resolve(recipe.device)
     if device.type == "cuda" and training.kernels != "portable" and find_spec("triton") is not None:
         return _decide_on_gpu(recipe, widths, device, say)
@@ -114,16 +128,18 @@ def decide(recipe: RunConfig, widths: dict[str, int], say: Say | None = None) ->
 def _decide_portable(
     recipe: RunConfig, width: int, features: int, device: torch.device, say: Say | None
 ) -> tuple[RunConfig, dict[str, Any]]:
-    """The same for the portable step, which has one choice: what its products are in, all of them."""
+    """The same for the portable step, which has one choice: the format of all its products (not of tanh_relu's)."""
     training = recipe.training
-    if training.dense != "auto":
+    kinds = [nonlinearity(recipe.of_variant(variant)[0]) for variant in recipe.variants or [""]]
+    if training.dense != "auto" or all(isinstance(phi, TanhRelu) for phi in kinds):
         return recipe, {}
     shape = {"width": width, "features": features, "tokens": training.batch_tokens}
-    what = {"portable step": shape, "device": str(device), **_machine()}
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    what = {"portable step": shape, "device": name, **_machine()}
     found = remembered(what, lambda: portable_trial.measure(**shape, device=device), say)
     seconds = {name: found[name] for name in ("fp32", "bf16") if name in found}
     update = {"dense": min(seconds, key=lambda name: seconds[name])}
-    figures = {**shape, "device": str(device), "rows": int(found["rows"]), "portable": seconds}
+    figures = {**shape, "device": name, "rows": int(found["rows"]), "portable": seconds}
     return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
 
 
@@ -140,18 +156,22 @@ def _decide_on_gpu(
     training = recipe.training
     saes = [recipe.of_variant(variant)[0] for variant in recipe.variants or [""]]
     kinds = [nonlinearity(sae) for sae in saes]
+    width, features = max(widths.values()), max(sae.features for sae in saes)
     of = next((name for name, kind in _TIMED.items() if any(isinstance(phi, kind) for phi in kinds)), None)
+    portable: dict[str, Any] = {}
+    if any(isinstance(phi, Gated) for phi in kinds):
+        recipe, portable = _decide_portable(recipe, width, features, device, say)
+        training = recipe.training
     if of is None or "auto" not in (training.border, training.selection):
-        return recipe, {}
-    shape: dict[str, Any] = {"width": max(widths.values()), "features": max(sae.features for sae in saes)}
-    shape |= {"tokens": training.batch_tokens, "of": of}
+        return recipe, portable
+    shape: dict[str, Any] = {"width": width, "features": features, "tokens": training.batch_tokens, "of": of}
     gpu = torch.cuda.get_device_name(device)
     what = {"step on a GPU": shape, "gpu": gpu, "triton": version("triton"), **_machine()}
     measured = remembered(what, lambda: gpu_trial.measure(**shape, device=device)._asdict(), say)
     times = gpu_trial.Times(**measured)
     found = {"selection": times.selection} | ({} if of == "topk" else {"border": round(times.border, 4)})
     update = {key: value for key, value in found.items() if getattr(training, key) == "auto"}
-    figures = {**shape, "gpu": gpu, "milliseconds": times._asdict()}
+    figures = {**portable, **shape, "gpu": gpu, "milliseconds": times._asdict()}
     figures |= {"settled": gpu_trial.SETTLED, "busy": gpu_trial.BUSY}
     return recipe.model_copy(update={"training": training.model_copy(update=update)}), figures
 
@@ -167,32 +187,37 @@ def _dense_formats(saes: Iterable[SAEConfig]) -> tuple[str, ...]:
 def said(recipe: RunConfig, figures: dict[str, Any]) -> str:
     """What `decide` found, in one line."""
     t = recipe.training
-    if "gpu" in figures:
-        ms = figures["milliseconds"]
-        sparse = f"{ms['fp32']:,.3g} selecting in fp32, {ms['tf32']:,.3g} in tf32"
-        text = f"measured on {figures['gpu']}, ms per step of {figures['tokens']:,} tokens: sparse at "
-        text += f"{figures['settled']:.1%} active {sparse}"
-        if ms["dense"] is None:
-            return f"{text}. So selection is in {t.selection}"
-        return (
-            f"{text}; at {figures['busy']:.1%}, {ms['busy']:,.3g}; dense {ms['dense']:,.3g}. So selection is in "
-            f"{t.selection}, steps sparse below {t.border:.1%} active"
-        )
 
     def each(times: dict[str, float]) -> str:
         return ", ".join(f"{name} {1e3 * seconds:,.3g}" for name, seconds in times.items())
 
+    found = []
+    if "gpu" in figures:
+        ms = figures["milliseconds"]
+        text = (
+            f"measured on {figures['gpu']}, ms per step of {figures['tokens']:,} tokens: sparse at "
+            f"{figures['settled']:.1%} active {ms['fp32']:,.3g} selecting in fp32, {ms['tf32']:,.3g} in tf32"
+        )
+        if ms["dense"] is None:
+            found.append(f"{text}. So selection is in {t.selection}")
+        else:
+            found.append(
+                f"{text}; at {figures['busy']:.1%}, {ms['busy']:,.3g}; dense {ms['dense']:,.3g}. So selection is in "
+                f"{t.selection}, steps sparse below {t.border:.1%} active"
+            )
     if "portable" in figures:
-        return (
+        found.append(
             f"measured here, ms per {figures['rows']:,} tokens of a portable step: {each(figures['portable'])}. So its "
             f"products are in {t.dense}"
         )
-    return (
-        f"measured here, ms per step of {figures['tokens']:,} tokens: dense {each(figures['dense'])}; sparse at "
-        f"{SETTLED:.0%} active, selecting in {each(figures['sparse'])}; at {BUSY:.0%}, "
-        f"{1e3 * figures['sparse_busy']:,.3g}. So dense steps are in {t.dense}, selection in {t.selection}, "
-        f"steps sparse below {t.border:.1%} active"
-    )
+    if "sparse" in figures:
+        found.append(
+            f"measured here, ms per step of {figures['tokens']:,} tokens: dense {each(figures['dense'])}; sparse at "
+            f"{SETTLED:.0%} active, selecting in {each(figures['sparse'])}; at {BUSY:.0%}, "
+            f"{1e3 * figures['sparse_busy']:,.3g}. So dense steps are in {t.dense}, selection in {t.selection}, "
+            f"steps sparse below {t.border:.1%} active"
+        )
+    return "; ".join(found)
 
 
 def said_of_model(chosen: str, found: dict[str, float]) -> str:

@@ -160,11 +160,13 @@ def test_the_portable_kernels_come_to_the_losses_of_the_fast_ones(sweep):
 def test_a_compiled_sweep_comes_to_the_losses_of_one_that_is_not(sweep):
     """Its coefficient is another at each step, and it compiles once."""
     names = ["relu", "topk"]
-    ends = []
+    ends, stats = [], torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+    stats.clear()
     for kind, words in {"plain": [], "compiled": ["--training.compile", "true"]}.items():
         run = sweep(kind, names, "--steps", "30", *PORTABLE[1], *words)
         ends.append({row["member"]: row for row in metrics(run)})
     assert ends[0].keys() == ends[1].keys()
     for member, row in ends[0].items():
         assert ends[1][member]["loss"] == pytest.approx(row["loss"], rel=0.01), member
-    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] <= 4  # a batch and its rest, of two architectures
+    assert 2 <= stats["unique_graphs"] <= 3  # of two architectures, and of what tries it out

@@ -34,7 +34,7 @@ def test_about_the_mean_the_gradient_is_that_of_the_definition(architecture, opt
 @every_architecture
 def test_it_is_within_the_rounding_of_bf16_whatever_the_mean(architecture):
     """What a k keeps, and what is near a threshold, may differ in few entries; the slope of a tanh near 1 does."""
-    for mean in (0.0, 3.0):
+    for mean in (0.0, 3.0, 100.0):
         x_BD, _, weights, asked = prepared(architecture, D=32, E=32, F=64, B=512, k=8)
         x_BD = x_BD + mean
         weights["b_enc"] = weights["b_enc"] - mean * weights["W_enc"].sum(0)
@@ -43,9 +43,10 @@ def test_it_is_within_the_rounding_of_bf16_whatever_the_mean(architecture):
         reference.step(x_BD, x_BD, weights, theirs, asked)
         mine = nan_like(low)
         autocast.launch(x_BD.float(), x_BD.float(), low, mine, asked)
-        most = {"threshold": 0.1} | ({"W_enc": 0.12} if architecture == "tanh_relu" else {})
+        most = {"threshold": 0.07} | ({"W_enc": 0.12, "b_enc": 0.03} if architecture == "tanh_relu" else {})
+        usual = 0.03 if "topk" in architecture or architecture == "matryoshka" else 0.01
         for name, error in apart(mine, theirs).items():
-            assert error < most.get(name, 0.03), (name, error)
+            assert error < most.get(name, usual), (name, error)
 
 
 def test_without_the_mean_taken_out_it_would_be_far_off():

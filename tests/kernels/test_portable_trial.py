@@ -19,7 +19,7 @@ def test_more_tokens_than_tell_are_not_timed():
     assert portable_trial.measure(512, 2**14, 10**6, CPU)["rows"] == 238
 
 
-@pytest.mark.parametrize("missing", [RuntimeError, NotImplementedError])
+@pytest.mark.parametrize("missing", [RuntimeError, TypeError, NotImplementedError])
 def test_a_device_without_such_products_stays_in_float32(missing, monkeypatch):
     real = tiles.step
 
@@ -44,3 +44,16 @@ def test_one_whose_products_are_wrong_does_too(monkeypatch):
 
     monkeypatch.setattr(tiles, "step", step)
     assert portable_trial.measure(16, 100, 300, CPU).keys() == {"rows", "fp32"}
+
+
+def test_running_out_of_memory_says_nothing_of_bf16(monkeypatch):
+    real = tiles.step
+
+    def step(*words):
+        if words[-1] is autocast.launch:
+            raise torch.OutOfMemoryError("out of memory")
+        return real(*words)
+
+    monkeypatch.setattr(tiles, "step", step)
+    with pytest.raises(torch.OutOfMemoryError):
+        portable_trial.measure(16, 100, 300, CPU)

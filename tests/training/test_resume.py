@@ -5,9 +5,11 @@ import torch
 from run_pairs import metrics, same, state, stopping, write_store
 from tiny_run import make
 
+from unmix import precision
 from unmix.errors import UserError
 from unmix.kernels.dispatch import Step
-from unmix.runlog import read_manifest, write_manifest
+from unmix.kernels.trial import Times
+from unmix.runlog import read_extensions, read_manifest, write_manifest
 from unmix.training import extension, run
 from unmix.training.run import Watch
 from unmix.verify import verify
@@ -49,9 +51,35 @@ def test_a_run_begun_on_another_device_resumes_here_and_says_so(overrides, tmp_p
     for mine, theirs in zip(metrics(tmp_path / "moved"), metrics(tmp_path / "whole"), strict=True):
         assert (mine["step"], mine["member"], mine["tokens"]) == (theirs["step"], theirs["member"], theirs["tokens"])
         assert mine["loss"] == pytest.approx(theirs["loss"], rel=0.02)
+    write_manifest(path, read_manifest(path) | {"devices": ["cpu", "mps"]})
+    for steps, times in ((70, 1), (80, 0)):
+        said.clear()
+        extension.extend(tmp_path / "moved", "l1-1", steps, watch=Watch(say=said.append))
+        assert len([line for line in said if "was on mps and resumes on cpu" in line]) == times
+        assert read_extensions(tmp_path / "moved")["l1-1"]["devices"] == ["mps", "cpu"]
+
+
+def test_what_was_measured_on_another_device_is_measured_on_this_one(overrides, tmp_path, monkeypatch):
+    """What the recipe gave is kept."""
+    open_keys = {"training__selection": "auto", "training__border": "auto", "training__dense": "fp32"}
+    recipe = make(overrides, **open_keys)
+    here = Times({"fp32": 5e-3}, {"fp32": 3e-3, "bf16": 2e-3, "int8": 1e-3}, 8e-3, 64)
+    monkeypatch.setattr(precision, "measure", lambda shape: here)
+    stopping(recipe, tmp_path / "run", 30)
+    path = tmp_path / "run" / "run.yaml"
+    began = read_manifest(path)
+    assert began["measured"]["auto"] == ["selection", "border"]
+    began["recipe"]["training"] |= {"selection": "tf32", "border": 0.03}
+    write_manifest(path, began | {"devices": ["cuda:0"]})
+    said = []
+    run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
+    found = read_manifest(path)["recipe"]["training"]
+    assert (found["selection"], found["dense"]) == ("int8", "fp32")
+    assert found["border"] == round(here.border, 4) != 0.03
+    assert len([line for line in said if "selecting in fp32 3, bf16 2, int8 1" in line]) == 1
     said.clear()
-    extension.extend(tmp_path / "moved", "l1-1", 70, watch=Watch(say=said.append))
-    assert not [line for line in said if "mps" in line]
+    run.sweep(recipe, tmp_path / "run", Watch(say=said.append))
+    assert not [line for line in said if "measured here" in line]
 
 
 def test_a_store_that_grew_or_differs_is_noticed(overrides, tmp_path):

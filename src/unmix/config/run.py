@@ -117,10 +117,11 @@ class RunConfig(Section):
                     f"{where}{sae.architecture} keeps a given number of features, and takes no l1; "
                     "give training.l0 (--l0 20 50), or an architecture with a penalty (--architecture relu)"
                 )
-            if training.compile and sae.random_prefixes:
+            if training.compile and (sae.random_prefixes or sae.noise or sae.has_target):
+                what = "sae.random_prefixes" if sae.random_prefixes else "sae.noise" if sae.noise else sae.architecture
                 raise ValueError(
-                    f"{where}sae.random_prefixes = {sae.random_prefixes} makes each step another, and training.compile "
-                    "would compile each; leave out training.compile"
+                    f"{where}{what} makes every step a different function, which training.compile would compile anew "
+                    "each time; leave out training.compile"
                 )
             if sae.has_target and not training.l0:
                 raise ValueError(

@@ -72,8 +72,8 @@ class TrainingConfig(Section):
     `auto`: the fastest, which is measured when a run begins."""
     dense: Literal["fp32", "bf16", "auto"] = "auto"
     """The five products of a step while many features are active: in bf16 the step may take half the time, and what
-    goes into and comes out of them is rounded (docs/speed.md); with noise and with tanh they stay in float32. Of the
-    portable step, all products (docs/devices.md). `auto`: the faster one, which is measured when a run begins."""
+    goes into and comes out of them is rounded (docs/speed.md); with noise and with tanh they stay in float32. For the
+    portable step: all its products (docs/devices.md). `auto`: the faster one, which is measured when a run begins."""
     border: Annotated[float, Field(gt=0, le=1)] | Literal["auto"] = "auto"
     """Steps are sparse below this active share of features, dense above. `auto`: where both take the same time, which
     is measured when a run begins."""

@@ -1,7 +1,7 @@
 """The pass of the definition and its terms through `torch.compile`: elementwise operations become a few.
 
-What is another function at each step is left as it is, since each would be compiled anew: noise, whose key changes;
-the terms of dead features, whose shapes do; an L0 that is aimed at.
+Steps that revive dead features are not compiled: the shapes of their terms differ each time. Neither is noise, whose
+key does, nor an L0 that is aimed at; recipes with these are refused.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from unmix.dictionary.terms import AuxK, L0Target, Pass, PreActivation
@@ -21,6 +20,8 @@ from unmix.kernels import reference
 from unmix.kernels.task import Task
 
 _CHANGING = (AuxK, L0Target, PreActivation)
+MOST = 256
+"""Functions that are kept, of all architectures and shapes; beyond these torch would compile no more."""
 
 
 def passed(
@@ -41,16 +42,24 @@ def passed(
 @contextmanager
 def refusal() -> Iterator[None]:
     """Raises `UserError` where torch cannot compile: the pass when it is first called, its gradient after that."""
-    import torch._dynamo.exc
-    import torch._inductor.exc
+    import torch._dynamo.exc as dynamo
 
     try:
         yield
-    except (torch._dynamo.exc.TorchDynamoException, torch._inductor.exc.InductorError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise UserError(f"training.compile = true: torch cannot compile here ({reason}); leave it out") from None
+    except dynamo.TorchDynamoException as error:  # what the backend raises is one, or is wrapped in one
+        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
+        raise UserError(
+            f"training.compile = true: torch cannot compile here ({reason}); install a C++ compiler, or leave it out, "
+            "which a run that exists may too"
+        ) from None
 
 
 @cache
 def _compiled() -> Any:
-    return torch.compile(reference.passed)
+    """Sizes are symbols from the start, so that what is compiled, and its bits, do not depend on what came before."""
+    import torch._dynamo
+
+    limits: Any = torch._dynamo.config
+    name = "recompile_limit" if hasattr(limits, "recompile_limit") else "cache_size_limit"
+    setattr(limits, name, max(MOST, getattr(limits, name)))
+    return torch.compile(reference.passed, dynamic=True)

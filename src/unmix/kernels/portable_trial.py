@@ -39,7 +39,9 @@ def measure(width: int, features: int, tokens: int, device: torch.device) -> dic
     found = {"rows": float(rows), "fp32": _least(step("fp32", reference.launch))}
     try:
         seconds = _least(step("bf16", autocast.launch))
-    except (RuntimeError, NotImplementedError):  # this device, or this build of torch, has no such product
+    except torch.OutOfMemoryError:
+        raise
+    except (RuntimeError, TypeError):  # this device, or this build of torch, has no such product
         return found
     pairs = ((gradients["bf16"][name], g) for name, g in gradients["fp32"].items())
     alike = all((low - g).norm() <= APART * g.norm() for low, g in pairs)

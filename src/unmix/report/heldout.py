@@ -121,9 +121,9 @@ def _points(
     y = np.array([row[column] for _, row in rows])
     axes.scale(panel, x, "x", span=8)
     bars = np.array([2 * row[error] if error and math.isfinite(row[error]) else 0.0 for _, row in rows])
-    if error:  # a share has no decades: `_variance` sets its own limits
-        axes.scale(panel, np.append(y, y + bars), "y", span=20)
-    if error and panel.get_yscale() == "linear":
+    # a share has no decades
+    axes.scale(panel, np.append(y, y + bars), "y", span=20 if error else math.inf)
+    if panel.get_yscale() == "linear":
         panel.set_ylim(bottom=min(panel.get_ylim()[0], float((y - bars).min())))
     looks = axes.kinds([*called, *(split_name(name)[0] for name, _ in rows)])
     there = {split_name(name)[0] for name, _ in rows}

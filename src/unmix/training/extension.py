@@ -21,8 +21,8 @@ from unmix.training import checkpoint
 from unmix.training.inputs import open_inputs
 from unmix.training.lock import locked
 from unmix.training.loop import Row
-from unmix.training.manifest import check_format, check_inputs, entries, moved, read_run, sweep_schedule
-from unmix.training.run import SILENT, Watch, name_gaps, room, start_member, train_members
+from unmix.training.manifest import check_format, check_inputs, entries, read_run, sweep_schedule
+from unmix.training.run import SILENT, Watch, as_here, name_gaps, require_able, room, start_member, train_members
 from unmix.training.schedule import Schedule
 
 
@@ -98,14 +98,17 @@ def _extend(
     if every[-1][1] != recipe.training.log_every:
         every = [*(pair for pair in every if pair[0] < first), [first, recipe.training.log_every]]
     ended = sorted({step for step in ended if step <= first and step != steps})
-    write_json(folder / "extension.json", plans | {member_name: plan | {"logged": every, "ended": ended}})
+    devices = old.get("devices", []) if old else manifest.get("devices", [])[-1:]
+    record = plan | {"logged": every, "ended": ended, "devices": devices}
+    write_json(folder / "extension.json", plans | {member_name: record})
     if first >= steps:
         watch.say(f"{member_name} already has its {steps:,} steps")
         return
     inputs = open_inputs(recipe, watch.say, given, read=steps * recipe.training.batch_tokens)
     check_inputs(manifest, inputs, folder)
-    if said := moved(manifest, inputs.device):
-        watch.say(said)
+    recipe, _ = as_here(recipe, record, inputs, watch.say, manifest.get("measured") or {})
+    require_able(recipe, inputs)
+    write_json(folder / "extension.json", plans | {member_name: record})
     member = start_member(recipe, manifest, inputs, entry, folder, None, Scratch())
     checkpoint.load(member, checkpoint.step_folder(target, first) if have else start)
     if member.halted_at is not None and not have:

@@ -37,9 +37,9 @@ FORMAT = 1
 """Of run.yaml and what lies beside it (docs/formats.md)."""
 _MAY_CHANGE = (
     "name", "device", "model.device", "sinks", "choice.", "training.keep_", "training.on_", "training.log_every",
-    "training.checkpoint_every", "training.dead_after_tokens",
+    "training.checkpoint_every", "training.dead_after_tokens", "training.compile",
 )  # fmt: skip
-"""Keys in which a resumed run may differ from what it began with: no weight depends on them."""
+"""Keys in which a resumed run may differ from what it began with: no weight depends on them, but for its rounding."""
 _SCHEDULE = (
     "training.steps", "training.lr_warmup_steps", "training.decay_fraction", "training.l1_warmup_fraction",
 )  # fmt: skip
@@ -237,15 +237,16 @@ def new_manifest(recipe: RunConfig, inputs: Inputs, measured: dict[str, Any]) ->
     }
 
 
-def moved(manifest: dict[str, Any], device: torch.device) -> str:
-    """What is to be said where a run resumes on another kind of device, which is noted; else nothing."""
-    before = manifest.setdefault("devices", [str(device)])[-1]
-    if before.partition(":")[0] == device.type:
+def moved(record: dict[str, Any], device: torch.device) -> str:
+    """What is to be said where what is recorded resumes on another kind of device, which is added to its `devices`;
+    else nothing. Older records have none."""
+    earlier = record.get("devices")
+    if not earlier or earlier[-1].partition(":")[0] == device.type:
         return ""
-    manifest["devices"].append(str(device))
+    record["devices"] = [*earlier, str(device)]
     return (
-        f"this run was on {before} and resumes on {device}; both compute the same, but round differently, so its "
-        f"weights will not have the bits of a run that stayed on {before}"
+        f"this run was on {earlier[-1]} and resumes on {device}; both compute the same, but round differently, so its "
+        f"weights will not have the bits of a run that stayed on {earlier[-1]}"
     )
 
 

@@ -23,10 +23,11 @@ from unmix.config import RunConfig
 from unmix.devices import free
 from unmix.disk import require_room, size
 from unmix.errors import UserError
-from unmix.kernels.dispatch import Scratch
+from unmix.kernels.able import require
+from unmix.kernels.dispatch import Dense, Scratch
 from unmix.machine import resident
 from unmix.neighbours import Neighbours
-from unmix.precision import decide, said
+from unmix.precision import decide, reopened, said
 from unmix.runlog import (
     Logged,
     append_metrics,
@@ -111,6 +112,11 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
     held = resident()  # before the trials, whose memory is freed and used again
     if manifest is None:
         recipe, measured = settle(recipe, inputs, watch.say)
+    else:
+        recipe, measured = as_here(recipe, manifest, inputs, watch.say, manifest.get("measured") or {})
+        same = {key: manifest["recipe"].get(key) for key in ("name", "sinks")}
+        manifest |= {"measured": measured, "recipe": recipes.dump(recipe) | same}
+    require_able(recipe, inputs)
     if not force:
         require_room(folder, room(recipe, inputs, schedule, folders), f"the checkpoints of {len(whole)} members")
     rows = recipe.activations.chunk_sequences * (inputs.context or recipe.activations.sequence_length)
@@ -122,8 +128,6 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         manifest = new_manifest(recipe, inputs, measured)
     else:
         check_inputs(manifest, inputs, folder)
-        if said_of_device := moved(manifest, inputs.device):
-            watch.say(said_of_device)
         if new := [entry for entry in whole if entry.name not in manifest["members"]]:
             watch.say(f"new members: {', '.join(entry.name for entry in new)}")
             manifest["members"] |= {entry.name: of_member(recipe, inputs, entry) for entry in new}
@@ -214,6 +218,30 @@ def settle(recipe: RunConfig, inputs: Inputs, say: Say) -> tuple[RunConfig, dict
     if measured:
         say(said(recipe, measured))
     return recipe, measured
+
+
+def as_here(
+    recipe: RunConfig, record: dict[str, Any], inputs: Inputs, say: Say, measured: dict[str, Any]
+) -> tuple[RunConfig, dict[str, Any]]:
+    """(the recipe of a run that resumes, what was measured), both of this device where the run was on another kind.
+
+    `record`: that has `devices`, see `manifest.moved`. `measured`: what `decide` found where it was before.
+    """
+    if line := moved(record, inputs.device):
+        say(line)
+        recipe, found = decide(reopened(recipe, measured), largest_widths(inputs.source), say)
+        if found:
+            say(said(recipe, found))
+            measured = found
+    return recipe, measured
+
+
+def require_able(recipe: RunConfig, inputs: Inputs) -> None:
+    """Raises `UserError` if the device cannot take the portable step, where it may be taken, as the recipe asks."""
+    portable = recipe.training.kernels == "portable" or inputs.device.type != "cpu"
+    dense: Dense = "bf16" if recipe.training.dense == "bf16" and portable else "fp32"
+    if dense == "bf16" or recipe.training.compile:
+        require(inputs.device, dense, recipe.training.compile)
 
 
 def train_members(
