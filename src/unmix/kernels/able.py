@@ -27,5 +27,6 @@ def require(device: torch.device, dense: Dense, compiled: bool) -> None:
             raise
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"training.dense = bf16: {device} has no products in bf16 ({reason}); give --training.dense fp32, or another --device"
+            f"training.dense = bf16: {device} has no products in bf16 ({reason}); give --training.dense fp32, or another "
+            "--device"
         ) from None
