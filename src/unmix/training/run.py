@@ -22,7 +22,7 @@ from unmix.activations.stream import Batch, Source
 from unmix.config import RunConfig
 from unmix.devices import free
 from unmix.disk import require_room, size
-from unmix.errors import UserError
+from unmix.errors import LESS_MEMORY, UserError
 from unmix.kernels.dispatch import Scratch
 from unmix.machine import resident
 from unmix.neighbours import Neighbours
@@ -173,8 +173,8 @@ def _require_device_memory(inputs: Inputs, needed: int) -> None:
     room = free(inputs.device)
     if room is not None and needed > room:
         raise UserError(
-            f"the run needs about {size(needed)} on {inputs.device}, which has {size(room)} free; train fewer members "
-            "at once, lower training.batch_tokens or activations.chunk_sequences, or give --force"
+            f"the run needs about {size(needed)} on {inputs.device}, which has {size(room)} free; {LESS_MEMORY}, "
+            "or give --force"
         )
 
 
