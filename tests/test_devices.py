@@ -2,16 +2,33 @@
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import yaml
+from run_pairs import metrics, same, state
 
 import unmix.training.run
-from unmix import devices
+from unmix import devices, load_sae
 from unmix.cli import main
 from unmix.errors import UserError
+from unmix.training.member import Member
+
+MEMBERS = "l1-0", "l1-1", "l1-3", "l1-30"
+"""Of the tiny recipe."""
+
+
+def write_recipe(overrides: dict[str, Any], folder: Path) -> Path:
+    """tiny.yaml, from dotted keys."""
+    nested: dict[str, Any] = {}
+    for dotted, value in overrides.items():
+        section, _, key = dotted.rpartition(".")
+        (nested.setdefault(section, {}) if section else nested)[key] = value
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(nested))
+    return path
 
 
 @pytest.fixture
@@ -77,6 +94,27 @@ def test_a_device_for_the_model_that_is_not_there_is_named_before_anything_is_lo
     assert "device = cuda: " in err
 
 
+def test_an_accelerator_says_how_much_is_free(monkeypatch):
+    """Stand-ins for what torch answers on a machine that has one."""
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (5_000 + device.index, 9_000))
+    monkeypatch.setattr(torch.xpu, "mem_get_info", lambda device: (6_000 + device.index, 9_000), raising=False)
+    monkeypatch.setattr(torch.mps, "recommended_max_memory", lambda: 8_000, raising=False)
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 1_000)
+    found = [devices.free(torch.device(name)) for name in ("cuda:1", "xpu:2", "mps", "cpu")]
+    assert found == [5_001, 6_002, 7_000, None]
+    monkeypatch.setattr(torch.mps, "current_allocated_memory", lambda: 9_000)  # more than is recommended
+    assert devices.free(torch.device("mps")) == 0
+
+
+def test_an_accelerator_that_does_not_say_how_much_is_free_refuses_nothing(monkeypatch):
+    cannot = RuntimeError("The device (Intel(R) Graphics) doesn't support querying the available free memory.")
+    monkeypatch.setattr(torch.xpu, "mem_get_info", fails_by(cannot), raising=False)
+    assert devices.free(torch.device("xpu:0")) is None
+    monkeypatch.delattr(torch.xpu, "mem_get_info")
+    monkeypatch.delattr(torch.mps, "recommended_max_memory", raising=False)
+    assert devices.free(torch.device("xpu:0")) is devices.free(torch.device("mps")) is None
+
+
 def test_a_run_that_does_not_fit_on_its_device_is_refused_before_it_begins(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(unmix.training.run, "free", lambda device: 10_000_000)
@@ -85,9 +123,12 @@ def test_a_run_that_does_not_fit_on_its_device_is_refused_before_it_begins(capsy
     last = capsys.readouterr().err.splitlines()[-1]
     assert last.startswith("unmix: the run needs about ")
     assert "on cpu, which has 10.0 MB free" in last
+    for remedy in (*REMEDIES, "--force"):
+        assert remedy in last
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
+REMEDIES = ["training.batch_tokens", "sae.features", "activations.chunk_sequences", "fewer members at once"]
 OUT_OF_MEMORY = [
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nmore of it"),
     RuntimeError("MPS backend out of memory (MPS allocated: 17.10 GB). Tried to allocate 20.00 GiB on private pool."),
@@ -112,7 +153,42 @@ def test_out_of_memory_is_one_line(error, capsys, tmp_path, monkeypatch):
     err = capsys.readouterr().err
     assert err.count("\n") == 1
     assert "Tried to allocate 20.00 GiB" in err
-    assert "lower training.batch_tokens" in err
+    for remedy in REMEDIES:
+        assert remedy in err
+
+
+@pytest.mark.parametrize("kernels", ["auto", "portable"])
+def test_after_out_of_memory_inside_a_run_the_last_checkpoint_stands_and_resumes(kernels, overrides, capsys, tmp_path):
+    """In step 30 of the third of four members, when two have gone further than the checkpoint of step 20."""
+    often = {"training.steps": 40, "training.checkpoint_every": 10, "training.kernels": kernels}
+    recipe = write_recipe(overrides | often, tmp_path)
+    sweep = ["sweep", str(recipe), "--train-only", "--device", "cpu", "--runs"]
+    cut, whole, look = tmp_path / "cut" / "tiny", tmp_path / "whole" / "tiny", Member.look
+
+    def runs_out(member, *words):
+        if member.entry.name == "l1-3" and member.updates == 29:
+            raise OUT_OF_MEMORY[0]
+        return look(member, *words)
+
+    with pytest.MonkeyPatch.context() as small:
+        small.setattr(Member, "look", runs_out)
+        assert main([*sweep, str(cut.parent)]) == 2
+    said = capsys.readouterr().err.splitlines()
+    [line] = [line for line in said if "memory (" in line]
+    assert line == said[-1]
+    assert line.startswith("unmix: out of memory (CUDA out of memory. Tried to allocate 20.00 GiB.); lower ")
+    for remedy in (*REMEDIES, "under another --name", "Checkpoints that were written are kept"):
+        assert remedy in line
+    for member in MEMBERS:
+        assert max(path.name for path in (cut / "members" / member).iterdir()) == "step-000000020"
+        assert load_sae(cut / "members" / member / "step-000000020").features == 48
+
+    assert main([*sweep, str(cut.parent)]) == 0
+    assert "resuming at step 20" in capsys.readouterr().err
+    assert main([*sweep, str(whole.parent)]) == 0
+    for member in MEMBERS:
+        assert same(state(cut, member, 40), state(whole, member, 40))
+    assert metrics(cut) == metrics(whole)
 
 
 def test_out_of_memory_of_an_evaluation_says_what_makes_that_smaller(capsys, tmp_path, monkeypatch):
@@ -133,11 +209,7 @@ def test_other_errors_are_not_called_out_of_memory(tmp_path, monkeypatch):
 @pytest.mark.parametrize("kernels", ["auto", "portable"])
 def test_a_sweep_on_the_processor_needs_nothing_that_is_for_a_gpu(kernels, overrides, tmp_path):
     """All of it, from the first line of the command, in a process of its own that has no triton."""
-    nested: dict[str, Any] = {"name": overrides.pop("name")}
-    for dotted, value in (overrides | {"training.steps": 8, "training.kernels": kernels}).items():
-        section, _, key = dotted.partition(".")
-        nested.setdefault(section, {})[key] = value
-    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(nested))
+    write_recipe(overrides | {"training.steps": 8, "training.kernels": kernels}, tmp_path)
     code = (
         "import sys; sys.modules['triton'] = None; from unmix.cli import main; "
         "done = main(['sweep', 'tiny.yaml', '--device', 'cpu']); import torch; "

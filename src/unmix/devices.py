@@ -28,8 +28,20 @@ def resolve(name: str) -> torch.device:
 
 
 def free(device: torch.device) -> int | None:
-    """Bytes that are free on a CUDA device; None for others, whose memory is the machine's or is not told."""
-    return int(torch.cuda.mem_get_info(device)[0]) if device.type == "cuda" else None
+    """Bytes that are free on an accelerator; None where it does not tell, and for the processor.
+
+    On mps, whose memory is the machine's: what tensors leave of as much as Metal recommends to use.
+    """
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "xpu" and hasattr(torch.xpu, "mem_get_info"):
+        try:
+            return int(torch.xpu.mem_get_info(device)[0])
+        except RuntimeError:  # Intel's integrated GPUs do not support the question (pytorch issue 159728)
+            return None
+    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
+        return max(0, torch.mps.recommended_max_memory() - torch.mps.current_allocated_memory())
+    return None
 
 
 def at_rest(device: torch.device) -> float:

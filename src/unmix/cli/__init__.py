@@ -30,7 +30,7 @@ from unmix.cli.show import add_show
 from unmix.cli.sweep import add_sweep
 from unmix.cli.verify import add_verify
 from unmix.disk import REFUSALS
-from unmix.errors import UserError
+from unmix.errors import LESS_MEMORY, UserError
 from unmix.machine import keep_freed_memory
 from unmix.neighbours import yield_where_busy
 
@@ -97,10 +97,7 @@ def _smaller(words: Sequence[str]) -> str:
     """What to lower where a command ran out of memory."""
     command = next((word for word in words if not word.startswith("-")), "")
     if command in ("sweep", "extend"):
-        return (
-            "lower training.batch_tokens, sae.features or activations.chunk_sequences, or train fewer members at once, "
-            "under another --name. Checkpoints that were written are kept"
-        )
+        return f"{LESS_MEMORY}, under another --name. Checkpoints that were written are kept"
     if command == "evaluate":
         return "give --batch 1, or --device cpu"
     return "give it less at once, or a device with more memory"

@@ -15,7 +15,6 @@ from typing import Any
 from torch import Tensor
 
 from unmix.dictionary.terms import AuxK, L0Target, Pass, PreActivation
-from unmix.errors import UserError
 from unmix.kernels import reference
 from unmix.kernels.task import Task
 
@@ -39,19 +38,19 @@ def passed(
     return found
 
 
+class CannotCompile(Exception):
+    """torch cannot compile on this machine, or not this."""
+
+
 @contextmanager
-def refusal() -> Iterator[None]:
-    """Raises `UserError` where torch cannot compile: the pass when it is first called, its gradient after that."""
+def attempt() -> Iterator[None]:
+    """Raises `CannotCompile`, in one line: the pass is compiled when it is first called, its gradient after that."""
     import torch._dynamo.exc as dynamo
 
     try:
         yield
     except dynamo.TorchDynamoException as error:  # what the backend raises is one, or is wrapped in one
-        reason = " ".join(str(error).split("\n")[:2]).strip() or type(error).__name__
-        raise UserError(
-            f"training.compile = true: torch cannot compile here ({reason}); install a C++ compiler, or leave it out, "
-            "which a run that exists may too"
-        ) from None
+        raise CannotCompile(" ".join(str(error).split("\n")[:2]).strip() or type(error).__name__) from None
 
 
 @cache

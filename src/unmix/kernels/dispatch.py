@@ -225,7 +225,7 @@ class Step:
         words = x_BD, y_BE, weights, gradients, task
         if not self.compiled:
             return tiles.launch(*words, launch)
-        with compiled.refusal():
+        with compiled.attempt():
             return tiles.launch(*words, partial(launch, passed=compiled.passed))
 
     def _on_gpu(self, x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task: Task) -> Sums:

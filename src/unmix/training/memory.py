@@ -19,12 +19,14 @@ from importlib.util import find_spec
 import torch
 
 from unmix.activations.stream import Source
-from unmix.config import RunConfig
-from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Gated, TopK
+from unmix.config import RunConfig, SAEConfig, TrainingConfig
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, TopK
 from unmix.dictionary.table import MORE, nonlinearity, objective
-from unmix.kernels import dead, dense, dense_bf16, find, tiles
+from unmix.dictionary.terms import AuxK, SquaredError
+from unmix.kernels import cpu, dead, dense, dense_bf16, find, tiles
 from unmix.kernels.dispatch import BORDER, HYSTERESIS, always_sparse, dense_numbers, is_plain
-from unmix.kernels.task import Task
+from unmix.kernels.task import Noise, Task
+from unmix.training import revive
 from unmix.training.member import Entry
 from unmix.training.revive import AUXK_SHARE
 
@@ -50,18 +52,36 @@ def on_device(recipe: RunConfig, source: Source, entries: Sequence[Entry], rows:
 
 
 def _step_on_device(recipe: RunConfig, source: Source, entry: Entry, kernels: bool) -> int:
-    """Bytes of a member's step, by `kernels.gpu` where these are used and know it, else by the definition."""
+    """Bytes of a member's steps: by `kernels.gpu` where these are used and know them, else by the definition.
+
+    A member may take both in turn (dense steps, or those that revive dead features), and the kernels' arrays are kept.
+    """
     (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
-    B, phi = training.batch_tokens, nonlinearity(sae, entry.l0 or 1.0)
-    rows = 4 * B * D * (3 + len(sae.prefixes or ()))  # x, the error in double, and a gradient for each prefix
-    if not kernels or isinstance(phi, Gated):
-        at_once = B if sae.auxk_coefficient or isinstance(phi, BatchTopK) else min(B, tiles.tokens(F))
-        return rows + AUTOGRAD * 4 * at_once * F + 8 * D * F
+    B, tasks = training.batch_tokens, _tasks(sae, training, D)
+    found = 4 * B * D * (3 + len(sae.prefixes or ()))  # x, the error in double, and a gradient for each prefix
+    if kernels:
+        from unmix.kernels.gpu_covers import covers, dense_covers
+
+        if any(covers(task) for task in tasks):
+            found += _by_kernels(sae, training, D, F, entry.l0 or 1.0)
+        # the others are not known by them, or not while much is active
+        tasks = tuple(task for task in tasks if not (covers(task) and (always_sparse(task) or dense_covers(task))))
+    return found + max((_by_definition(task, B, D, F) for task in tasks), default=0)
+
+
+def _by_definition(task: Task, B: int, D: int, F: int) -> int:
+    """Bytes of a step by autograd, on as many tokens at once as `tiles` takes, and of the gradients of a tile."""
+    whole = task.term(AuxK) or isinstance(task.phi, BatchTopK)
+    return AUTOGRAD * 4 * (B if whole else min(B, tiles.tokens(F))) * F + 16 * D * F
+
+
+def _by_kernels(sae: SAEConfig, training: TrainingConfig, D: int, F: int, l0: float) -> int:
+    """Bytes of what steps by `kernels.gpu` make, beside x and what has its shape."""
     from unmix.kernels.gpu_workspace import DENSE_ABOVE, TILE_BYTES
 
-    whole = isinstance(phi, BatchTopK)
-    tile = 4 * F * (B if whole else min(B, max(1, TILE_BYTES // (4 * F))))
-    k = (entry.l0 or 1.0) * (MORE if sae.multi_k else 1)
+    B, phi = training.batch_tokens, nonlinearity(sae, l0)
+    tile = 4 * F * (B if isinstance(phi, BatchTopK) else min(B, max(1, TILE_BYTES // (4 * F))))
+    k = l0 * (MORE if sae.multi_k else 1)
     if isinstance(phi, TopK | AbsTopK | BatchTopK):
         group = min(64, max(1, F // (6 * math.ceil(k))))  # the largest of each group of features, at least and at most
         arrays, entries = 1 + 2 / group, 1.5 * k * B
@@ -71,7 +91,18 @@ def _step_on_device(recipe: RunConfig, source: Source, entry: Entry, kernels: bo
     beside = 8 * D * F if sae.multi_k or sae.aligned else 0
     if sae.auxk_coefficient or sae.preactivation_coefficient:
         beside += 16 * D * F + int(12 * AUXK_SHARE * B * F)
-    return rows + int(arrays * 17 / 16 * tile) + int(40 * entries) + beside
+    return int(arrays * 17 / 16 * tile) + int(40 * entries) + beside
+
+
+def _tasks(sae: SAEConfig, training: TrainingConfig, D: int) -> tuple[Task, ...]:
+    """What steps of a member are for: the usual ones and, if it revives dead features, those that do."""
+    phi, drawn = nonlinearity(sae), None
+    if sae.random_prefixes:
+        drawn = tuple(range(sae.features - sae.random_prefixes, sae.features + 1))
+    terms = objective(sae, k=1.0, norm_power=training.norm_power, sparsity=1.0, prefixes=drawn)
+    usual = Task(phi, terms, Noise(sae.noise, 0) if sae.noise else None)
+    reviving = revive.terms(sae, phi, SquaredError(training.norm_power), D, torch.zeros(1, dtype=torch.int64))
+    return (usual, usual._replace(objective=(*terms, *reviving))) if reviving else (usual,)
 
 
 def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int:
@@ -81,17 +112,13 @@ def _scratch(recipe: RunConfig, source: Source, entries: Sequence[Entry]) -> int
     for entry in entries:
         (D, F), (sae, training) = _shape(recipe, source, entry), recipe.of_variant(entry.variant)
         numbers = dense_numbers("bf16" if training.dense == "bf16" else "fp32", nonlinearity(sae), bool(sae.noise))
-        drawn = tuple(range(F - sae.random_prefixes, F + 1)) if sae.random_prefixes else None
-        terms = objective(sae, k=1.0, norm_power=training.norm_power, sparsity=1.0, prefixes=drawn)
-        task = Task(nonlinearity(sae), terms)
-        by_definition = training.kernels == "portable"
-        if always_sparse(task) and not by_definition:
+        tasks, portable = _tasks(sae, training, D), training.kernels == "portable"
+        for task in tasks:
+            known = is_plain(task) or (always_sparse(task) and cpu.covers(task))
+            if portable or not known:  # one member at a time
+                by_autograd = max(by_autograd, _by_definition(task, B, D, F))
+        if portable or not is_plain(tasks[0]):
             pass
-        elif not is_plain(task) or by_definition:  # autograd, one member at a time
-            # and the gradients of a tile of tokens, unless AuxK needs the batch in one piece
-            whole = sae.auxk_coefficient or isinstance(task.phi, BatchTopK)
-            at_once = B if whole else min(B, tiles.tokens(F))
-            by_autograd = max(by_autograd, AUTOGRAD * 4 * at_once * F + 16 * D * F)
         elif numbers == "bf16":
             dense_of[numbers, F, D] = 2 * max(dense_bf16.TILE_BYTES, 128 * F) + 6 * D * F
         else:

@@ -22,8 +22,7 @@ from unmix.activations.stream import Batch, Source
 from unmix.config import RunConfig
 from unmix.devices import free
 from unmix.disk import require_room, size
-from unmix.errors import UserError
-from unmix.kernels.able import require
+from unmix.errors import LESS_MEMORY, UserError
 from unmix.kernels.dispatch import Dense, Scratch
 from unmix.machine import resident
 from unmix.neighbours import Neighbours
@@ -42,6 +41,7 @@ from unmix.runlog import (
 )
 from unmix.sinks import open_sinks
 from unmix.training import checkpoint, memory
+from unmix.training.able import compiling, require
 from unmix.training.inputs import Inputs, Say, activations_read, as_new, open_inputs, pinned, store_recipe, with_matmul
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
@@ -177,8 +177,8 @@ def _require_device_memory(inputs: Inputs, needed: int) -> None:
     room = free(inputs.device)
     if room is not None and needed > room:
         raise UserError(
-            f"the run needs about {size(needed)} on {inputs.device}, which has {size(room)} free; train fewer members "
-            "at once, lower training.batch_tokens or activations.chunk_sequences, or give --force"
+            f"the run needs about {size(needed)} on {inputs.device}, which has {size(room)} free; {LESS_MEMORY}, "
+            "or give --force"
         )
 
 
@@ -300,21 +300,22 @@ def train_members(
     sinks = open_sinks(list(recipe.sinks), metrics.parent, recipes.dump(recipe))
     neighbours, on_host = Neighbours(), all(member.weights["b_enc"].device.type == "cpu" for member in members)
     try:
-        train(
-            members,
-            inputs.source,
-            schedule,
-            first=first,
-            upto=upto,
-            logged=set(logged_steps(first, schedule.steps, every, [schedule.steps])),
-            checkpoint_every=t.checkpoint_every,
-            dead_after_tokens=t.dead_after_tokens,
-            log=log,
-            save=save,
-            say=watch.say,
-            stop=watch.stop,
-            seconds=max(spent, default=0.0),
-        )
+        with compiling():
+            train(
+                members,
+                inputs.source,
+                schedule,
+                first=first,
+                upto=upto,
+                logged=set(logged_steps(first, schedule.steps, every, [schedule.steps])),
+                checkpoint_every=t.checkpoint_every,
+                dead_after_tokens=t.dead_after_tokens,
+                log=log,
+                save=save,
+                say=watch.say,
+                stop=watch.stop,
+                seconds=max(spent, default=0.0),
+            )
     finally:
         for _, close in sinks:
             close()

@@ -5,7 +5,8 @@ import torch
 
 from unmix.cli import main
 from unmix.errors import UserError
-from unmix.kernels import able, autocast, compiled
+from unmix.kernels import autocast, compiled
+from unmix.training import able
 
 CPU = torch.device("cpu")
 
