@@ -143,6 +143,28 @@ def test_the_compiled_portable_step_is_checked_and_one_that_is_not_compiled_is_w
     assert checks.left_out[:2] == ["portable compiled relu", "portable compiled tanh_relu"]
 
 
+@pytest.mark.parametrize(("part", "by"), [("check_portable", 1.0001), ("check_portable_bf16", 1.2)])
+def test_a_portable_step_that_is_off_is_wrong(part, by, monkeypatch, capsys):
+    import gpu_checks
+    import gpu_portable
+
+    class Off(gpu_portable.Step):
+        def __call__(self, x_BD, y_BE, weights, gradients, task):
+            sums = super().__call__(x_BD, y_BE, weights, gradients, task)
+            gradients["b_enc"].mul_(by)
+            return sums
+
+    monkeypatch.setattr(gpu_portable, "Step", Off)
+    every, checks = gpu_portable.pairs, gpu_checks.Checks()
+    monkeypatch.setattr(gpu_portable, "pairs", lambda *shape, **keys: every(*shape, **keys)[:3])
+    getattr(gpu_portable, part)(checks, "cpu", tiny=True)
+    torch.use_deterministic_algorithms(False)
+    assert [row["check"] for row in checks.rows if not row["ok"]] == [
+        row["check"] for row in checks.rows if row["check"].endswith("b_enc")
+    ]
+    assert "WRONG" in capsys.readouterr().out
+
+
 def test_the_portable_step_and_its_members_are_timed(monkeypatch):
     import gpu_late
     import gpu_times
