@@ -6,11 +6,13 @@ import math
 import os
 import traceback
 import warnings
+from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 import torch
+from gpu_clock import late
 from gpu_problem import away, exact, formulas, rows, task
 from torch import Tensor
 
@@ -28,8 +30,10 @@ NEAR = 1e-5  # ||out - ref|| / ||ref||, for sums in float32
 class Checks:
     """What was compared, how far apart it was, and whether that is near enough."""
 
-    def __init__(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+    def __init__(self, until: float = math.inf) -> None:
+        self.until, self.rows = until, list[dict[str, Any]]()
+        self.left_out: list[str] = []
+        """What there was no time for: nothing is begun after `until`, by `time.monotonic`."""
 
     def add(self, name: str, far: float, near: float = NEAR) -> None:
         self.rows.append({"check": name, "far": far, "near": near, "ok": far <= near})
@@ -44,13 +48,14 @@ class Checks:
         print(f"  {prefix:<10} {right} of {len(rows)} right, at most {far:.2g} away", flush=True)
 
 
-def check(device: str, tiny: bool) -> Checks:
-    """Every kernel on random inputs (torch's seed is the caller's), with poisoned outputs."""
-    checks = Checks()
+def check(device: str, tiny: bool, compiled: bool = False, until: float = math.inf) -> Checks:
+    """Every kernel on random inputs (torch's seed is the caller's), with poisoned outputs; and the portable step,
+    `compiled` too."""
+    checks = Checks(until)
     if tiny:
         gpu_find.CHUNK, gpu_largest.BLOCK, gpu_sparse.GATHERED = 16, 16, 32  # several rounds at sizes this small
     torch.use_deterministic_algorithms(True)  # what is not repeatable raises, and new memory is full of NaN
-    for part in (
+    parts = (
         check_steps,
         check_rows,
         check_near,
@@ -59,16 +64,31 @@ def check(device: str, tiny: bool) -> Checks:
         check_noise,
         check_adam,
         check_members,
-    ):
+        *portable_parts(compiled),
+    )
+    for part in parts:
+        if late(until):
+            checks.left_out.append(part.__name__)
+            continue
         try:
             part(checks, device, tiny)
         except Exception as error:  # the other checks, and the timings, are worth having
             traceback.print_exc()
             checks.add(f"{part.__name__}: {type(error).__name__}: {error}", math.inf)
     torch.use_deterministic_algorithms(False)
-    for prefix in ("step", "row", "near", "stop", "noise", "adam", "late"):
+    for prefix in ("step", "row", "near", "stop", "noise", "adam", "late", "portable"):
         checks.worst(prefix)
     return checks
+
+
+def portable_parts(compiled: bool) -> tuple[Callable[[Checks, str, bool], None], ...]:
+    """The checks of the portable step, where its packages are."""
+    if find_spec("numba") is None:
+        print("  portable   left out: numba is not installed", flush=True)
+        return ()
+    from gpu_portable import check_compiled, check_portable, check_portable_bf16
+
+    return check_portable, check_portable_bf16, *((check_compiled,) if compiled else ())
 
 
 def check_steps(checks: Checks, device: str, tiny: bool) -> None:

@@ -8,14 +8,17 @@ from __future__ import annotations
 import math
 import time
 import warnings
+from itertools import product
 from typing import Any
 
 import torch
+from gpu_clock import COMPILE, LATE, late
 from gpu_problem import away
 
 from unmix.activations.mask import Mask
 from unmix.activations.stream import Batch
 from unmix.config import EVERY_TOKEN, SAEConfig, TrainingConfig
+from unmix.errors import UserError
 from unmix.training.late import EVERY, Late
 from unmix.training.measure import measure
 from unmix.training.member import Entry, Member, new_member
@@ -40,6 +43,9 @@ def check_late(checks: Any, device: str, *, D: int = 256, F: int = 2000, B: int 
     batches = [_batch(number, D, B, device) for number in range(2 * EVERY)]
     batches[5].activations["h"][0, 0] = math.nan
     for name, l0 in ROWS.items():
+        if late(checks.until):
+            checks.left_out.append(f"late {name}")
+            continue
         selection = "tf32" if name.endswith("tf32") else "fp32"
         architecture = name.partition(",")[0]
         mine, theirs = (_member(architecture, l0, D, F, kernels, device, selection) for kernels in ("auto", "portable"))
@@ -68,13 +74,21 @@ TIMED = (256, 1024, 4096)
 """Tokens of a batch."""
 
 
-def time_members(D: int = 768, F: int = 10_000, l0: float = 60.0, steps: int = 80) -> list[dict[str, Any]]:
-    """ms of a whole step, by the host's clock, of a member that has settled: launched one by one and replayed."""
+def time_members(
+    until: float = math.inf, D: int = 768, F: int = 10_000, l0: float = 60.0, steps: int = 80
+) -> list[dict[str, Any]]:
+    """ms of a whole step, by the host's clock, of a member that has settled: launched one by one and replayed.
+
+    None is begun after `until`.
+    """
     print(f"\na member's step, D={D}, F={F:,}, L0 {l0:g}: ms launched, replayed, replayed in tf32", flush=True)
     found = []
     for name in ("relu", "jumprelu", "topk", "batchtopk", "matryoshka"):
         row: dict[str, Any] = {"member": name, "D": D, "F": F, "l0": l0}
         for B in TIMED:
+            if late(until):
+                row[f"{B} tokens not timed"] = LATE
+                continue
             batches = [_batch(number, D, B, "cuda") for number in range(EVERY)]
             member = _member(name, l0, D, F, "auto", "cuda")
             taking, first = Late(member, Schedule(10**6, 10, 10, 0)), 320 if name in ("relu", "jumprelu") else 40
@@ -88,9 +102,54 @@ def time_members(D: int = 768, F: int = 10_000, l0: float = 60.0, steps: int = 8
                 _steps(taking, batches, first + 2 * EVERY, steps)
                 row[f"{how}_{B}"], first = 1e3 * (time.perf_counter() - began) / steps, first + 2 * EVERY + steps
             torch.cuda.empty_cache()
-        cells = [f"{B} tokens " + ", ".join(f"{row[f'{how}_{B}']:.2f}" for how in HOW) for B in TIMED]
+        cells = [
+            f"{B} tokens " + ", ".join(f"{row[f'{how}_{B}']:.2f}" for how in HOW)
+            for B in TIMED
+            if f"{HOW[0]}_{B}" in row
+        ]
         print(f"{name:<10} " + "; ".join(cells), flush=True)
         found.append(row)
+    return found
+
+
+PORTABLE = (256, 4096)
+WAYS = ("fp32", "bf16", "compiled")
+
+
+def time_portable_members(
+    compiled: bool, until: float = math.inf, device: str = "cuda", D: int = 768, F: int = 10_000, steps: int = 16
+) -> list[dict[str, Any]]:
+    """ms of a whole step, by the host's clock, of members that take the portable step, which a gated one always does.
+
+    Compiled only at the most tokens.
+    """
+    print(f"\na member's portable step, D={D}, F={F:,}: ms in fp32, in bf16, compiled", flush=True)
+    found = []
+    for name, B in product(("relu", "gated"), PORTABLE):
+        row: dict[str, Any] = {"member": name, "row": f"{B} tokens", "D": D, "F": F, "B": B}
+        found.append(row)
+        if late(until):
+            row["not_timed"] = LATE
+            continue
+        batches = [_batch(number, D, B, device) for number in range(EVERY)]
+        member = _member(name, None, D, F, "portable", device)
+        taking, first, most = Late(member, Schedule(10**6, 10, 10, 0)), 0, max(PORTABLE) == B
+        for way in WAYS:
+            if way == "compiled" and not (compiled and most):
+                continue
+            if way == "compiled" and late(until, COMPILE):
+                row[f"{way} not timed"] = LATE
+                continue
+            member.step.dense, member.step.compiled = "bf16" if way == "bf16" else "fp32", way == "compiled"
+            try:
+                _steps(taking, batches, first, EVERY)
+                began = time.perf_counter()
+                _steps(taking, batches, first + EVERY, steps)
+            except UserError as error:  # torch cannot compile here
+                row[f"{way} not timed"] = str(error)
+                break
+            row[way], first = 1e3 * (time.perf_counter() - began) / steps, first + EVERY + steps
+        print(f"{name:<10} {B} tokens " + ", ".join(f"{row[way]:.2f}" for way in WAYS if way in row), flush=True)
     return found
 
 

@@ -8,11 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
+from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Gated, JumpRelu, Nonlinearity, Relu, TanhRelu, TopK
 from unmix.dictionary.terms import (
     L0,
     L1,
     AuxK,
+    Gate,
+    GateError,
     L0Target,
     MoreActive,
     PreActivation,
@@ -41,7 +43,7 @@ def task(
 BANDWIDTH = 1 / 8
 
 
-def rows(F: int, k: int, device: str) -> dict[str, Task]:
+def rows(F: int, k: int, device: str, bandwidth: float = BANDWIDTH) -> dict[str, Task]:
     """Every row of the table that the kernels know, with all that it may be trained for beside.
 
     AuxK takes all the dead features: of equal ones, torch may take others in float64.
@@ -49,7 +51,7 @@ def rows(F: int, k: int, device: str) -> dict[str, Task]:
     dead_N = torch.arange(0, F, max(1, F // 8), device=device)
     auxk, pulled = (0.3, AuxK(len(dead_N), dead_N, 3)), (0.3, PreActivation(dead_N))
     prefixes = tuple(sorted({max(1, F // 32), max(1, F // 5), F}))
-    error, jump = SquaredError(1), JumpRelu(BANDWIDTH)
+    error, jump = SquaredError(1), JumpRelu(bandwidth)
     topk, abstopk, batchtopk = TopK(k), AbsTopK(k), BatchTopK(k + 0.5)
     nested = SquaredError(0, prefixes)
     return {
@@ -60,10 +62,31 @@ def rows(F: int, k: int, device: str) -> dict[str, Task]:
         "abstopk": Task(abstopk, ((1.0, error), (0.3, AuxK(len(dead_N), dead_N, 1, True)))),
         "batchtopk": Task(batchtopk, ((1.0, error), auxk)),
         "matryoshka": Task(batchtopk, ((1.0, nested),), unit_norm=True),
-        "jumprelu": Task(jump, ((1.0, error), (0.3, L0(BANDWIDTH)))),
-        "jumprelu_tanh": Task(JumpRelu(BANDWIDTH, to_input=True), ((1.0, error), (0.3, Tanh()), pulled)),
-        "jumprelu_quadratic": Task(jump, ((1.0, nested), (0.3, L0Target(float(k), BANDWIDTH)))),
+        "jumprelu": Task(jump, ((1.0, error), (0.3, L0(bandwidth)))),
+        "jumprelu_tanh": Task(JumpRelu(bandwidth, to_input=True), ((1.0, error), (0.3, Tanh()), pulled)),
+        "jumprelu_quadratic": Task(jump, ((1.0, nested), (0.3, L0Target(float(k), bandwidth)))),
     }
+
+
+def all_rows(F: int, k: int, device: str, bandwidth: float = BANDWIDTH) -> dict[str, Task]:
+    """Those and the one that only the portable step knows."""
+    error = SquaredError(1)
+    gated = Task(Gated(), ((1.0, error), (0.3, Gate()), (1.0, GateError(error))))
+    return rows(F, k, device, bandwidth) | {"gated": gated}
+
+
+def without_dead(asked: Task) -> Task:
+    """Without what revives dead features."""
+    kept = tuple(row for row in asked.objective if not isinstance(row[1], AuxK | PreActivation))
+    return asked._replace(objective=kept)
+
+
+def own(weights: Weights, asked: Task) -> Weights:
+    """Those that the task's nonlinearity reads, with rows of length 1 where it is trained so."""
+    others = {"threshold", "r_mag", "b_mag"} - asked.phi.start(1).keys()
+    kept = {name: w for name, w in weights.items() if name not in others}
+    unit = {"W_dec": kept["W_dec"] / kept["W_dec"].norm(dim=1, keepdim=True)} if asked.unit_norm else {}
+    return kept | unit
 
 
 def formulas(
@@ -111,6 +134,18 @@ def exact(weights: Weights) -> Weights:
     lengths_F = torch.tensor([1.0, 0.5, 2.0], device=W_FE.device)[feature_F % 3]
     theta_F = (feature_F % 64) / 512 + 1 / 4096
     return weights | {"W_dec": row_FE * lengths_F[:, None], "threshold": theta_F}
+
+
+def magnitudes(weights: Weights) -> Weights:
+    """The same with r and b_mag of a gate, such that no magnitude is near 0 where the gate is open.
+
+    Of every second feature r is 0 and the magnitude exact in float32, of either sign; those of the others are above 0.
+    """
+    b_F = weights["b_enc"]
+    odd_F = torch.arange(len(b_F), device=b_F.device) % 2 == 1
+    r_F = torch.where(odd_F, 0.6 * torch.rand_like(b_F), 0)
+    exact_F = (torch.randn_like(b_F) * b_F.abs() * 512).round() / 512 + 1 / 1024
+    return weights | {"r_mag": r_F, "b_mag": torch.where(odd_F, 2 * b_F.abs() + 1, exact_F)}
 
 
 def away(out: Any, ref: Any) -> float:

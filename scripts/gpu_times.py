@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import sys
-import time
 import types
 from collections.abc import Callable
 from itertools import pairwise, product
 from typing import Any
 
 import torch
-from gpu_problem import formulas, task
+from gpu_clock import COMPILE, LATE, late
+from gpu_problem import all_rows, formulas, magnitudes, own, task
 from torch import Tensor
 
 from unmix.bench.step_gpu import like, problem, tasks, time_row
 from unmix.kernels import gpu, gpu_adam, gpu_floor
 from unmix.kernels.gpu_floor import median_ms
-from unmix.kernels.gpu_workspace import Workspace
+from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.task import Adam, Weights
 
 SHAPES = {"S": (768, 10_000, 4096, 100), "M": (2304, 65_536, 8192, 100), "L": (4096, 131_072, 16_384, 64)}
@@ -51,8 +52,8 @@ def time_phases(best: dict[str, float], until: float) -> list[dict[str, Any]]:
         for (name, asked), near in product(tasks(L0_).items(), (False, True)):
             row = {"size": size, "row": f"{name}, {'tf32' if near else 'fp32'}", "D": D, "F": F, "B": B}
             try:
-                if time.monotonic() > until:
-                    row["not_timed"] = "no time left for it"
+                if late(until):
+                    row["not_timed"] = LATE
                     found.append(row)
                     continue
                 row |= time_row(D, F, B, L0_, asked, best, quick, DEVICE, near)
@@ -67,14 +68,18 @@ def time_phases(best: dict[str, float], until: float) -> list[dict[str, Any]]:
     return found
 
 
-def crossover() -> list[dict[str, Any]]:
-    """Where a sparse step takes as long as a dense one, as a share of (B, F); between two densities by a line."""
+def crossover(until: float = math.inf) -> list[dict[str, Any]]:
+    """Where a sparse step takes as long as a dense one, as a share of (B, F); between two densities by a line. None is
+    begun after `until`, as in all that follow."""
     print("\nsparse and dense, ms by active share")
     found = []
     for size in ("S", "M"):
         D, F, B, _ = SHAPES[size]
         row: dict[str, Any] = {"size": size, "density": [], "sparse": [], "dense": []}
         for density in DENSITIES:
+            if late(until):
+                row[f"from a density of {density:g} on not timed"] = LATE
+                break
             x_BD, weights = problem(B, D, F, density * F, DEVICE, skewed=True)
             gradients, workspace, asked = like(weights, 0.0), Workspace(F, weights["b_enc"]), task(0.3)
             taken = gpu.step(x_BD, x_BD, weights, gradients, asked, workspace)
@@ -98,11 +103,14 @@ def meeting(density: list[float], sparse: list[float | None], dense: list[float 
     return None
 
 
-def time_adam(best: dict[str, float]) -> list[dict[str, Any]]:
+def time_adam(best: dict[str, float], until: float = math.inf) -> list[dict[str, Any]]:
     """An update of S and M against torch's fused one, and the time to read g, m, v, W and write m, v, W."""
     print("\nupdate, ms          ours  with unit norm  torch fused  floor")
     found = []
     for size in ("S", "M"):
+        if late(until):
+            found.append({"size": size, "not_timed": LATE})
+            continue
         D, F, _, _ = SHAPES[size]
         row = {"size": size, "floor": 7 * 4 * (2 * D * F + D + F) / best["copy_tb_per_s"] / 1e9} | time_update(D, F)
         widths = {"ours": 8, "unit_norm": 15, "torch_fused": 12, "floor": 6}
@@ -130,7 +138,38 @@ def time_update(D: int, F: int) -> dict[str, Any]:
     }
 
 
-def rivals(compiled: bool) -> list[dict[str, Any]]:
+WAYS: dict[str, dict[str, Any]] = {"fp32": {}, "bf16": {"dense": "bf16"}, "compiled": {"compiled": True}}
+"""Of the portable step."""
+
+
+def time_portable(compiled: bool, until: float = math.inf) -> list[dict[str, Any]]:
+    """ms of a gradient of S by the portable step: of a relu, beside the kernels of `rivals`, and of a gate."""
+    from unmix.kernels.dispatch import Step  # needs more packages than the kernels do
+
+    D, F, B, active = SHAPES["S"]
+    print(f"\nthe portable step, D={D}, F={F:,}, B={B:,}, ms")
+    x_BD, weights = problem(B, D, F, active, DEVICE, skewed=True)
+    every, found = magnitudes(weights), []
+    for (name, asked), way in product([(name, all_rows(F, active, DEVICE)[name]) for name in ("relu", "gated")], WAYS):
+        if way == "compiled" and not compiled:
+            continue
+        row: dict[str, Any] = {"size": "S", "row": f"{name}, {way}", "D": D, "F": F, "B": B}
+        found.append(row)
+        if late(until, COMPILE if way == "compiled" else 0.0):
+            row["not_timed"] = LATE
+            continue
+        kept, step, stop_1 = own(every, asked), Step(portable=True, **WAYS[way]), go(x_BD)
+        words = x_BD, x_BD, kept, like(kept, 0.0), asked, stop_1
+        try:
+            row["ms"] = median_ms(lambda words: step.launch(*words), [words])  # noqa: B023
+        except Exception as error:  # torch may not compile here: the other rows are worth having
+            row["not_timed"] = f"{type(error).__name__}: {str(error)[:200]}"
+        print(f"{row['row']:<16} {cell(row.get('ms'), 8, 3)}", flush=True)
+        torch.cuda.empty_cache()
+    return found
+
+
+def rivals(compiled: bool, until: float = math.inf) -> list[dict[str, Any]]:
     """A gradient of S in plain torch, whole and through torch.compile, and by eai-sparsify; ours beside them."""
     D, F, B, active = SHAPES["S"]
     x_BD, weights = problem(B, D, F, active, DEVICE, skewed=True)
@@ -147,6 +186,9 @@ def rivals(compiled: bool) -> list[dict[str, Any]]:
         others["compiled"] = lambda: lambda x: whole(x, weights, asked)
         whole = torch.compile(formulas, dynamic=False)
     for name, make in others.items():
+        if late(until, COMPILE if name == "compiled" else 0.0):
+            row[f"{name} not timed"] = LATE
+            continue
         try:
             row[name] = median_ms(make(), inputs)
         except Exception as error:  # a rival that is not there, or does not run here

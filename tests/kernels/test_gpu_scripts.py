@@ -6,12 +6,22 @@ import os
 import runpy
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+import torch
+from contract.cases import ARCHITECTURES
 from gpu_cases import DEVICE, ROOT, small_blocks
+
+from unmix.kernels import compiled, reference
 
 pytest.importorskip("triton", reason="the GPU kernels need triton: pip install -e '.[gpu]'")
 SCRIPT = str(ROOT / "scripts/check_gpu.py")
+
+
+@pytest.fixture(autouse=True)
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
 
 
 def python(*args: str) -> subprocess.CompletedProcess[str]:
@@ -39,6 +49,10 @@ def test_the_script_checks_in_the_interpreter(tmp_path):
     found = json.loads((tmp_path / "gpu.json").read_text())
     assert len(found["checks"]) > 100
     assert all(check["ok"] for check in found["checks"])
+    assert found["not_done"] == []
+    for how in ("portable", "portable bf16"):
+        rows = {check["check"].removeprefix(how + " ").split()[0] for check in found["checks"] if how in check["check"]}
+        assert rows >= set(ARCHITECTURES), how
 
 
 def test_every_kernel_compiles_for_gpus_that_are_not_there():
@@ -98,6 +112,185 @@ def table_of(rows, best):
     found = {"gpu": "a GPU", "memory_gb": 80.0, "torch": "2.13", "settings": settings, "best": best}
     found |= {"auto": {"selection": "tf32", "border": 0.07}}
     return table(found | {"rows": {row["row"]: row for row in rows}})
+
+
+def test_the_compiled_portable_step_is_checked_and_one_that_is_not_compiled_is_wrong(monkeypatch):
+    """torch.compile is the test's own: how many functions it made is what torch counts."""
+    import gpu_checks
+    import gpu_portable
+    from torch._dynamo.utils import counters
+
+    def compiling(*words):
+        counters["stats"]["unique_graphs"] += made
+        return reference.passed(*words)
+
+    monkeypatch.setattr(compiled, "_compiled", lambda: compiling)
+    monkeypatch.setattr(gpu_portable.shutil, "which", lambda name: name)
+    every = gpu_portable.pairs
+    for made in (1, 0):
+        if not made:
+            monkeypatch.setattr(gpu_portable, "pairs", lambda *shape: every(*shape)[:2])
+        checks = gpu_checks.Checks()
+        gpu_portable.check_compiled(checks, "cpu", tiny=True)
+        torch.use_deterministic_algorithms(False)
+        was = [row["ok"] for row in checks.rows if row["check"].endswith("it was")]
+        assert len(was) == (len(ARCHITECTURES) if made else 2)  # not jumprelu_quadratic, but topk twice
+        assert was == [bool(made)] * len(was)
+        assert all(row["ok"] for row in checks.rows if not row["check"].endswith("it was"))
+    checks = gpu_checks.Checks(until=0.0)
+    gpu_portable.check_compiled(checks, "cpu", tiny=True)
+    assert checks.rows == []
+    assert checks.left_out[:2] == ["portable compiled relu", "portable compiled tanh_relu"]
+
+
+@pytest.mark.parametrize(("part", "by"), [("check_portable", 1.0001), ("check_portable_bf16", 1.2)])
+def test_a_portable_step_that_is_off_is_wrong(part, by, monkeypatch, capsys):
+    import gpu_checks
+    import gpu_portable
+
+    class Off(gpu_portable.Step):
+        def __call__(self, x_BD, y_BE, weights, gradients, task):
+            sums = super().__call__(x_BD, y_BE, weights, gradients, task)
+            gradients["b_enc"].mul_(by)
+            return sums
+
+    monkeypatch.setattr(gpu_portable, "Step", Off)
+    every, checks = gpu_portable.pairs, gpu_checks.Checks()
+    monkeypatch.setattr(gpu_portable, "pairs", lambda *shape, **keys: every(*shape, **keys)[:3])
+    getattr(gpu_portable, part)(checks, "cpu", tiny=True)
+    torch.use_deterministic_algorithms(False)
+    assert [row["check"] for row in checks.rows if not row["ok"]] == [
+        row["check"] for row in checks.rows if row["check"].endswith("b_enc")
+    ]
+    assert "WRONG" in capsys.readouterr().out
+
+
+def test_the_portable_step_and_its_members_are_timed(monkeypatch):
+    import gpu_late
+    import gpu_times
+
+    monkeypatch.setattr(compiled, "_compiled", lambda: reference.passed)
+    monkeypatch.setattr(gpu_times, "DEVICE", DEVICE)
+    monkeypatch.setattr(gpu_times, "SHAPES", {"S": (5, 20, 4, 3)})
+    monkeypatch.setattr(gpu_times, "median_ms", lambda call, inputs, *_: (call(inputs[0]), 1.0)[1])
+    ways = [f"{row}, {way}" for row in ("relu", "gated") for way in ("fp32", "bf16", "compiled")]
+    rows = gpu_times.time_portable(True)
+    assert [(row["row"], row["ms"]) for row in rows] == [(way, 1.0) for way in ways]
+    assert len(gpu_times.time_portable(False)) == 4
+    monkeypatch.setattr(gpu_late, "PORTABLE", (16, 32))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    rows = gpu_late.time_portable_members(True, device=DEVICE, D=6, F=20, steps=2)
+    assert [(row["member"], row["B"], "compiled" in row) for row in rows] == [
+        (name, B, B == 32) for name in ("relu", "gated") for B in (16, 32)
+    ]
+    assert all(row["fp32"] > 0 and row["bf16"] > 0 for row in rows)
+
+
+class Clock:
+    """That goes on by what is said to have been done."""
+
+    now = 0.0
+
+    def monotonic(self):
+        return self.now
+
+    def perf_counter(self):
+        return self.now
+
+    def passes(self, seconds, answer=None):
+        self.now += seconds
+        return answer
+
+
+NO_TIME = "no time left for it"
+CASES = [(0.2, 20), (0.1, 115), (0.6, 115), (1.4, 115), (1.9, 115), (3.0, 100), (7.0, 100)]
+UPDATES = ("ours", "unit_norm", "torch_fused")
+
+
+@pytest.mark.parametrize(("slower", "compiling"), CASES)
+def test_ten_minutes_are_kept_and_what_was_not_done_is_listed(slower, compiling, monkeypatch, tmp_path, capsys):
+    """Every part with a clock of the test's own, and nothing behind it: how long each piece takes is made up."""
+    import gpu_clock
+    import gpu_late
+    import gpu_times
+
+    clock, script = Clock(), runpy.run_path(SCRIPT)
+    for holder in (vars(gpu_clock), vars(gpu_late), script["measure"].__globals__):
+        monkeypatch.setitem(holder, "time", clock)
+
+    def step(*_, compiled=False, **__):
+        return SimpleNamespace(launch=lambda *_: clock.passes(compiling if compiled else 0), compiled=False)
+
+    def steps(member, *_):
+        clock.passes(compiling if member.step.compiled and not member.had else slower)
+        member.had = member.step.compiled
+
+    monkeypatch.setattr("unmix.kernels.dispatch.Step", step)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda *_: clock.passes(compiling))
+    monkeypatch.setattr(gpu_times, "DEVICE", "cpu")
+    monkeypatch.setattr(gpu_times, "SHAPES", dict.fromkeys("SML", (5, 20, 4, 3)))
+    monkeypatch.setattr(gpu_times, "floors", lambda: clock.passes(20, {"copy_tb_per_s": 1.0}))
+    monkeypatch.setattr(gpu_times, "time_row", lambda *_: clock.passes(5 * slower, {}))
+    monkeypatch.setattr(gpu_times, "time_update", lambda *_: clock.passes(slower, dict.fromkeys(UPDATES, 1.0)))
+    monkeypatch.setattr(
+        gpu_times, "median_ms", lambda call, inputs, *_: (call(inputs[0]), clock.passes(slower, 1.0))[1]
+    )
+    monkeypatch.setattr(gpu_times, "gpu", SimpleNamespace(step=lambda *_: (None, 0.1), dense_step=lambda *_: None))
+    monkeypatch.setattr(gpu_times, "formulas", lambda *_: None)
+    monkeypatch.setattr(gpu_late, "_batch", lambda *_: None)
+    monkeypatch.setattr(
+        gpu_late, "_member", lambda *_: SimpleNamespace(step=SimpleNamespace(compiled=False), had=False)
+    )
+    monkeypatch.setattr(gpu_late, "Late", lambda member, _: member)
+    monkeypatch.setattr(gpu_late, "_steps", steps)
+    found = {"checks": []}
+    script["measure"](found, script["every_timing"](found, 540.0, True), tmp_path / "gpu.json", 540.0)
+    assert clock.now <= 600
+    assert json.loads((tmp_path / "gpu.json").read_text()) == found
+    late = [part.removesuffix("_failed") for part, said in found.items() if said == NO_TIME]
+    assert all(part in found or part in late for part in PARTS)
+    columns = [said for part in PARTS for row in found.get(part, []) for said in row.values()]
+    assert len(found["not_done"]) == len(late) + columns.count(NO_TIME)
+    if slower == 0.2:
+        assert found["not_done"] == []
+    else:
+        assert any(name.startswith("rivals") for name in found["not_done"])
+    assert script["verdict"](found) == bool(late)
+    assert ("NO TIME LEFT FOR: " in capsys.readouterr().out) == bool(found["not_done"])
+
+
+PARTS = ("phases", "members", "crossover", "adam", "portable", "portable_members", "rivals")
+
+
+def test_a_compiling_rival_is_begun_early_enough_or_not_at_all(monkeypatch):
+    import gpu_clock
+    import gpu_times
+
+    clock = Clock()
+    monkeypatch.setattr(gpu_clock, "time", clock)
+    monkeypatch.setattr(gpu_times, "DEVICE", DEVICE)
+    monkeypatch.setattr(gpu_times, "SHAPES", {"S": (5, 20, 4, 3)})
+    monkeypatch.setattr(gpu_times, "median_ms", lambda call, inputs, *_: 1.0)
+    monkeypatch.setattr(torch, "compile", lambda call, **_: call)
+    until = 540.0
+    for now, timed in ((until - gpu_clock.COMPILE, True), (until - gpu_clock.COMPILE + 1, False)):
+        clock.now = now
+        (row,) = gpu_times.rivals(True, until)
+        assert (row.get("compiled"), row.get("compiled not timed")) == ((1.0, None) if timed else (None, NO_TIME))
+    assert gpu_clock.undone({"rivals": [row]}) == ["rivals: S, compiled"]
+
+
+def test_checks_that_there_was_no_time_for_are_listed_and_no_success():
+    import gpu_checks
+    import gpu_clock
+
+    checks = gpu_checks.check("cpu", tiny=True, compiled=True, until=0.0)
+    assert checks.rows == []
+    assert checks.left_out[0] == "check_steps"
+    assert checks.left_out[-3:] == ["check_portable", "check_portable_bf16", "check_compiled"]
+    found = {"checks": [], "checks_left_out": checks.left_out}
+    assert gpu_clock.undone(found)[0] == "checks: check_steps"
+    assert runpy.run_path(SCRIPT)["verdict"](found) == 1
 
 
 def test_numbers_of_before_are_not_written_over(tmp_path, monkeypatch, capsys):

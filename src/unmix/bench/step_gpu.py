@@ -19,19 +19,22 @@ from unmix.bench.table import aligned
 from unmix.dictionary.nonlinearities import BatchTopK, JumpRelu, Relu, TopK
 from unmix.dictionary.terms import L0, L1, SquaredError
 from unmix.errors import UserError
-from unmix.kernels import gpu, gpu_adam, gpu_floor, gpu_sparse, gpu_trial
+from unmix.kernels import gpu, gpu_adam, gpu_dense, gpu_floor, gpu_sparse, gpu_trial
 from unmix.kernels.gpu_find import Margin
 from unmix.kernels.gpu_workspace import Workspace, go
 from unmix.kernels.task import Adam, Noise, Task, Weights
 
 ERROR = (1.0, SquaredError())
+DENSE = "relu, dense"
+LAST = ("square", "update", "whole")
+"""Phases of every step, behind its own ones."""
 Say = Callable[[str], None]
 
 
 def run(
     *, width: int, features: int, tokens: int, l0: float, repeats: int, device: torch.device, say: Say
 ) -> dict[str, Any]:
-    """Times of a step at D = width, F = features, B = tokens, for each way of finding what is active.
+    """Times of a step at D = width, F = features, B = tokens, for each way of finding what is active, and a dense one.
 
     Raises `UserError` where the GPU has too little memory.
     """
@@ -46,9 +49,12 @@ def run(
             say("measuring which selection is faster")
             trial = gpu_trial.measure(width, features, tokens, device)
             near = trial.selection == "tf32"
-            for name, asked in tasks(max(1, round(l0))).items():
+            asked_of = tasks(max(1, round(l0)))
+            for name, asked in asked_of.items():
                 say(f"timing the phases of a {name} step; the first time, its kernels are compiled")
                 rows[name] = time_row(width, features, tokens, l0, asked, best, clock, str(device), near)
+            say("timing a dense step of a relu")
+            rows[DENSE] = time_dense(width, features, tokens, l0, asked_of["relu"], best, clock, str(device))
         except (torch.cuda.OutOfMemoryError, MemoryError) as error:
             said = str(error).partition("\n")[0]
             raise UserError(f"{said}; give smaller --features or --tokens") from None
@@ -62,9 +68,12 @@ def run(
 def table(found: dict[str, Any]) -> str:
     """The same for people: ms, and behind it the share that the least is of them."""
     s, best, rows = found["settings"], found["best"], found["rows"]
-    phases = list(next(iter(rows.values()))["floor"])
+    every = dict.fromkeys(phase for row in rows.values() for phase in row["floor"])
+    phases = [phase for phase in every if phase not in LAST] + [phase for phase in LAST if phase in every]
 
     def cell(row: dict[str, Any], phase: str) -> str:
+        if phase not in row["floor"]:
+            return "-"
         ms, least_ms = row["ms"][phase], row["floor"][phase]
         return "no memory" if ms is None else f"{ms:,.3f} of {least_ms:,.3f} ({least_ms / ms:.0%})"
 
@@ -177,9 +186,64 @@ def time_row(
     }
 
 
+def time_dense(
+    D: int,
+    F: int,
+    B: int,
+    active: float,
+    asked: Task,
+    best: dict[str, float],
+    clock: Callable[[Callable[[], Any]], float | None],
+    device: str,
+) -> dict[str, Any]:
+    """The same of a dense step: its five products, the square of the gradient, update; and of them all."""
+    x_BD, weights = problem(B, D, F, active, device, skewed=True)
+    gradients, first, second = (like(weights, 0.0) for _ in range(3))
+    workspace, stop_1 = Workspace(F, weights["b_enc"]), go(x_BD)
+    _, density = gpu.dense_step(x_BD, x_BD, weights, gradients, asked, workspace)
+    square_1, how = gpu_adam.square(weights, gradients, False), Adam(0.0, 1, (0.9, 0.99))
+
+    def products() -> None:
+        gpu.launch(x_BD, x_BD, weights, gradients, asked, workspace, stop_1, by=gpu_dense.dense)
+
+    def update() -> None:
+        gpu_adam.adam(weights, gradients, first, second, how, stop_1, gpu_adam.shrink(square_1, 1.0))
+
+    def whole() -> None:
+        products()
+        gpu_adam.square(weights, gradients, False)
+        update()
+
+    calls: dict[str, Callable[[], Any]] = {
+        "products": products,
+        "square": lambda: gpu_adam.square(weights, gradients, False),
+        "update": update,
+        "whole": whole,
+    }
+    return {
+        "L0": density * F,
+        "ms": {key: clock(call) for key, call in calls.items()},
+        "near": False,
+        "floor": least_dense(D, F, B, best),
+        "peak_gb": torch.cuda.max_memory_allocated() / 1e9,
+    }
+
+
+def least_dense(D: int, F: int, B: int, best: dict[str, float]) -> dict[str, float]:
+    """As `least`, of a dense step: five products of 2·B·D·F operations in float32."""
+    found = {"products": 5 * 2 * B * D * F / best["float32_tflops"] / 1e9} | _least_updates(D, F, best)
+    return found | {"whole": sum(found.values())}
+
+
+def _least_updates(D: int, F: int, best: dict[str, float]) -> dict[str, float]:
+    """ms of reading the gradient, and of reading g, m, v, W and writing m, v, W."""
+    numbers, copy = 2 * D * F, best["copy_tb_per_s"]
+    return {"square": 4 * numbers / copy / 1e9, "update": 28 * numbers / copy / 1e9}
+
+
 def least(D: int, F: int, B: int, active: float, best: dict[str, float], near: bool = False) -> dict[str, float]:
     """ms of each phase if nothing but its operations or its bytes took time; with `near` candidates are read anew."""
-    copy, row, numbers = best["copy_tb_per_s"], 4 * D, 2 * D * F
+    copy, row = best["copy_tb_per_s"], 4 * D
     gathers = {int(key.split("_")[1]): rate for key, rate in best.items() if key.startswith("gather")}
 
     def gather(table_bytes: float) -> float:
@@ -191,9 +255,7 @@ def least(D: int, F: int, B: int, active: float, best: dict[str, float], near: b
         "select": 4 * B * F / copy / 1e9 + (gathered if near else 0),
         "per token": gathered,
         "per feature": 2 * B * active * row / gather(B * row) / 1e9,
-        "square": 4 * numbers / copy / 1e9,
-        "update": 28 * numbers / copy / 1e9,
-    }
+    } | _least_updates(D, F, best)
     return found | {"whole": sum(found.values())}
 
 
