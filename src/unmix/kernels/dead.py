@@ -57,4 +57,5 @@ def add_preactivation(
         gradients["threshold"].index_add_(0, dead_N, each * w_N * below_N)
     along_N = torch.where(w_N > 0, each * lack_N / w_N, 0)  # a row of norm 0 has no direction
     gradients["W_dec"].index_add_(0, dead_N, W_dec_NE * along_N[:, None])
-    return lack_N.double() @ w_N.double()
+    value: Tensor = lack_N.double() @ w_N.double()
+    return value
