@@ -25,6 +25,8 @@ from unmix.training.member import Entry, Member, new_member
 
 ARCHITECTURES = tuple(table.ARCHITECTURES)
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
+both_kernels = pytest.mark.parametrize("kernels", ["auto", "portable"])
+"""Those of the processor, and those of every device that has none of its own."""
 BANDWIDTH = 1.0  # wide, so that entries lie in it
 HOOK = "h"
 
@@ -106,6 +108,7 @@ def member_of(
     mask: MaskConfig = EVERY_TOKEN,
     features: int = F,
     width: int = D,
+    kernels: str = "auto",
     training: Mapping[str, Any] | None = None,
     **keys: Any,
 ) -> Member:
@@ -115,7 +118,8 @@ def member_of(
     if l0 is None and (config.takes_k or config.has_target):
         l0 = K
     asked = {"l0": [l0]} if l0 else {"l1": [0.3]}
-    settings = TrainingConfig(**asked, **{"selection": "fp32", "dense": "fp32", "border": 0.12} | (training or {}))
+    how = {"kernels": kernels, "selection": "fp32", "dense": "fp32", "border": 0.12}
+    settings = TrainingConfig(**asked, **how | (training or {}))
     head, alpha = batch(0, width=width), 0.0 if l0 else 0.3
     facts: Facts = measure(head, HOOK, config, settings, alpha, [])
     kept = Mask(mask, [0], facts.median_norm)

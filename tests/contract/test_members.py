@@ -1,8 +1,23 @@
-"""A member of every architecture: what it saves is what it trained, masks and noise leave no trace."""
+"""A member of every architecture: what it saves is what it trained, masks and noise leave no trace.
+
+Whichever kernels train it: what takes long does so in fewer cases for the portable ones.
+"""
+
+from itertools import product
 
 import pytest
 import torch
-from contract.cases import HOOK, F, as_trained, batch, every_architecture, member_of, noise_of, train
+from contract.cases import (
+    HOOK,
+    F,
+    as_trained,
+    batch,
+    both_kernels,
+    every_architecture,
+    member_of,
+    noise_of,
+    train,
+)
 
 from unmix.activations.stream import Batch
 from unmix.config import MaskConfig
@@ -42,29 +57,32 @@ def compared(member):
     return largest
 
 
-@pytest.mark.parametrize("centre", ["mean", "start", "none"])
+@pytest.mark.parametrize(("kernels", "centre"), [*product(["auto"], ["mean", "start", "none"]), ("portable", "mean")])
 @pytest.mark.parametrize("decoder", ["free", "unit_norm"])
 @pytest.mark.parametrize("scaling", SCALINGS)
 @every_architecture
-def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder, centre):
-    member = train(member_of(architecture, scaling=scaling, decoder=decoder, centre=centre), STEPS)
+def test_what_is_saved_is_what_was_trained(architecture, scaling, decoder, kernels, centre):
+    keys = {"scaling": scaling, "decoder": decoder, "centre": centre}
+    member = train(member_of(architecture, kernels=kernels, **keys), STEPS)
     assert (member.view.centre_D is not None and bool(member.view.centre_D.any())) == (centre == "mean")
     assert compared(member) > 0
 
 
+@both_kernels
 @every_architecture
-def test_a_decoder_row_of_norm_0_changes_nothing_of_that(architecture):
+def test_a_decoder_row_of_norm_0_changes_nothing_of_that(architecture, kernels):
     """Its feature is one that would be most active."""
-    member = train(member_of(architecture), STEPS)
+    member = train(member_of(architecture, kernels=kernels), STEPS)
     x_BD = member.view.x(batch(7).activations["h"])
     z_BF = x_BD @ member.weights["W_enc"] + member.weights["b_enc"]
     member.weights["W_dec"][z_BF.sum(0).argmax()] = 0
     compared(member)
 
 
+@both_kernels
 @every_architecture
-def test_noise_is_not_in_what_is_saved(architecture):
-    member = train(member_of(architecture, noise=noise_of(architecture, 1.0)), STEPS)
+def test_noise_is_not_in_what_is_saved(architecture, kernels):
+    member = train(member_of(architecture, kernels=kernels, noise=noise_of(architecture, 1.0)), STEPS)
     assert member.as_saved is not None
     compared(member)
     x_BD, sae = batch(8).activations["h"], member.sae()
@@ -73,11 +91,11 @@ def test_noise_is_not_in_what_is_saved(architecture):
 
 
 @pytest.mark.parametrize("l0", [2.0, 4.0, 8.0])
-@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize(("kernels", "seed"), [*product(["auto"], range(3)), ("portable", 0)])
 @every_architecture
-def test_what_is_saved_has_the_k_that_training_had_over_the_batch(architecture, l0, seed):
+def test_what_is_saved_has_the_k_that_training_had_over_the_batch(architecture, l0, kernels, seed):
     """Within 5 %, over many tokens, after 300 steps at one learning rate."""
-    member = member_of(architecture, l0=l0, training={"seed": seed})
+    member = member_of(architecture, l0=l0, kernels=kernels, training={"seed": seed})
     if not isinstance(member.start.nonlinearity, BatchTopK):
         pytest.skip("keeps no number of features of a batch")
     train(member, 300, lr=3e-3)
@@ -88,12 +106,12 @@ def test_what_is_saved_has_the_k_that_training_had_over_the_batch(architecture, 
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
+@both_kernels
 @every_architecture
-def test_a_batch_of_masked_tokens_changes_nothing(architecture, noise, tmp_path):
+def test_a_batch_of_masked_tokens_changes_nothing(architecture, noise, kernels, tmp_path):
     """Not a bit of the checkpoint: weights, moments, counts, controller, threshold."""
-    member = train(
-        member_of(architecture, l0=5.0, noise=noise_of(architecture, noise), mask=MaskConfig(special=False)), 3
-    )
+    keys = {"l0": 5.0, "noise": noise_of(architecture, noise), "mask": MaskConfig(special=False)}
+    member = train(member_of(architecture, kernels=kernels, **keys), 3)
     member.mask.longest = 1e-6
     checkpoint.save(member, tmp_path / "before", 3, FACTS)
     assert member.update(batch(9), 3, 1e-2, 0.3) == ""
@@ -104,10 +122,11 @@ def test_a_batch_of_masked_tokens_changes_nothing(architecture, noise, tmp_path)
 
 
 @pytest.mark.parametrize("noise", [0.0, 1.0])
+@both_kernels
 @every_architecture
-def test_masked_tokens_among_others_change_nothing(architecture, noise, tmp_path):
+def test_masked_tokens_among_others_change_nothing(architecture, noise, kernels, tmp_path):
     """The same bits as of batches that never had them: special tokens, and tokens that are too long."""
-    keys = {"l0": 5.0, "noise": noise_of(architecture, noise), "mask": MaskConfig()}
+    keys = {"kernels": kernels, "l0": 5.0, "noise": noise_of(architecture, noise), "mask": MaskConfig()}
     plain, other = (member_of(architecture, **keys) for _ in range(2))
     plain.mask.special = other.mask.special = torch.tensor([0])  # those of the first chunk are 0
     for step in range(6):
@@ -146,9 +165,10 @@ def test_every_error_is_divided_by_the_power_of_the_norm(architecture, norm_powe
         assert sums[1] == pytest.approx(2 ** (2 - norm_power) * sums[0]), type(term)
 
 
+@both_kernels
 @every_architecture
-def test_batches_of_one_token_train(architecture):
-    member = member_of(architecture)
+def test_batches_of_one_token_train(architecture, kernels):
+    member = member_of(architecture, kernels=kernels)
     for step in range(STEPS):
         assert member.update(batch(100 + step, tokens=1), step, 1e-3, member.coefficient) == ""
     assert all(weight.isfinite().all() for weight in member.weights.values())
@@ -157,18 +177,20 @@ def test_batches_of_one_token_train(architecture):
 
 
 @pytest.mark.parametrize("edge", [{"features": 1}, {"l0": F}, {"l0": 1}, {"width": 2}])
+@both_kernels
 @every_architecture
-def test_members_at_the_edges_train(architecture, edge):
+def test_members_at_the_edges_train(architecture, edge, kernels):
     if edge == {"features": 1} and table.ARCHITECTURES[architecture].penalty is None:
         edge = edge | {"l0": 1}
-    member = train(member_of(architecture, **edge), STEPS)
+    member = train(member_of(architecture, kernels=kernels, **edge), STEPS)
     assert all(weight.isfinite().all() for weight in member.weights.values())
     compared(member)
 
 
+@both_kernels
 @every_architecture
-def test_every_metric_of_a_member_is_a_number(architecture):
-    member = train(member_of(architecture, l0=5.0), STEPS)
+def test_every_metric_of_a_member_is_a_number(architecture, kernels):
+    member = train(member_of(architecture, l0=5.0, kernels=kernels), STEPS)
     row = member.metrics(100)
     assert row["over_tokens"] > 0
     assert 0 < row["l0"] <= F

@@ -80,6 +80,12 @@ PORTABLE: tuple[list[str], list[str]] = (
     ["--training.kernels", "portable", "--training.dense", "fp32"],
 )
 IN_BF16: tuple[list[str], list[str]] = (PORTABLE[0], [*PORTABLE[1][:-1], "bf16"])
+LATE: tuple[tuple[list[str], list[str]], ...] = (
+    (["relu", "jumprelu"], [*PORTABLE[1], *NOISY[1]]),
+    (WITH_K[0], [*PORTABLE[1], *WITH_K[1], "--sae.auxk", "0.1"]),
+    (["tanh_relu", "jumprelu_quadratic", "gated"], [*PORTABLE[1], *WITHOUT_K[1], "--sae.auxk", "0.1"]),
+)
+"""By the portable kernels, some of each of these."""
 KINDS = pytest.mark.parametrize(
     ("names", "more"),
     [PLAIN, NOISY, WITH_K, WITHOUT_K, PORTABLE],
@@ -102,8 +108,17 @@ def test_a_member_alone_has_the_bits_it_has_in_the_sweep(sweep, names, more):
 
 @pytest.mark.parametrize(
     ("names", "more", "at"),
-    [(*PLAIN, 23), (*NOISY, 50), (*WITH_K, 50), (*WITHOUT_K, 23), (*PORTABLE, 50), (*IN_BF16, 50)],
-    ids=["plain", "noise, auxk", "parts, k", "parts", "portable", "portable in bf16"],
+    [
+        pytest.param(*PLAIN, 23, id="plain"),
+        pytest.param(*NOISY, 50, id="noise, auxk"),
+        pytest.param(*WITH_K, 50, id="parts, k"),
+        pytest.param(*WITHOUT_K, 23, id="parts"),
+        pytest.param(*PORTABLE, 50, id="portable"),
+        pytest.param(*IN_BF16, 50, id="portable in bf16"),
+        pytest.param(*LATE[0], 50, id="portable: noise, auxk"),
+        pytest.param(*LATE[1], 23, id="portable: parts, k"),
+        pytest.param(*LATE[2], 50, id="portable: parts"),
+    ],
 )
 def test_stopped_and_resumed_has_the_bits_of_never_stopped(sweep, recipe, tmp_path, at, names, more):
     """Before and in the decay; controllers and thresholds go on from where they were."""

@@ -2,13 +2,14 @@
 
     python tests/reliability/kill.py --kills 100 --steps 300
 
-Every life of a run is a process of its own: harvest (in half of the runs, whose training is by the portable kernels),
-sweep, choice, extension, report, with a checkpoint every other step. Members are relu at two coefficients, batchtopk,
-and a jumprelu whose coefficient and thresholds are moved towards an L0. A life is sent SIGKILL at a moment drawn
-uniformly from the time that an undisturbed one takes, unless it is done before; then the same commands are given again,
-until a life ends by itself. A run whose training is done is killed once more at most, for the report would take most of
-the kills. All files must then be those of the undisturbed run, byte for byte, but for the clock in run.yaml, in
-metrics.jsonl and in the report.
+Every life of a run is a process of its own: harvest (where the run is from a store), sweep, choice, extension, report,
+with a checkpoint every other step, on the processor. Runs take turns: streamed and from a store, each by the kernels of
+the processor and by the portable ones. The first of each share the kills, so that every kind is killed. Members are
+relu at two coefficients, batchtopk, and a jumprelu whose coefficient and thresholds are moved towards an L0. A life is
+sent SIGKILL at a moment drawn uniformly from the time that an undisturbed one of its kind takes, unless it is done
+before; then the same commands are given again, until a life ends by itself. A run whose training is done is killed once
+more at most, for the report would take most of the kills. All files must then be those of the undisturbed run, byte for
+byte, but for the clock in run.yaml, in metrics.jsonl and in the report.
 
 Processes are forked from a parent that has imported everything and computed nothing, so that a life costs what
 the work costs and not the imports.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import math
 import os
 import random
 import shutil
@@ -62,6 +64,20 @@ class Size(NamedTuple):
         return 50 * self.steps
 
 
+class Kind(NamedTuple):
+    """Where a run's activations come from, and what trains on them."""
+
+    stored: bool
+    kernels: str
+    """As `training.kernels` has it."""
+
+    def __str__(self) -> str:
+        return f"{'store' if self.stored else 'stream'}-{self.kernels}"
+
+
+KINDS = (Kind(False, "portable"), Kind(True, "auto"), Kind(True, "portable"), Kind(False, "auto"))
+
+
 # ------------------------------------------------------------------------------------------------------- what is run
 
 
@@ -93,10 +109,10 @@ def prepare(world: Path, size: Size) -> None:
         "choice": {"max_active": 40, "extend_to": size.extended, "extend_decay_fraction": 0.1},
     }  # fmt: skip
     (world / "recipe.yaml").write_text(yaml.safe_dump(recipe))
-    live(world, world / "first", False, size)  # compiles the kernels, which is kept on disk: no life is longer for it
+    live(world, world / "first", KINDS[-1], size)  # compiles the kernels, which is kept on disk: none is longer for it
 
 
-def live(world: Path, home: Path, stored: bool, size: Size) -> int:
+def live(world: Path, home: Path, kind: Kind, size: Size) -> int:
     """One life: what a user would type, until it is done."""
     from unmix import config
     from unmix.activations.store import harvest
@@ -104,13 +120,14 @@ def live(world: Path, home: Path, stored: bool, size: Size) -> int:
     from unmix.training.inputs import open_model, open_stream, store_facts
 
     os.environ["UNMIX_CACHE"] = str(home / "cache")
-    words = ["sweep", str(world / "recipe.yaml"), "--runs", str(home), "--no-evaluate"]
-    if stored:
-        recipe = config.load(world / "recipe.yaml")
+    words = ["sweep", str(world / "recipe.yaml"), "--runs", str(home), "--no-evaluate", "--device", "cpu"]
+    words += ["--training.kernels", kind.kernels]
+    if kind.stored:
+        recipe = config.load(world / "recipe.yaml", {"device": "cpu"})
         model, tokens = open_model(recipe, print)
         facts, stream = store_facts(recipe, model, tokens), open_stream(recipe, model, tokens)
         harvest(stream, home / "store", tokens=size.rows, dtype="float32", shard_tokens=SHARD, facts=facts)
-        words += ["--activations.store", str(home / "store"), "--training.kernels", "portable"]
+        words += ["--activations.store", str(home / "store")]
     return main(words)
 
 
@@ -225,32 +242,32 @@ def _content(path: Path) -> Any:
 # ---------------------------------------------------------------------------------------------------------- the test
 
 
-def undisturbed(world: Path, stored: bool, size: Size) -> tuple[Path, float]:
-    """A run to hold the others against, and how long such a life is."""
-    home = world / f"whole-{'store' if stored else 'stream'}"
+def undisturbed(world: Path, kind: Kind, size: Size) -> tuple[Path, float]:
+    """A run to hold the others of its kind against, and how long such a life is."""
+    home = world / f"whole-{kind}"
     home.mkdir()
     began = time.monotonic()
-    process = forked(lambda: live(world, home, stored, size), home / "log")
+    process = forked(lambda: live(world, home, kind, size), home / "log")
     if wait(process) != 0:
         raise SystemExit(f"the undisturbed run failed:\n{(home / 'log').read_text()}")
     return home, time.monotonic() - began
 
 
 def torment(
-    world: Path, home: Path, stored: bool, size: Size, length: float, kills: int, chance: random.Random
+    world: Path, home: Path, kind: Kind, size: Size, length: float, kills: int, chance: random.Random
 ) -> Counter[str]:
     """Kill and resume until a life ends by itself, or enough is done; then let it end."""
     home.mkdir()
     fell: Counter[str] = Counter()
     while True:
-        process = forked(lambda: live(world, home, stored, size), home / "log")
+        process = forked(lambda: live(world, home, kind, size), home / "log")
         go_on = _kills(fell) < kills and not fell[REPORT]
         code = wait(process, chance.uniform(0, length) if go_on else 600)
         if code is None:
             os.kill(process, signal.SIGKILL)
             code = wait(process)
             if code == -signal.SIGKILL:
-                fell[phase(home, stored, size)] += 1
+                fell[phase(home, kind.stored, size)] += 1
                 path = home / "run" / "metrics.jsonl"
                 if path.exists() and (data := path.read_bytes()) and not data.endswith(b"\n"):
                     fell["(of these, a line of metrics cut short)"] += 1
@@ -276,33 +293,36 @@ def main() -> int:
     for module in EVERYTHING:
         importlib.import_module(module)
 
-    began, chance, fell, runs, bad = time.monotonic(), random.Random(args.seed), Counter[str](), 0, []
+    began, chance, runs, bad = time.monotonic(), random.Random(args.seed), 0, []
+    fell, by_kind = Counter[str](), Counter[str]()
     with tempfile.TemporaryDirectory(prefix="kill-") as name:
         world = Path(name)
         if wait(forked(lambda: prepare(world, size), world / "log")) != 0:
             raise SystemExit((world / "log").read_text())
-        whole = {stored: undisturbed(world, stored, size) for stored in (False, True)}
+        whole = {kind: undisturbed(world, kind, size) for kind in KINDS}
         for home, length in whole.values():
             print(f"{home.name}: {length:.1f} s undisturbed", flush=True)
         for home, _ in whole.values():
             assert differences(home, home) == []
         kills = 0
         while kills < args.kills:
-            stored = runs % 2 == 1
-            home = world / f"run-{runs:03d}"
-            reference, length = whole[stored]
-            here = torment(world, home, stored, size, length, args.kills - kills, chance)
+            kind, home = KINDS[runs % len(KINDS)], world / f"run-{runs:03d}"
+            reference, length = whole[kind]
+            most = math.ceil((args.kills - kills) / max(1, len(KINDS) - runs))
+            here = torment(world, home, kind, size, length, most, chance)
             found = differences(home, reference)
             check = home / "verify"
             if wait(forked(lambda home=home: verified(home), check)) != 0:
                 found.append(check.read_text())
             bad += [f"{home.name}: {what}" for what in found]
+            by_kind[str(kind)] += _kills(here)
             runs, fell = runs + 1, fell + here
             kills = _kills(fell)
-            print(f"run {runs}: {kills} kills, {found or 'the same bits'}", flush=True)
+            print(f"run {runs}, {kind}: {kills} kills, {found or 'the same bits'}", flush=True)
             shutil.rmtree(home)
     seconds = round(time.monotonic() - began)
-    print(json.dumps({"kills": kills, "runs": runs, "seconds": seconds, "fell": dict(fell.most_common())}, indent=1))
+    found = {"kills": kills, "runs": runs, "seconds": seconds, "of": by_kind, "fell": dict(fell.most_common())}
+    print(json.dumps(found, indent=1))
     for what in bad:
         print(f"DIFFERENT {what}")
     return 1 if bad else 0

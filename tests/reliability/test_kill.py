@@ -9,19 +9,22 @@ from pathlib import Path
 import pytest
 
 HARNESS = Path(__file__).with_name("kill.py")
+KILLS, STEPS = 5, "30"
 
 
 @pytest.mark.slow
 def test_runs_that_were_killed_end_with_the_bits_of_those_that_were_not():
     done = subprocess.run(
-        [sys.executable, str(HARNESS), "--kills", "6", "--seed", "1", "--steps", "40"],
+        [sys.executable, str(HARNESS), "--kills", str(KILLS), "--seed", "1", "--steps", STEPS],
         capture_output=True,
         text=True,
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     found = json.loads(done.stdout[done.stdout.index("{\n") :])
-    assert found["kills"] == 6
+    assert found["kills"] == sum(found["of"].values()) == KILLS
+    assert len(found["of"]) == 4  # every kind had its turn
+    assert found["of"]["stream-portable"] + found["of"]["store-portable"] > 0
 
 
 @pytest.fixture

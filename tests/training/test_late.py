@@ -86,6 +86,19 @@ def test_stop_names_the_batch_and_keeps_the_weights_from_before():
         assert same(getattr(hurt, kept), getattr(before, kept))
 
 
+@pytest.mark.parametrize("bad", [(3,), (7,), (3, 4, 12)])
+@pytest.mark.parametrize("architecture", ["relu", "gated", "jumprelu", "jumprelu_quadratic"])
+def test_a_controller_is_brought_back_from_before_such_a_batch(architecture, bad):
+    batches = plain() | {step: spoiled(step + 1, math.nan) for step in bad}
+    words = {"l0": 4.0, "on_nonfinite": "skip", "mask": "none"}
+    first, second, said = both(batches, architecture, exactly=False, **words)
+    assert len(said) == first.skipped == len(bad)
+    mine, theirs = first.controller, second.controller
+    assert mine.batches == theirs.batches == STEPS - len(bad)
+    for name in ("coefficient", "aim"):
+        assert float(getattr(theirs, name)) == pytest.approx(float(getattr(mine, name)), rel=1e-6), name
+
+
 @pytest.mark.parametrize("policy", ["say", "act"])
 def test_a_spike_is_seen_in_the_same_batch(policy):
     batches = plain() | {9: spoiled(10, 30.0), 20: spoiled(21, 50.0)}
@@ -179,6 +192,43 @@ def test_on_another_device_everything_lies_there(architecture, l0, keys, target_
     taken = Late(member, SCHEDULE)._launch([(step, rows()) for step in range(EVERY)])
     assert len(taken) == member.updates == EVERY
     assert {t.device for t in (taken[-1].stop, member.window.loss, member.silent_F)} == {meta}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys"),
+    [
+        ("topk", {"auxk": 0.1}),
+        ("abstopk", {"auxk": 0.1}),
+        ("batchtopk", {"auxk": 0.1}),
+        ("gated", {"auxk": 0.1, "noise": 0.3}),
+        ("relu", {"preactivation": 0.1}),
+    ],
+)
+def test_which_features_are_dead_is_asked_once_a_step_and_only_while_any_may_be(architecture, keys, monkeypatch):
+    """`docs/devices.md` says so. On a device without numbers whatever else would wait raises."""
+    here, meta, asked = member_of(architecture, **keys, revive_after_tokens=3 * B), torch.device("meta"), []
+    member = new_member(
+        here.entry, D, config=here.config, training=here.training, facts=here.facts, mask=here.mask, device=meta
+    )
+
+    def answered(tensor: Tensor) -> Tensor:
+        assert tensor.device == meta
+        asked.append(member.updates)
+        return torch.arange(5, device=meta)[:, None]
+
+    def launched(first: int) -> list[int]:
+        """In which of so many steps it was asked."""
+        asked.clear()
+        x_BD = torch.randn(B, D, device=meta)
+        Late(member, SCHEDULE)._launch([(first + step, Pair(x_BD, x_BD)) for step in range(EVERY)])
+        return list(asked)
+
+    monkeypatch.setattr(torch, "nonzero", answered)
+    assert launched(0) == [*range(3, EVERY)]
+    member.silence = B, member.tokens  # as it is read between launches: none is silent for longer than one batch
+    assert launched(EVERY) == [*range(EVERY + 2, 2 * EVERY)]
+    member.silence = 3 * B, member.tokens  # one is dead
+    assert launched(2 * EVERY) == [*range(2 * EVERY, 3 * EVERY)]
 
 
 @pytest.mark.parametrize(

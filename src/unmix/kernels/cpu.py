@@ -108,9 +108,10 @@ def step(x_BD: Tensor, y_BE: Tensor, weights: Weights, gradients: Weights, task:
         GateError: gate_error,
     }
     if isinstance(auxk, AuxK):
-        found[AuxK] = add_auxk(x_BD, y_BE, e_BE, weights, gradients, task.coefficient(AuxK), auxk)
+        found[AuxK] = add_auxk(x_BD, y_BE, e_BE, weights, gradients, task.coefficient(AuxK), auxk).item()
     if isinstance(dead := task.term(PreActivation), PreActivation):
-        found[PreActivation] = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
+        value = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
+        found[PreActivation] = value.item()
     if isinstance(more := task.term(MoreActive), MoreActive):  # last: it uses the workspace anew
         found[MoreActive] = _add_more_active(x_BD, y_BE, weights, gradients, task, more, workspace)
     return Sums(

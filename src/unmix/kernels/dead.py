@@ -1,4 +1,7 @@
-"""The terms that revive dead features by hand: products with these features alone."""
+"""The terms that revive dead features by hand: products with these features alone.
+
+A term is answered in float64, (), on the device, which nothing here waits for.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +16,7 @@ TILE = 2**20  # entries of z at once
 
 def add_auxk(
     x_BD: Tensor, y_BE: Tensor, e_BE: Tensor, weights: Weights, gradients: Weights, coefficient: float, term: AuxK
-) -> float:
+) -> Tensor:
     """Add the gradients of an `AuxK`, (coefficient / B) d term; answer the term. e = y - ŷ of the whole batch."""
     dead_N, tokens = term.dead_N, len(x_BD)
     x_TD, e_TE = x_BD[:: term.stride], e_BE[:: term.stride]
@@ -23,7 +26,7 @@ def add_auxk(
     taken_TN = term.takes(z_TN, W_dec_NE)
     f_TN = (z_TN if term.both_signs else z_TN.relu_()).mul_(taken_TN)
     r_TE = torch.mm(f_TN, W_dec_NE).sub_(e_TE)
-    value = r_TE.square().mul_(weight_T1).sum(dtype=torch.float64).item() * tokens / len(x_TD)
+    value = r_TE.square().mul_(weight_T1).sum(dtype=torch.float64) * tokens / len(x_TD)
     g_TE = r_TE.mul_(weight_T1 * (2 * coefficient / len(x_TD)))
     dz_TN = torch.mm(g_TE, W_dec_NE.T).mul_(f_TN != 0)
     gradients["W_dec"].index_add_(0, dead_N, torch.mm(f_TN.T, g_TE))
@@ -34,7 +37,7 @@ def add_auxk(
 
 def add_preactivation(
     x_BD: Tensor, weights: Weights, gradients: Weights, coefficient: float, term: PreActivation
-) -> float:
+) -> Tensor:
     """The same of a `PreActivation`, a tile of tokens after another: all features may be dead."""
     dead_N, each = term.dead_N, coefficient / len(x_BD)
     W_enc_ND, W_dec_NE, b_N = weights["W_enc"].T[dead_N], weights["W_dec"][dead_N], weights["b_enc"][dead_N]
@@ -54,4 +57,5 @@ def add_preactivation(
         gradients["threshold"].index_add_(0, dead_N, each * w_N * below_N)
     along_N = torch.where(w_N > 0, each * lack_N / w_N, 0)  # a row of norm 0 has no direction
     gradients["W_dec"].index_add_(0, dead_N, W_dec_NE * along_N[:, None])
-    return float(lack_N.double() @ w_N.double())
+    value: Tensor = lack_N.double() @ w_N.double()
+    return value

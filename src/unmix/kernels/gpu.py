@@ -165,11 +165,9 @@ def _sparse(
     if isinstance(target := task.term(L0Target), L0Target):
         found[L0Target] = 2 / target.target * (rows.active_B - target.target).square().sum()
     if isinstance(dead := task.term(PreActivation), PreActivation):
-        value = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
-        found[PreActivation] = w_F.new_full((), value, dtype=torch.float64)
+        found[PreActivation] = add_preactivation(x_BD, weights, gradients, task.coefficient(PreActivation), dead)
     if isinstance(auxk := task.term(AuxK), AuxK) and rows.e_BE is not None:
-        value = add_auxk(x_BD, y_BE, rows.e_BE, weights, gradients, task.coefficient(AuxK), auxk)
-        found[AuxK] = w_F.new_full((), value, dtype=torch.float64)
+        found[AuxK] = add_auxk(x_BD, y_BE, rows.e_BE, weights, gradients, task.coefficient(AuxK), auxk)
     if isinstance(more := task.term(MoreActive), MoreActive):  # last: it uses the workspace anew
         its_own = {name: torch.empty_like(gradient) for name, gradient in gradients.items()}
         asked = Task(more.phi, ((1.0, more.error),), task.noise)
