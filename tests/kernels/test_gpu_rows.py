@@ -201,7 +201,7 @@ def test_any_layout_is_taken():
 def taken(step: Step, this: Case, monkeypatch) -> tuple[list[str], tuple]:
     """What the dispatch called, in order, and what came of it."""
     called: list[str] = []
-    watched = {"gpu.step": gpu.step, "gpu.dense_step": gpu.dense_step, "tiles.step": tiles.step}
+    watched = {"gpu.step": gpu.step, "gpu.dense_step": gpu.dense_step, "tiles.launch": tiles.launch}
     for name, inner in watched.items():
 
         def watch(*words, name=name, inner=inner):
@@ -225,7 +225,7 @@ def test_no_row_falls_through(row, monkeypatch):
         called, found = taken(step, this, monkeypatch)
         assert_agree(found, by_definition(this), 1e-9)
         if row == "gated":
-            assert called == ["tiles.step"]
+            assert called == ["tiles.launch"]
         elif shift == 9.0 and not row.endswith("topk") and row != "matryoshka":
             assert called == ["gpu.step", "gpu.dense_step"]
             assert not step.sparse
