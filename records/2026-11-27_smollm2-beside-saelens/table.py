@@ -5,7 +5,8 @@
 
 A coefficient gives SAELens' penalised kinds an L0 that is some per cent off the one asked for. So ours are read at the
 L0 of SAELens' dictionaries: ours of the same architecture that was asked for that L0, moved along the line through our
-two nearest of seed 0 at 3e-3, in log L0. Both sides are at the best learning rate of those tried on seed 0.
+two nearest of seed 0 at 3e-3, in log L0. Both sides are at the best learning rate of those tried on seed 0: SAELens' by
+what it explains of the rows behind the training's (peers.jsonl), ours by what it explains of the held-out tokens.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import json
 import math
 import sys
 from collections.abc import Iterable
+from itertools import product
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -73,6 +75,12 @@ def best(ours: list[Row], rows: list[Row], asked: float) -> tuple[float, str]:
     return found, f"{found:g} of {', '.join(f'{lr:g}' for lr in more)}"
 
 
+def trained(kind: str, asked: float) -> list[Row]:
+    """All of SAELens' that were, as they did on the rows behind the training's."""
+    rows = select(read(HERE / "peers.jsonl"), architecture=kind, l0=asked)
+    return [row | {"l0": row["l0_behind"], "explained_variance": row["ev_behind"]} for row in rows]
+
+
 def beside(rows: list[Row]) -> None:
     """Ours and SAELens'."""
     heads = "EV | ΔCE, nats | KL | dead"
@@ -84,7 +92,7 @@ def beside(rows: list[Row]) -> None:
             theirs = select(rows, by="SAELens", architecture=kind, asked=asked)
             if not theirs:
                 continue
-            rate, tried = best(ours, theirs, asked)
+            rate, tried = best(ours, trained(kind, asked), asked)
             chosen = [
                 nearest(select(theirs, lr=rate, seed=seed), asked)[0]
                 for seed in sorted({row["seed"] for row in select(theirs, lr=rate)})
@@ -102,17 +110,14 @@ def beside(rows: list[Row]) -> None:
             print("| " + " | ".join([*cells, f"{more['explained_variance']:+.4f}", f"{more['delta_ce']:+.3f}"]) + " |")
 
 
-def every(rows: list[Row]) -> None:
-    """Each of SAELens' dictionaries, with ours of seed 0 at 3e-3 at its L0."""
-    head = "architecture, L0", "rate", "seed", "setting", "L0", "EV", "ours there"
-    print("\n| " + " | ".join(head) + " |\n| --- " + "| --: " * 6 + "|")
-    for row in sorted(select(rows, by="SAELens"), key=lambda r: (KINDS.index(r["architecture"]), r["asked"], r["lr"])):
-        kind, asked = row["architecture"], row["asked"]
-        ours = select(rows, by="unmix", architecture=kind)
-        (own,) = select(ours, seed=0, lr=3e-3, asked=asked)
-        ev = f"{row['explained_variance']:.4f} | {at(ours, own, row['l0'], 'explained_variance'):.4f}"
-        setting, l0 = f"{row['coefficient']:.4g}", f"{row['l0']:.1f}"
-        print(f"| {kind} {asked:g} | {row['lr']:g} | {row['seed']} | {setting} | {l0} | {ev} |")
+def every() -> None:
+    """Each of SAELens' dictionaries, on the rows behind the training's."""
+    head = "architecture, L0", "rate", "seed", "setting", "L0", "EV"
+    print("\n| " + " | ".join(head) + " |\n| --- " + "| --: " * 5 + "|")
+    for kind, asked in product(KINDS, L0S):
+        for row in trained(kind, asked):
+            numbers = f"{row['setting']:.4g} | {row['l0']:.1f} | {row['explained_variance']:.4f}"
+            print(f"| {kind} {asked:g} | {row['lr']:g} | {row['seed']} | {numbers} |")
 
 
 def cost() -> None:
@@ -130,5 +135,5 @@ if __name__ == "__main__":
     else:
         rows = read(HERE / "evaluation.jsonl")
         beside(rows)
-        every(rows)
+        every()
         cost()

@@ -143,7 +143,7 @@ def test_newer_checkpoints_are_refused_until_anew(own, out):
     with pytest.raises(UserError, match=r"step-000000020.*step-000000030.*--anew"):
         build(folder, out, Wanted(), SILENT)
     (out / "mine.txt").write_text("kept")
-    build(folder, out, Wanted(anew=True), SILENT)
+    build(folder, out, Wanted(anew=True, tokens=2000), SILENT)
     assert (out / "mine.txt").read_text() == "kept"
     store = open_store(out)
     assert store.members["mlp_out.1-l1-1"]["checkpoint"].endswith("step-000000030")
