@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything of this record, from the root of the checkout; after `benchmarks/environment` and `unmix fetch smollm2`.
 #   records/2026-11-27_smollm2-beside-saelens/run.sh WORK      WORK holds corpus, store (640 MB) and dictionaries
-# Hours of one core. What was run, and what was not, stands beside the lines. What is there is not made again.
+# Hours of one core. What was not run is said. What is there is not made again.
 set -euo pipefail
 here=records/2026-11-27_smollm2-beside-saelens
 seeds=records/2026-11-26_three-seeds # peers.py trains SAELens', judge.py judges both
@@ -22,26 +22,33 @@ own() { # SEED RATE NAME L0 …
         --runs "$work/runs" --name "$3"
 }
 
-theirs() { # START JOB …: the coefficients to begin with
-    benchmarks/.venv/bin/python $seeds/peers.py "$work/smollm2" "$work/peers" "${@:2}" "${place[@]}" --longest 10 --start "$1"
+theirs() { # START MOST JOB …: the coefficients to begin with, how many are tried
+    benchmarks/.venv/bin/python $seeds/peers.py "$work/smollm2" "$work/peers" "${@:3}" "${place[@]}" --longest 10 \
+        --start "$1" --most "$2"
 }
 
 own 0 3e-3 seed-0 20 50 100
 own 0 6e-3 lr-6e-3 50
+own 0 6e-3 lr-6e-3-more 20 100
+own 0 1.2e-2 lr-1.2e-2 50
+own 1 6e-3 seed-1 50
+own 2 6e-3 seed-2 50
 python $here/table.py --start "$work/runs/seed-0" # where ours ended
-theirs $here/start.json {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
-theirs $here/start.json {batchtopk,matryoshka}:50:{6e-3,1.5e-3}:0:50
-theirs $here/start.json {batchtopk,matryoshka}:{20,100}:3e-3:0:50
-theirs $here/start_after.json {jumprelu,relu}:50:6e-3:0:50 # from where the search at 3e-3 ended
-if [ -n "${ALL:-}" ]; then                                 # not run
-    theirs $here/start_after.json {jumprelu,relu}:50:1.5e-3:0:50
-    theirs $here/start_after.json {jumprelu,relu}:{20,100}:3e-3:0:50
-    own 1 6e-3 seed-1 50
-    own 2 6e-3 seed-2 50
-    theirs $here/start_after.json {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:{1,2}:50
-    theirs $here/start_after.json {batchtopk,matryoshka,jumprelu,relu}:{20,100}:{1.5e-3,6e-3}:0:50
+theirs $here/start.json 3 {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
+theirs $here/start.json 3 {batchtopk,matryoshka}:50:{6e-3,1.5e-3}:0:50
+theirs $here/start.json 3 {batchtopk,matryoshka}:{20,100}:3e-3:0:50
+theirs $here/start_after.json 3 {jumprelu,relu}:50:6e-3:0:50 # from where the search at 3e-3 ended
+theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:6e-3:0:50
+theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:6e-3:0:50 # from where that at 6e-3 ended
+theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:50:3e-3:{1,2}:50
+theirs $here/start_6e-3.json 1 {jumprelu,relu}:50:6e-3:{1,2}:50
+if [ -n "${ALL:-}" ]; then # not run
+    theirs $here/start_6e-3.json 2 {jumprelu,relu}:50:{1.5e-3,1.2e-2}:0:50
+    theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:{3e-3,1.2e-2}:0:50
+    theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:1.5e-3:0:50
 fi
 cp "$work/peers/runs.jsonl" $here/peers.jsonl
+# SAELens' that are furthest from the L0 asked for, or not at its best rate, were left out of this
 python $seeds/judge.py "$work/runs" "$work/peers" $here/evaluation.jsonl --model smollm2 --corpus "$work/english" \
-    --hook resid_post.15 --ce 2000 # the time was for explained variance
+    --hook resid_post.15 --ce 8000
 python $here/table.py
