@@ -59,6 +59,20 @@ def test_a_run_begun_on_another_device_resumes_here_and_says_so(overrides, tmp_p
         assert read_extensions(tmp_path / "moved")["l1-1"]["devices"] == ["mps", "cpu"]
 
 
+def test_compiling_may_be_left_out_of_a_run_that_exists(overrides, tmp_path):
+    """As the refusal of a machine without a compiler advises."""
+    recipe = make(overrides, training__kernels="portable")
+    run.sweep(recipe, tmp_path / "whole")
+    stopping(recipe, tmp_path / "cut", 30)
+    path = tmp_path / "cut" / "run.yaml"
+    began = read_manifest(path)
+    began["recipe"]["training"]["compile"] = True
+    write_manifest(path, began)
+    run.sweep(recipe, tmp_path / "cut")
+    assert read_manifest(path)["recipe"]["training"]["compile"] is False
+    assert same(state(tmp_path / "whole", "l1-1", 60), state(tmp_path / "cut", "l1-1", 60))
+
+
 def test_what_was_measured_on_another_device_is_measured_on_this_one(overrides, tmp_path, monkeypatch):
     """What the recipe gave is kept."""
     open_keys = {"training__selection": "auto", "training__border": "auto", "training__dense": "fp32"}
