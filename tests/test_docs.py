@@ -2,12 +2,14 @@
 
 import importlib.util
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from unmix.config.reference import page
+from unmix.evaluation import command
 
 DOCS = Path(__file__).parents[1] / "docs"
 NOTEBOOKS = sorted((DOCS / "notebooks").glob("*.ipynb"))
@@ -52,12 +54,16 @@ def test_a_page_of_a_notebook_shows_outputs_and_pictures(tmp_path: Path):
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Its sweeps for 40 steps, evaluated on few tokens; `scripts/docs --notebooks` runs it as it stands."""
     cells = [cell for cell in json.loads(path.read_text(encoding="utf-8"))["cells"] if cell["cell_type"] == "code"]
     assert len(cells) >= 3
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(command, "SWEEP_TOKENS", 5000)
+    monkeypatch.setattr(command, "SWEEP_CE_TOKENS", 1000)
     names: dict[str, Any] = {}
     for number, cell in enumerate(cells, start=1):
-        exec(compile("".join(cell["source"]), f"{path.name}, cell {number}", "exec"), names)
+        source = re.sub(r"\bsteps=\d+", "steps=40", "".join(cell["source"]))
+        exec(compile(source, f"{path.name}, cell {number}", "exec"), names)
     import matplotlib.pyplot
 
     matplotlib.pyplot.close("all")

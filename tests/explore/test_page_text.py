@@ -50,11 +50,14 @@ def test_every_text_is_drawn_as_it_is(opened: Opened, site: tuple[Path, Truth]) 
 
 
 def test_nothing_of_a_token_runs(opened: Opened) -> None:
-    for i in range(40):
+    shown = ""
+    for i in range(0, 40, 4):
         page = opened.go(f"#/m/l0-2/f/{i}")
+        shown += page.locator("main").inner_text()
         for tab in ("by value", "by mass", "near misses", "silent", "uniform"):
             if page.locator("[role=tab]").count():
                 page.locator(f'[role=tab]:text-is("{tab}")').click()
+    assert all(token.decode() in shown for token in HOSTILE[:4])
     page = opened.go("#/m/l0-2?query=%3Cscript")
     page.locator(".count", has_text="of 40").wait_for()
     assert page.locator(".virtual .row").count() > 0

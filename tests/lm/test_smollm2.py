@@ -93,12 +93,8 @@ def test_the_main_job_leaves_its_sinks_alone(tmp_path, monkeypatch, capsys):
     last = read_metrics(Path("runs/few/metrics.jsonl"))[-1]
     # of ordinary tokens, after 10,000 of them: about 0.2, as the pages are
     assert last["explained_variance"] > 0.1
-    assert cli.main(["evaluate", "runs/few", "--tokens", "4000", "--ce-tokens", "1000"]) == 0
+    assert cli.main(["evaluate", "runs/few", "--tokens", "2000", "--ce-tokens", "500"]) == 0
     [found] = read_json(Path("runs/few/evaluation.json"))["hooks"]
     assert found["ce_untouched"] < 5
     for row in found["saes"].values():
         assert row["delta_ce"] < found["baselines"]["predict the mean"]["delta_ce"]
-
-    assert cli.main(["sweep", *words, "--name", "none", "--training.mask", "none", "--train-only", "--steps", "1"]) == 0
-    said = capsys.readouterr().err
-    assert "warning: resid_post.15: every member will be trained on them, and they make up 9" in said

@@ -1,6 +1,7 @@
 """Peak memory of real processes: as estimated, and the same for a short corpus and a long one."""
 
 import re
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -58,10 +59,10 @@ def test_a_harvest_needs_the_same_for_four_shards_and_for_fourteen(tmp_path):
 
 
 def test_an_evaluation_keeps_no_activations(tmp_path):
-    sweep(tmp_path, "run", 512, 3, 500_000)
+    sweep(tmp_path, "run", 512, 3, 300_000)
     words = ["evaluate", str(tmp_path / "run"), "--ce-tokens", "2000", "--tokens"]
-    few, many = (peak(*words, str(tokens))[0] for tokens in (40_000, 200_000))
-    assert many - few < 160_000 * 1024 / 2
+    few, many = (peak(*words, str(tokens))[0] for tokens in (20_000, 120_000))
+    assert many - few < 100_000 * 1024 / 2
 
 
 TINY_STEPS = """
@@ -87,9 +88,10 @@ print(used[len(used) // 2], max(used[len(used) // 2:]), len(used))
 
 @pytest.mark.slow
 def test_tiny_steps_without_number_need_no_more_memory(tmp_path):
-    command = [sys.executable, "-c", TINY_STEPS, "15000", str(tmp_path)]
+    command = [sys.executable, "-c", TINY_STEPS, "20000", str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     half_way, most, looks = map(int, done.stdout.split())
     assert looks > 20
-    assert most < 1.01 * half_way
+    # 1 kB for each step of the second half, the least that a tensor takes; what settles takes a part of that
+    assert (most - half_way) * resource.getpagesize() < 10_000 * 1024

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,17 +21,23 @@ Columns = Mapping[str, NDArray[Any]]
 
 @contextmanager
 def connected() -> Iterator[Any]:
-    """A database in memory. Raises `UserError` where DuckDB is not installed."""
+    """A connection of its own to this process' database in memory. Raises `UserError` where DuckDB is not installed."""
     try:
-        import duckdb
+        import duckdb  # noqa: F401
     except ImportError:
         raise UserError("the explorer needs duckdb, which is not installed; pip install 'unmix[explore]'") from None
-    connection = duckdb.connect(config={"threads": os.cpu_count() or 1, "memory_limit": MEMORY})
-    try:
+    with closing(_database().cursor()) as connection:
         connection.execute("SET enable_progress_bar = false")
         yield connection
-    finally:
-        connection.close()
+
+
+@cache
+def _database() -> Any:
+    """Opened once: 15 ms, where a connection to it takes 0.1. It has no tables, and keeps nothing of files read."""
+    import duckdb
+
+    config: dict[str, Any] = {"threads": os.cpu_count() or 1, "memory_limit": MEMORY}
+    return duckdb.connect(config=config | {"enable_external_file_cache": False})
 
 
 def write_parquet(path: Path, columns: Columns) -> None:
