@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything of this record, from the root of the checkout; after `benchmarks/environment` and `unmix fetch smollm2`.
 #   records/2026-11-27_smollm2-beside-saelens/run.sh WORK      WORK holds corpus, store (640 MB) and dictionaries
-# Hours of one core. What was not run is said. What is there is not made again.
+# Hours of one core. What is there is not made again.
 set -euo pipefail
 here=records/2026-11-27_smollm2-beside-saelens
 seeds=records/2026-11-26_three-seeds # peers.py trains SAELens', judge.py judges both
@@ -15,10 +15,10 @@ fixed=(--training.selection fp32 --training.dense fp32 --training.border 0.1) # 
 [ -e "$work/smollm2/manifest.json" ] || unmix harvest --model smollm2 --corpus "$work/english" --hook resid_post.15 \
     --tokens 557056 --out "$work/smollm2"
 
-own() { # SEED RATE NAME L0 …
+own() { # SEED RATE NAME L0 …; KINDS, if they are not all
     unmix sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" "${place[@]}" "${fixed[@]}" \
         --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 --train-only \
-        --architecture batchtopk jumprelu matryoshka relu --l0 "${@:4}" --training.seed "$1" --training.lr "$2" \
+        --architecture ${KINDS:-batchtopk jumprelu matryoshka relu} --l0 "${@:4}" --training.seed "$1" --training.lr "$2" \
         --runs "$work/runs" --name "$3"
 }
 
@@ -31,8 +31,17 @@ own 0 3e-3 seed-0 20 50 100
 own 0 6e-3 lr-6e-3 50
 own 0 6e-3 lr-6e-3-more 20 100
 own 0 1.2e-2 lr-1.2e-2 50
+own 0 1.2e-2 lr-1.2e-2-more 20 100
 own 1 6e-3 seed-1 50
 own 2 6e-3 seed-2 50
+KINDS=jumprelu own 1 3e-3 jumprelu-1 50
+KINDS=jumprelu own 2 3e-3 jumprelu-2 50
+for lr in 3e-3 6e-3; do # relu with fixed coefficients, beside those of the controller
+    unmix sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" "${place[@]}" "${fixed[@]}" \
+        --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 --train-only \
+        --architecture relu --l1 1.4 1.9 2.6 3.6 --training.lr $lr --runs "$work/fixed" --name fixed-$lr
+done
+python $here/biases.py "$work/runs" "$work/fixed"
 python $here/table.py --start "$work/runs/seed-0" # where ours ended
 theirs $here/start.json 3 {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
 theirs $here/start.json 3 {batchtopk,matryoshka}:50:{6e-3,1.5e-3}:0:50
@@ -42,11 +51,9 @@ theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:6e-3:0:50
 theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:6e-3:0:50 # from where that at 6e-3 ended
 theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:50:3e-3:{1,2}:50
 theirs $here/start_6e-3.json 1 {jumprelu,relu}:50:6e-3:{1,2}:50
-if [ -n "${ALL:-}" ]; then # not run
-    theirs $here/start_6e-3.json 2 {jumprelu,relu}:50:{1.5e-3,1.2e-2}:0:50
-    theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:{3e-3,1.2e-2}:0:50
-    theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:1.5e-3:0:50
-fi
+theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,50,100}:1.2e-2:0:50
+theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:3e-3:0:50
+theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:1.5e-3:0:50
 cp "$work/peers/runs.jsonl" $here/peers.jsonl
 # SAELens' that are furthest from the L0 asked for, or not at its best rate, were left out of this
 python $seeds/judge.py "$work/runs" "$work/peers" $here/evaluation.jsonl --model smollm2 --corpus "$work/english" \
