@@ -41,6 +41,9 @@ for lr in 3e-3 6e-3; do # relu with fixed coefficients, beside those of the cont
         --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 --train-only \
         --architecture relu --l1 1.4 1.9 2.6 3.6 --training.lr $lr --runs "$work/fixed" --name fixed-$lr
 done
+python $here/faster_biases.py 3 sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" \
+    "${place[@]}" "${fixed[@]}" --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 \
+    --train-only --architecture relu --l1 0.4 0.7 1 1.4 --training.lr 3e-3 --runs "$work/faster" --name biases-3
 python $here/biases.py "$work/runs" "$work/fixed"
 python $here/table.py --start "$work/runs/seed-0" # where ours ended
 theirs $here/start.json 3 {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
