@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from unmix.errors import UserError
 
 ROW_GROUP = 122_880  # rows, DuckDB's own size: what one feature's entries are found in
-MEMORY = "1GB"  # what a query may hold; the arrays that it answers in come on top
+MEMORY = "1GB"  # what all queries at one time may hold; the arrays that they answer in come on top
 Columns = Mapping[str, NDArray[Any]]
 
 
