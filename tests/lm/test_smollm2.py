@@ -98,3 +98,7 @@ def test_the_main_job_leaves_its_sinks_alone(tmp_path, monkeypatch, capsys):
     assert found["ce_untouched"] < 5
     for row in found["saes"].values():
         assert row["delta_ce"] < found["baselines"]["predict the mean"]["delta_ce"]
+
+    assert cli.main(["sweep", *words, "--name", "none", "--training.mask", "none", "--train-only", "--steps", "1"]) == 0
+    said = capsys.readouterr().err
+    assert "warning: resid_post.15: every member will be trained on them, and they make up 9" in said
