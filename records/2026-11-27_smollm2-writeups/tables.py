@@ -1,7 +1,8 @@
 """The tables and pictures of write-up 2: python tables.py runs/outliers runs/without
 
 Writes normalized.md, members.jsonl and pareto_HOOK.png beside this file, by functions of `scripts/normalized_sae.py`:
-each number at one L0 is linear in log L0 between the two members of a kind around it.
+each number at one L0 is linear in log L0 between the two members of a kind around it. by_length.md is made of
+members.jsonl; without runs, it alone is written.
 """
 
 import json
@@ -49,7 +50,32 @@ def of_members(members: list[before.Row]) -> list[str]:
     return lines
 
 
+def by_length(members: list[before.Row]) -> list[str]:
+    """A line a dictionary: L0 and L1 = Σᵢ fᵢ‖wᵢ‖ of the shortest and longest tokens; the sums' shares."""
+    groups = "shortest 1 % | the rest | longest 1 %"
+    lines = [f"| kind | α | L0, {groups} | L1, {groups} | of the squared error, longest 1 % | of the penalty |"]
+    lines.append("|---|" + "--:|" * 9)
+    for m in members:
+        parts = [m[part] for part in ("bottom", "rest", "top")]
+        cells = [f"{m['alpha']:g}", *(f"{part['l0']:.1f}" for part in parts), *(f"{part['l1']:,.0f}" for part in parts)]
+        shares = [f"{m['top'][key]:.1%}" for key in ("share_of_loss", "share_of_penalty")]
+        lines.append(f"| {m['kind']} | " + " | ".join(cells + shares) + " |")
+    return lines
+
+
+def write_by_length() -> None:
+    """by_length.md, from members.jsonl."""
+    kept = [json.loads(line) for line in (RECORD / "members.jsonl").read_text(encoding="utf-8").splitlines()]
+    text = ["# Which tokens take the features, every dictionary\n\nWritten by `tables.py`; each in its own units.\n"]
+    for hook in dict.fromkeys(row["hook"] for row in kept):
+        text += [f"\n## {hook}\n", *by_length([row for row in kept if row["hook"] == hook])]
+    (RECORD / "by_length.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+
+
 def main() -> None:
+    if not sys.argv[1:]:
+        write_by_length()
+        return
     before.LEVELS = LEVELS
     text, kept = ["# Tables of write-up 2\n\nWritten by `tables.py`.\n"], []
     for hook, members in {hook: of for run in sys.argv[1:] for hook, of in rows(Path(run)).items()}.items():
@@ -60,6 +86,7 @@ def main() -> None:
         kept += [{"hook": hook} | {key: m[key] for key in (*before.KEPT, "top", "rest", "bottom")} for m in members]
     (RECORD / "normalized.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     (RECORD / "members.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+    write_by_length()
 
 
 if __name__ == "__main__":
