@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from functools import cache
@@ -65,9 +66,16 @@ def _fetched(asked: str) -> dict[str, NDArray[Any]]:
 
 
 def _of(paths: Sequence[Path]) -> str:
-    return f"read_parquet([{', '.join(quoted(path) for path in paths)}])"
+    """These files and no others, with their own columns alone: DuckDB would take `run[1]` for a pattern, which `run1`
+    fits, and of a folder `id=5` it would make the column `id`, in the place of the file's."""
+    return f"read_parquet([{', '.join(quoted(_literal(path)) for path in paths)}], hive_partitioning = false)"
 
 
-def quoted(path: Path) -> str:
+def _literal(path: Path) -> str:
+    """A pattern that this path alone fits."""
+    return re.sub(r"[*?[]", r"[\g<0>]", str(path))
+
+
+def quoted(path: Path | str) -> str:
     """As a string of SQL."""
     return "'" + str(path).replace("'", "''") + "'"
