@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_models import tiny_tokenizer
-from tokenizers import Tokenizer, decoders, models, normalizers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers
 from transformers import PreTrainedTokenizerFast
 
 from unmix.explore.labels import label
@@ -53,20 +53,26 @@ def test_a_script_hands_over_what_was_put():
         read_script(b"alert(1)")
 
 
-TEXTS = ["def of(self):\n\treturn", "中文 and 🙂🏽", "\u202eabc \u00a0 x\x00", "a  b   c", "naïve"]
+TEXTS = ["def of(self):\n\treturn", "中文 and 🙂🏽", "\u202eabc \u00a0 x\x00", "a  b   c", "naïve", "a\n\n  中"]
 
 
-def sentencepiece():
+def sentencepiece(added=()):
     """A tokenizer with ▁ for spaces and <0xNN> for what it lacks."""
     pieces = ["<unk>", "<s>", *(f"<0x{b:02X}>" for b in range(256)), "▁", "a", "b"]
     letters = {piece: n for n, piece in enumerate(pieces)}
     bpe = Tokenizer(models.BPE(vocab=letters, merges=[], unk_token="<unk>", byte_fallback=True))
     bpe.normalizer = normalizers.Replace(" ", "▁")
     bpe.decoder = decoders.Sequence([decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()])
+    bpe.add_tokens(list(added))
     return PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", unk_token="<unk>")
 
 
-@pytest.mark.parametrize("make", [tiny_tokenizer, sentencepiece])
+def gemma():
+    """The same with runs of spaces and of line breaks as added tokens, as Gemma has them."""
+    return sentencepiece([AddedToken(run, normalized=True) for run in ("▁▁", "▁▁▁", "\n\n")])
+
+
+@pytest.mark.parametrize("make", [tiny_tokenizer, sentencepiece, gemma])
 def test_the_bytes_of_tokens_are_those_of_the_text(make):
     tokenizer = make()
     of = bytes_of(tokenizer)

@@ -32,13 +32,14 @@ def vocabulary(tokenizer: Any, ids: Iterable[int]) -> dict[str, Any]:
 
 def bytes_of(tokenizer: Any) -> Callable[[int], bytes]:
     """id -> bytes. An id without an entry (a model may have more logits than its tokenizer has tokens) has none."""
-    added = {int(i): str(token) for i, token in tokenizer.added_tokens_decoder.items()}
+    added = {int(i): token for i, token in tokenizer.added_tokens_decoder.items()}
     ids = tokenizer.encode(_TRIED, add_special_tokens=False)
     for read in (_byte_level, _byte_fallback):
 
         def of(i: int, read: Callable[[str], bytes | None] = read) -> bytes:
-            if i in added:
-                return added[i].encode()
+            # Gemma's runs of ▁ are added tokens: spaces like any other entry's
+            if i in added and (added[i].special or read is _byte_level):
+                return str(added[i]).encode()
             entry = tokenizer.convert_ids_to_tokens(i)
             found = None if entry is None else read(entry)
             return b"" if entry is None else entry.encode() if found is None else found
