@@ -64,6 +64,18 @@ def test_masked_firings_are_not_marked():
     assert text.count(OPEN) == len(texts_of(text))
 
 
+def test_strengths_are_of_what_counts():
+    """A BOS with 90 times the value would make every other strength 1."""
+    plain, masked = record(), record()
+    for one in masked["groups"]["top"]:
+        if one["c"]:
+            one["v"].insert(0, [0, 90.0])
+            one["m"] = [0]
+    strengths = module.question(plain, split(plain), bytes_of)
+    assert " 10" in strengths
+    assert module.question(masked, split(masked), bytes_of) == strengths
+
+
 @pytest.mark.parametrize(
     ("tokens", "marked", "text"),
     [

@@ -153,7 +153,9 @@ def question(record: Record, found: Split, bytes_of: BytesOf) -> str:
     def quoted(token: int) -> str:
         return json.dumps(bytes_of(token).decode("utf-8", "replace"), ensure_ascii=False)
 
-    values = [{offset: abs(value) for offset, value in window["v"]} for window in found.shown]
+    values = [
+        {offset: abs(value) for offset, value in window["v"] if offset not in window["m"]} for window in found.shown
+    ]
     largest = max(value for of_window in values for value in of_window.values())
     lines = []
     for n, (window, of_offset) in enumerate(zip(found.shown, values, strict=True), 1):
