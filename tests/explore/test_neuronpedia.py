@@ -8,6 +8,8 @@ import pytest
 from explore.tiny_explored import TOKENS
 
 from unmix.cli import main
+from unmix.explore.pack import script
+from unmix.explore.server_files import read_manifest
 from unmix.explore.site_records import Records
 from unmix.interop.load import load_sae
 from unmix.interop.neuronpedia import FEATURES
@@ -86,9 +88,22 @@ def test_every_member_is_a_source_with_the_values_of_its_site(run, tmp_path, cap
                 assert example["values"][example["maxValueTokenIndex"]] == example["maxValue"]
                 assert example["values"][example["qualifyingTokenIndex"]] > 0
             if own:
-                assert own[0]["maxValue"] >= own[0]["values"][own[0]["qualifyingTokenIndex"]] == record["max"]
+                assert own[0]["maxValue"] == own[0]["values"][own[0]["qualifyingTokenIndex"]] == record["max"]
+                assert max(example["maxValue"] for example in own) == feature["maxActApprox"]
                 top = [example for example in own if example["binContains"] == -1]
                 assert len(top) == len(record["groups"]["top"])
+
+
+def test_features_with_negative_values_are_refused(run, tmp_path, capsys):
+    """An example's largest value would be another token's than the one that it was chosen for."""
+    path = run / "explore/site/manifest.js"
+    manifest = read_manifest(path.parent)
+    manifest["members"][1]["architecture"] = "abstopk"
+    path.write_bytes(script("manifest", manifest, packed=False))
+    assert converted(run, tmp_path / "np") == 2
+    [line] = capsys.readouterr().err.splitlines()
+    assert f"features of an abstopk ({manifest['members'][1]['name']}) may be negative" in line
+    assert not (tmp_path / "np").exists()
 
 
 def test_an_upload_is_what_its_api_takes(run, tmp_path):

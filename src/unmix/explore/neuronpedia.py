@@ -38,10 +38,16 @@ def write_pages(out: Path, folder: Path | None, to: Path, asked: Asked, say: Cal
     """Write `to` from the explore folder `out`; answers the folder of each member's bulk import.
 
     `folder`: the run or the dictionary that was explored, for its decoder rows; as the store says, if not given. Raises
-    `UserError` without a site, for a damaged one, for ids that cannot be ones, and for a hook that names no layer.
+    `UserError` without a site, for a damaged one, for ids that cannot be ones, for a hook that names no layer, and for
+    an abstopk, whose features are negative on some tokens.
     """
     site = out / "site"
     manifest = read_manifest(site)
+    if signed := [row["name"] for row in manifest["members"] if row.get("architecture") == "abstopk"]:
+        raise UserError(
+            f"features of an abstopk ({', '.join(signed)}) may be negative, and Neuronpedia shows the largest values; "
+            "build a site of the other members (--member)"
+        )
     model = (asked.model or _id(Path(str(manifest["model"]["name"])).name)).lower()
     for flag, value in (("--model", model), ("--set", asked.set)):
         if not re.fullmatch(r"[A-Za-z0-9][\w.-]*", value):
@@ -100,7 +106,8 @@ def _features(
 
 
 def _examples(record: Record, piece: Callable[[int], str]) -> Iterator[Example]:
-    """The strongest sequences, then those of equal widths of (0, max]; each place once."""
+    """The strongest sequences, then those of equal widths of (0, max]; each place once. Masked tokens have the value 0:
+    a BOS would stand above the feature's maximum, and its examples first."""
     seen: set[tuple[int, int]] = set()
     bands = [(*TOP, record["max"], window) for window in record["groups"]["top"]]
     bands += [
@@ -115,7 +122,8 @@ def _examples(record: Record, piece: Callable[[int], str]) -> Iterator[Example]:
         seen.add(at)
         values = [0.0] * window["n"]
         for offset, value in window["v"]:
-            values[offset] = value
+            if offset not in window["m"]:
+                values[offset] = value
         tokens = [piece(i) for i in window["ids"]]
         yield Example(tokens[:MOST_TOKENS], values[:MOST_TOKENS], window["c"], low, high, share)
 
