@@ -162,6 +162,27 @@ def test_a_file_of_the_user_in_the_site_is_not_lost(folder, out):
     assert (out / "site" / "manifest.js").exists()
 
 
+def test_what_is_put_into_the_site_during_a_build_is_not_lost(folder, out):
+    def say(line):
+        (out / "site" / "notes.json").write_text(line)
+
+    with pytest.raises(UserError, match=r"notes\.json is not of the site.*move it away"):
+        build(folder, out, Wanted(), lambda line: say(line) if line.startswith("features of") else None)
+    assert (out / "site" / "notes.json").read_text().startswith("features of")
+    (out / "site" / "notes.json").unlink()
+    build(folder, out, Wanted(), SILENT)
+    assert sorted(path.name for path in out.iterdir() if path.name.startswith(".")) == []
+
+
+@pytest.mark.parametrize("name", ["site.old", "site.new"])
+def test_a_copy_of_the_site_is_the_users(folder, out, name):
+    shutil.copytree(out / "site", out / name)
+    (out / name / "notes.json").write_text("{}")
+    before = files_of(out / name)
+    build(folder, out, Wanted(), SILENT)
+    assert files_of(out / name) == before
+
+
 def test_a_manifest_of_another_program_is_left_alone(folder, tmp_path):
     out = tmp_path / "out"
     out.mkdir()

@@ -143,18 +143,30 @@ def require_ours(site: Path, listed: Iterable[str]) -> None:
         raise UserError(f"{site / other} is not of the site, which is about to be replaced; move it away")
 
 
+def new_site(site: Path) -> Path:
+    """An empty place to write one in, beside the old one; what a build that was stopped left there is removed."""
+    new = _aside(site, "new")
+    with writing(new):
+        _remove(new)
+    return new
+
+
 def replace(new: Path, site: Path) -> None:
     """Put the new folder in the place of the old one."""
-    old = site.with_name(f"{site.name}.old")
+    old = _aside(site, "old")
     with writing(site):
-        remove(old)
+        _remove(old)
         if site.exists():
             site.rename(old)
         new.rename(site)
-        remove(old)
+        _remove(old)
 
 
-def remove(folder: Path) -> None:
-    """A folder that a build left behind, with what is in it."""
+def _aside(site: Path, what: str) -> Path:
+    """A hidden name that is the build's own: `site.old` may be a user's."""
+    return site.with_name(f".{site.name}.{what}")
+
+
+def _remove(folder: Path) -> None:
     if folder.exists():
         shutil.rmtree(folder)

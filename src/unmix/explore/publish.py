@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 import unmix
-from unmix.disk import replacing, sha256, writing
+from unmix.disk import replacing, sha256
 from unmix.evaluation.subject import Subject
 from unmix.explore import derive, descriptions, logits, manifest, member, pages, prompts
 from unmix.explore.about import chosen_members, members_about
@@ -45,15 +45,14 @@ def publish(
     page = out / "site"
     pages.require_ours(page, there["site"])
     described = {name: descriptions.of_member(out, name, there["fingerprint"]) for name in store.members}
-    new = page.with_name("site.new")
-    with writing(new):
-        pages.remove(new)
+    new = pages.new_site(page)
     with pages.Site(new) as site:
         there["derived"] = _fill(site, folder, store, subject, lm, described, beside, say)
         site.copy_page()
     there["beside"] = {one.name: one.facts for one in beside}
     there["site"] = sorted({*there["site"], *site.files})  # whichever of the two is there if this is stopped
     write_json(out / manifest.FILE, there)
+    pages.require_ours(page, there["site"])  # the pages took a while, in which something may have been put there
     pages.replace(new, page)
     there["site"] = sorted(site.files)
     write_json(out / manifest.FILE, there)
