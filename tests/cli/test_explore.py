@@ -116,6 +116,14 @@ def test_an_sae_that_unmix_did_not_train(base, tmp_path, monkeypatch, capsys):
     assert "unknown" in manifest["tokens"]["split"]
     assert manifest["members"][0]["asked"] == {}
     assert "feature 3 of sae" in said(capsys, "show", folder, "3").out
+    monkeypatch.setattr("unmix.explore.server.serve", lambda *_, **__: pytest.fail("it was served"))
+    for more, built in (
+        (["--hook", "resid_post.0"], "--hook resid_post.1, and --hook resid_post.0"),
+        (["--corpus", tmp_path / "others"], f"--corpus {texts}, and --corpus {tmp_path / 'others'}"),
+        (["--corpus.field", "content"], "no keys of the corpus, and --corpus.field content"),
+    ):  # it would be served as it is, with prompts read at another place than it shows
+        _, err = said(capsys, "explore", folder, *more, status=2)
+        assert f"was built with {built} is asked for; give --anew" in err.splitlines()[-1]
 
 
 def as_gemma_scope(folder, sae):
@@ -156,6 +164,7 @@ def test_an_sae_of_another_library_whatever_its_files_are_called(write, base, tm
         (["explore", "RUN", "--build", "--tokens", "64"], "--tokens 320, which is now 64; give --anew"),
         (["explore", "RUN", "--tokens", "64"], "built with --tokens 320, and --tokens 64 is asked for; give --anew"),
         (["explore", "RUN", "--member", "l1-3"], "built with --member all, and --member l1-3 is asked for; give --an"),
+        (["explore", "RUN", "--corpus", "/no/such/place"], "and --corpus /no/such/place is asked for; give --anew"),
         (["explore", "RUN", "--features", "3"], "--features is of --explain URL, and does nothing without it"),
         (["explore", "RUN", "--explain-model", "some"], "--explain-model is of --explain URL"),
         (["explore", "RUN", "--key-variable", "KEY"], "--key-variable is of --explain URL"),
@@ -176,7 +185,8 @@ def test_an_sae_of_another_library_whatever_its_files_are_called(write, base, tm
         (["show", "EMPTY", "--text", "x"], "build it with `unmix explore RUN --build`"),
     ],
 )
-def test_mistakes_are_one_line(run, tmp_path, capsys, words, says):
+def test_mistakes_are_one_line(run, tmp_path, capsys, monkeypatch, words, says):
+    monkeypatch.setattr("unmix.explore.server.serve", lambda *_, **__: pytest.fail("it was served"))
     places = {"RUN": run, "EMPTY": tmp_path}
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     _, err = said(capsys, *(places.get(word, word) for word in words), status=2)

@@ -77,7 +77,9 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
         if out == folder / "explore" and (folder / "report.html").exists():
             show_report(folder)  # anew, with features of the site
     else:
-        require_asked(out, there, args.tokens, [] if args.explain else args.member)  # which are to be described
+        members = [] if args.explain else args.member  # which are to be described
+        read = {"corpus": args.corpus, "corpus_keys": keys, "hook": args.hook, "hook_out": args.hook_out}
+        require_asked(out, there, args.tokens, members, **read)
     if args.explain:
         return _explain(args, out)
     if args.build:

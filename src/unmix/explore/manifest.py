@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from unmix.disk import sha256
 from unmix.errors import UserError
+from unmix.hooknames import canonical
 from unmix.runlog import read_json, write_json
 
 FILE = "manifest.json"
@@ -86,24 +88,52 @@ def require_same(folder: Path, manifest: Manifest, inputs: dict[str, Any]) -> No
     raise UserError(f"{folder} was built from other checkpoints of {', '.join(said)}; {remedy}")
 
 
-def require_asked(folder: Path, manifest: Manifest, tokens: int | None, members: Sequence[str]) -> None:
-    """Raises `UserError` if the site was built with another number of tokens, or of other members, where they are
-    given: serving it would not change it."""
-    asked = {"asked_tokens": tokens, "asked_members": sorted(members) or None}
-    for key, value in asked.items():
-        there = manifest["inputs"].get(key)
+def require_asked(
+    folder: Path,
+    manifest: Manifest,
+    tokens: int | None,
+    members: Sequence[str],
+    *,
+    corpus: str | None = None,
+    corpus_keys: Mapping[str, Any] = MappingProxyType({}),
+    hook: str | None = None,
+    hook_out: str | None = None,
+) -> None:
+    """Raises `UserError` if the site was built with another number of tokens, of other members, on another corpus or at
+    other hooks, where they are given: serving it would not change it."""
+    inputs, about = manifest["inputs"], manifest["about"]
+    rows: list[tuple[str, Any, Any]] = [
+        ("asked_tokens", tokens, inputs.get("asked_tokens")),
+        ("asked_members", sorted(members) or None, inputs.get("asked_members")),
+        ("corpus_keys", dict(corpus_keys) or None, about.get("corpus_keys", {})),
+    ]
+    if corpus is not None and Path(corpus).absolute() != Path(about["corpus"]).absolute():  # any source, or one path
+        rows.append(("source", corpus, about["corpus"]))
+    for key, at in (("hook", hook), ("hook_out", hook_out)):
+        hooks = sorted({row[key] for row in inputs["members"].values() if key in row})
+        if at is not None and hooks and canonical(at) not in hooks:
+            rows.append((key, at, hooks))
+    for key, value, there in rows:
         if value not in (None, there):
             raise UserError(
-                f"the site in {folder} was built with {_said(key, there)}, and {_said(key, value)} is asked for; give "
-                "--anew to build it again, --out for another folder, or leave that out to see it as it is"
+                f"the site in {folder} was built with {_said(key, there)}, and {_said(key, value)} is asked for; "
+                "give --anew to build it again, --out for another folder, or leave that out to see it as it is"
             )
 
 
-_FLAGS = {"asked_tokens": "--tokens", "asked_members": "--member"}
+_FLAGS = {
+    "asked_tokens": "--tokens",
+    "asked_members": "--member",
+    "source": "--corpus",
+    "hook": "--hook",
+    "hook_out": "--hook-out",
+}
 
 
 def _said(key: str, value: Any) -> str:
     """An input as its user knows it."""
+    if key == "corpus_keys":
+        return " ".join(f"--corpus.{name} {_value(given)}" for name, given in value.items()) or "no keys of the corpus"
     return f"{_FLAGS[key]} {_value(value)}" if key in _FLAGS else f"{key} = {_value(value)}"
 
 
