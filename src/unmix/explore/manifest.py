@@ -149,10 +149,15 @@ def whole(folder: Path, files: dict[str, str]) -> bool:
 
 
 def clear(folder: Path, manifest: Manifest) -> None:
-    """Remove what the manifest lists, and nothing else; folders that are left empty go with it."""
+    """Remove what the manifest lists, and nothing else; folders that are left empty go with it.
+
+    Raises `UserError`, before anything is removed, if it lists a path that leads out of the folder.
+    """
     listed = [path for shard in manifest["shards"] for path in shard["files"]]
     listed += [path for row in manifest["derived"].values() for path in row["files"]]
     listed += [f"site/{path}" for path in manifest["site"]]
+    if outside := next((path for path in listed if Path(path).anchor or ".." in Path(path).parts), None):
+        raise UserError(f"{folder / FILE} lists {outside}, which no build wrote; move the folder away")
     parents = set()
     for path in listed:
         (folder / path).unlink(missing_ok=True)
