@@ -1,5 +1,8 @@
 """Decoder neighbours, matches between dictionaries, effects on the logits: against plain products."""
 
+from dataclasses import replace
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -93,6 +96,27 @@ def test_effects_are_what_moves_the_logits(family):
         np.testing.assert_allclose(found.minus_values_FK[i], effect[found.minus_FK[i]], rtol=0.02, atol=0.01)
         assert (np.diff(found.plus_values_FK[i]) <= 0).all()
         assert (np.diff(found.minus_values_FK[i]) >= 0).all()
+
+
+def test_logits_that_have_no_token_are_left_out():
+    """Some models have more rows than their tokenizer has tokens, all alike, as Qwen's."""
+    lm = load_language_model(ModelConfig(name=str(tiny_model_folder("gpt2"))))
+    weight = lm.model.get_output_embeddings().weight
+    V, sae = 200, new_dictionary(WIDTH, 5, 1.0, 0)
+    there = {str(i): i for i in (*range(V), *range(288, 300))}  # some that the model lacks
+    small = replace(lm, tokenizer=SimpleNamespace(get_vocab=lambda: there))
+    with torch.no_grad():
+        weight[V:] = 9.0 * torch.randn(WIDTH, generator=torch.Generator().manual_seed(1))
+    assert (logits.effects(sae, logits.readout(lm)).plus_FK >= V).any()
+    out = logits.readout(small)
+    found = logits.effects(sae, out)
+    rows_FV = (sae.W_dec.detach() - sae.W_dec.detach().mean(1, keepdim=True)) @ (out.gain_D * weight[:V].detach()).T
+    effect_FV = (rows_FV - rows_FV.mean(1, keepdim=True)).numpy()
+    np.testing.assert_array_equal(found.plus_FK, np.argsort(-effect_FV, axis=1)[:, : logits.NAMED])
+    np.testing.assert_array_equal(found.minus_FK, np.argsort(effect_FV, axis=1)[:, : logits.NAMED])
+    np.testing.assert_allclose(found.plus_values_FK[:, 0], effect_FV.max(1), rtol=1e-4)
+    many = logits.effects(sae, out, k=V + 3)
+    assert [sorted(row) for row in many.minus_FK.tolist()] == 5 * [[-1, -1, -1, *range(V)]]
 
 
 def final_norm(lm):

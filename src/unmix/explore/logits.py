@@ -4,7 +4,8 @@
 
 γ is the gain of the final norm, c takes the mean over D out where that norm is a LayerNorm and is nothing where it is
 an RMSNorm; the division by the length of x, the same for every token of the vocabulary, is left out. Only hooks on the
-residual stream, or of what is added to it, have such an effect.
+residual stream, or of what is added to it, have such an effect. The vocabulary is the tokenizer's: a model may have
+more logits, whose rows are alike and were hardly trained, so that they would all be promoted together.
 
 The norm is found by what it does: the module that gives the unembedding its input, and that answers to random vectors
 in one of the two forms, y = γ ⊙ x / rms(x) or y = γ ⊙ c(x) / rms(c(x)) + β. A model without one has no attribution.
@@ -39,6 +40,8 @@ class Readout(NamedTuple):
     centred: bool
     """Whether the final norm takes the mean over D out."""
     unembedding_VD: Tensor
+    """W_U, of the V tokens that the tokenizer has."""
+    ids_V: Ints
 
 
 class Effects(NamedTuple):
@@ -75,7 +78,9 @@ def readout(model: LanguageModel) -> Readout | None:
         if given and y_NTD.shape == given[0].shape and torch.equal(y_NTD, given[0]):
             found = _gain(module, model.width, weight)
             if found is not None:
-                return Readout(found[0], found[1], weight.detach().float().cpu())
+                ids = sorted(i for i in set(model.tokenizer.get_vocab().values()) if i < len(weight))
+                W_VD = weight.detach() if len(ids) == len(weight) else weight.detach()[ids]
+                return Readout(*found, W_VD.float().cpu(), np.array(ids, dtype=np.int64))
     return None
 
 
@@ -109,6 +114,7 @@ def effects(sae: Dictionary, out: Readout, k: int = NAMED) -> Effects:
     """Of every feature of a dictionary that writes to the residual stream."""
     found = [(*largest(effect_fV, k), *largest(-effect_fV, k)) for effect_fV in _effects(sae, out)]
     plus, plus_values, minus, minus_values = (np.concatenate(column) for column in zip(*found, strict=True))
+    plus, minus = (np.where(columns < 0, -1, out.ids_V[columns]) for columns in (plus, minus))
     return Effects(plus, plus_values, minus, -minus_values)
 
 
