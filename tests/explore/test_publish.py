@@ -271,9 +271,17 @@ def test_costs_and_the_choice_of_the_run_are_shown(own, out):
     assert [row["name"] for row in manifest["members"] if row["chosen"]] == [name]
     assert (found[name]["delta_ce"], found[name]["delta_ce_se"]) == (0.1235, None)
     assert found[MEMBERS[0]]["delta_ce"] is None
-    evaluation["checkpoints"] = {name: "members/other/step-000000001"}
-    (own / "evaluation.json").write_text(json.dumps(evaluation))
-    assert publish.members_about(own, subject)[name]["delta_ce"] is None
+    there = {"model": subject.model.name, "corpus": subject.corpus.source}
+    for changed, known in (
+        ({}, 0.1235),
+        ({"checkpoints": {name: "members/other/step-000000001"}}, None),
+        ({"model": "another"}, None),
+        ({"corpus": "other/texts"}, None),
+        ({"hooks": [{"hook": HOOKS[0], "saes": {name: row}}]}, None),
+        ({"hooks": [{"hook": f"{HOOKS[1]} -> mlp_out.1", "saes": {name: row}}]}, 0.1235),
+    ):  # what stands beside it is of the explored model, text and hook
+        (own / "evaluation.json").write_text(json.dumps(evaluation | there | changed))
+        assert publish.members_about(own, subject)[name]["delta_ce"] == known
 
 
 def test_a_dictionary_of_another_width_is_refused(own, tmp_path):

@@ -72,10 +72,14 @@ def _sections(folder: Path) -> dict[str, tuple[SAEConfig, TrainingConfig]]:
 
 
 def _effects(folder: Path, subject: Subject) -> dict[str, dict[str, float | None]]:
-    """member -> ΔCE of the folder's evaluation, where that is of these checkpoints."""
+    """member -> ΔCE of the folder's evaluation, where that is of these checkpoints at their hooks, on the model and
+    the corpus that are explored."""
     try:
         found = read_json(folder / EVALUATION) or {}
     except UserError:  # damaged: `evaluate` says so, and the numbers are not known here
+        return {}
+    here = {"model": subject.model.name, "corpus": subject.corpus.source}
+    if any(found.get(key, value) != value for key, value in here.items()):
         return {}
     checkpoints = found.get("checkpoints", {})
     return {
@@ -83,6 +87,7 @@ def _effects(folder: Path, subject: Subject) -> dict[str, dict[str, float | None
         for result in found.get("hooks", [])
         for name, row in result.get("saes", {}).items()
         if checkpoints.get(name) == subject.checkpoints.get(name)
+        and name in subject.saes.get(result["hook"].partition(" -> ")[0], {})  # a transcoder's names both
     }
 
 
