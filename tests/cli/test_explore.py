@@ -16,7 +16,7 @@ from tiny_run import write_texts
 
 from unmix.cli import main
 from unmix.dictionary.model import new_dictionary
-from unmix.explore.pack import read_script
+from unmix.explore.pack import read_script, script
 
 
 @pytest.fixture(scope="module")
@@ -124,6 +124,19 @@ def test_an_sae_that_unmix_did_not_train(base, tmp_path, monkeypatch, capsys):
     ):  # it would be served as it is, with prompts read at another place than it shows
         _, err = said(capsys, "explore", folder, *more, status=2)
         assert f"was built with {built} is asked for; give --anew" in err.splitlines()[-1]
+
+
+def test_a_feature_whose_values_are_not_finite_is_shown(run, tmp_path, capsys):
+    out = shutil.copytree(run / "explore", tmp_path / "out")
+    path = out / "site/l1-1/f/00000.js"
+    records = read_script(path.read_bytes())
+    record = next(record for record in records if len(record["groups"]["top"]) > 1)
+    window = record["groups"]["top"][0]
+    record["max"] = None
+    window["v"] = [[at, None if at == window["c"] else value] for at, value in window["v"]]
+    path.write_bytes(script("l1-1/f/00000", records))
+    shown = said(capsys, "show", run, f"l1-1:{record['i']}", "--out", out).out
+    assert "max –" in shown
 
 
 def as_gemma_scope(folder, sae):

@@ -37,6 +37,7 @@ def record(i=0, *, top=20, uniform=10, band=4, near=4, silent=4):
     bands = [{"low": 0, "high": 1, "firings": 0.2, "mass": 0.2} for _ in range(5)]
     return {
         "i": i,
+        "max": 5.0,
         "groups": {
             "top": firing(top),
             "uniform": firing(uniform),

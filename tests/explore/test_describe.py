@@ -80,6 +80,15 @@ def test_it_resumes_at_the_first_feature_without_an_answer(tmp_path, model):
     assert [row["i"] for row in read_lines(path)] == [1, 2, 3, 1]
 
 
+def test_a_feature_without_a_maximum_is_left_out(tmp_path, model):
+    """Some of its values are not finite, and null in the site."""
+    one, said = record(1), []
+    one["max"] = one["groups"]["top"][0]["v"][0][1] = None
+    rows = ask(tmp_path / "l0-5.jsonl", model(knows), [one, record(2)], said.append)
+    assert [row["i"] for row in rows] == [2]
+    assert "feature 1: it has values that are not finite; left out" in said
+
+
 def test_a_last_line_without_its_end_is_kept(tmp_path, model):
     path, knowing = tmp_path / "l0-5.jsonl", model(knows)
     ask(path, knowing, [record(1)])

@@ -1,5 +1,6 @@
 """Files are read as they lie, whatever their folders are called."""
 
+import json
 import sys
 
 import numpy as np
@@ -7,6 +8,10 @@ import pytest
 
 pytest.importorskip("duckdb")
 
+from explore.stores import ALWAYS, HOOK, MEMBER, make_world, write_store
+
+from unmix.dictionary.model import new_dictionary
+from unmix.explore import derive
 from unmix.explore.duck import count_by, read_parquet, write_parquet
 
 
@@ -35,3 +40,28 @@ def test_a_folder_gives_no_values(tmp_path, name):
     found = read_parquet([put(tmp_path / name / "tokens", [1, 2])], ["id", "norm"], "id > 1")
     assert (found["id"].tolist(), found["norm"].tolist()) == ([2], [1.0])
     assert (found["id"].dtype, found["norm"].dtype) == (np.uint32, np.float32)
+
+
+def test_what_is_no_number_stays_none(tmp_path):
+    """A model in float16 may overflow; DuckDB has NULL for NaN, which was read as 0: an error of nothing."""
+    given = np.array([1, np.nan, np.inf, -np.inf, 0], np.float32)
+    write_parquet(tmp_path / "a.parquet", {"err": given, "wide": given.astype(np.float64), "id": np.arange(5)})
+    found = read_parquet([tmp_path / "a.parquet"], ["err", "wide", "id"])
+    np.testing.assert_array_equal(found["err"], given)
+    np.testing.assert_array_equal(found["wide"], given)
+    assert (found["err"].dtype, found["id"].tolist()) == (np.float32, [0, 1, 2, 3, 4])
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_token_that_is_no_number_shows_in_what_is_said_of_its_features(tmp_path, bad):
+    world = make_world(0)
+    token = int(np.flatnonzero(~world.masked_R)[40])
+    world.f_RF[token, ALWAYS] = bad
+    store, sae = write_store(world, tmp_path, 40), new_dictionary(8, world.f_RF.shape[1], 1.0, 0)
+    store.manifest["measured"] = {HOOK: {"longer_than": 1e9}}
+    sight = derive.see(store, HOOK, {MEMBER: sae})
+    with np.errstate(invalid="ignore"):
+        records = [r for r, _ in derive.records(store, derive.know(store, MEMBER, sae, sight, None), sight, bytes)]
+    json.dumps(records, allow_nan=False)
+    assert [record["i"] for record in records if record["max"] is None] == [ALWAYS]
+    assert records[ALWAYS]["firings"] == np.count_nonzero(~world.masked_R)

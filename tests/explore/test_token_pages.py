@@ -35,6 +35,28 @@ def test_the_strongest_of_each_token_are_the_twins(tmp_path, monkeypatch, most, 
     assert any(ALWAYS in dict(pairs) for row in found for pairs in row["f"])
 
 
+def test_values_that_are_no_numbers_are_the_weakest_and_move_no_others(tmp_path):
+    """A model in float16 may overflow on a token; the other tokens of its page are what they are."""
+    world = make_world(0)
+    world.f_RF[5, [2, 4, 6, 8]] = np.nan
+    world.f_RF[5, 1], world.f_RF[5, 3] = np.inf, 7.0
+    store = write_store(world, tmp_path, 40)
+    [page] = [page for _, page in token_pages.token_pages(store, MEMBER, world.text, range(16), 3)]
+    for s, row in enumerate(read_tokens(page, world.T)):
+        for t in set(range(world.T)) - ({5} if s == 0 else set()):
+            assert dict(row["f"][t]) == pytest.approx(strongest(world, s * world.T + t, 3)[0], rel=5e-4)
+        if s == 0:
+            assert {1, 3} < dict(row["f"][5]).keys()
+            assert (len(row["f"][5]), row["more"][5]) == (3, np.count_nonzero(world.f_RF[5]) - 3)
+    world.f_RF[5] = np.nan
+    store = write_store(world, tmp_path / "all", 40)
+    [page] = [page for _, page in token_pages.token_pages(store, MEMBER, world.text, range(16), 3)]
+    assert [len(token) for token in read_tokens(page, world.T)[0]["f"]][5:7] == [
+        3,
+        min(3, np.count_nonzero(world.f_RF[6])),
+    ]
+
+
 def test_a_real_number_keeps_four_digits():
     x = np.array([1.0, -1.0, 0.1, 3.14159, 1e-30, 6.5e20, 0.0, 2.0 - 2**-20, np.inf], dtype=np.float32)
     assert unreal(real(x)) == pytest.approx(x, rel=4.9e-4)

@@ -106,6 +106,9 @@ def describe(
     unread = 0
     for i in missing:
         record = record_of(i)
+        if record["max"] is None:
+            say(f"feature {i}: it has values that are not finite; left out")
+            continue
         found = split(record)
         if min(len(found.shown), len(found.held)) < LEAST:
             say(f"feature {i}: too few examples that do not overlap; left out")

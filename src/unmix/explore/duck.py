@@ -62,7 +62,12 @@ def count_by(paths: Sequence[Path], column: str) -> dict[str, NDArray[Any]]:
 
 def _fetched(asked: str) -> dict[str, NDArray[Any]]:
     with connected() as connection:
-        return {name: np.asarray(column) for name, column in connection.execute(asked).fetchnumpy().items()}
+        return {name: _array(column) for name, column in connection.execute(asked).fetchnumpy().items()}
+
+
+def _array(column: Any) -> NDArray[Any]:
+    """NaN is written as NULL, and read as a masked value, below which stands 0."""
+    return column.filled(np.nan) if np.ma.is_masked(column) else np.asarray(column)
 
 
 def _of(paths: Sequence[Path]) -> str:

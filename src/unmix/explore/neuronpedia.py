@@ -107,7 +107,10 @@ def _features(
 
 def _examples(record: Record, piece: Callable[[int], str]) -> Iterator[Example]:
     """The strongest sequences, then those of equal widths of (0, max]; each place once. Masked tokens have the value 0:
-    a BOS would stand above the feature's maximum, and its examples first."""
+    a BOS would stand above the feature's maximum, and its examples first. None of a feature with values that are not
+    finite."""
+    if record["max"] is None:
+        return
     seen: set[tuple[int, int]] = set()
     bands = [(*TOP, record["max"], window) for window in record["groups"]["top"]]
     bands += [

@@ -127,7 +127,7 @@ def _left_out(found: dict[str, Any], tokens: dict[str, int]) -> str:
     )
 
 
-def _row(window: dict[str, Any], view: Shown, largest: float, width: int) -> Text:
+def _row(window: dict[str, Any], view: Shown, largest: float | None, width: int) -> Text:
     """Peaks stand below each other."""
     from rich.text import Text
 
@@ -149,10 +149,10 @@ def _row(window: dict[str, Any], view: Shown, largest: float, width: int) -> Tex
     return found
 
 
-def _style(value: float | None, largest: float) -> str:
+def _style(value: float | None, largest: float | None) -> str:
     if value is None:
         return ""
-    return f"bold {ACTIVE}" if abs(value) >= STRONG * largest else ACTIVE
+    return f"bold {ACTIVE}" if largest is not None and abs(value) >= STRONG * largest else ACTIVE
 
 
 def _effects(view: Shown, logits: dict[str, Any] | None, side: str) -> list[tuple[str, str]]:

@@ -64,7 +64,8 @@ def _sequences(
             here = slice(int(starts_T1[0]), int(starts_T1[-1]))
             chosen_n = np.zeros(here.stop - here.start, dtype=np.bool_)
             count_T = np.zeros(T, dtype=np.int64)
-            _strongest(starts_T1 - starts_T1[0], np.abs(act_n[here]), strongest, chosen_n, count_T)
+            size_n = np.nan_to_num(np.abs(act_n[here]), nan=-1.0, posinf=np.inf)  # NaN is no larger than any
+            _strongest(starts_T1 - starts_T1[0], size_n, strongest, chosen_n, count_T)
             yield np.arange(s * T, (s + 1) * T), count_T, feature_n[here][chosen_n], act_n[here][chosen_n]
 
 
