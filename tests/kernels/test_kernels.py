@@ -346,13 +346,14 @@ def test_the_same_bits_twice_and_on_one_thread(step):
     number=st.sampled_from([1, 2, 1000]),
     shrink=st.sampled_from([1.0, 0.01]),
     unit_norm=st.booleans(),
+    bias_rate=st.sampled_from([1.0, 24.0]),
     seed=st.integers(0, 10**6),
 )
-def test_adam_in_one_pass_is_adam(D, F, number, shrink, unit_norm, seed):
+def test_adam_in_one_pass_is_adam(D, F, number, shrink, unit_norm, bias_rate, seed):
     mine, gradients, first = (random_weights(D, F, seed + n, torch.float64) for n in range(3))
     second = mapped(Tensor.square, random_weights(D, F, seed + 3, torch.float64))
     theirs = [mapped(Tensor.clone, tensors) for tensors in (mine, gradients, first, second)]
-    how = Adam(lr=0.1, number=number, betas=(0.9, 0.99), shrink=shrink, unit_norm=unit_norm)
+    how = Adam(lr=0.1, number=number, betas=(0.9, 0.99), shrink=shrink, unit_norm=unit_norm, bias_rate=bias_rate)
     rows.adam(mine, gradients, first, second, how)
     reference.adam(*theirs, how)
     torch.testing.assert_close([mine, first, second], [theirs[0], *theirs[2:]], rtol=1e-9, atol=1e-12)
@@ -361,14 +362,15 @@ def test_adam_in_one_pass_is_adam(D, F, number, shrink, unit_norm, seed):
 def test_adam_is_that_of_torch():
     weights, gradients = random_weights(20, 30, 1, torch.float32), random_weights(20, 30, 2, torch.float32)
     theirs = mapped(lambda w: w.clone().requires_grad_(), weights)
-    torchs = torch.optim.Adam(theirs.values(), lr=0.01, betas=(0.9, 0.999), eps=1e-8)
+    groups = [{"params": [leaf], "lr": 0.07 if name == "b_enc" else 0.01} for name, leaf in theirs.items()]
+    torchs = torch.optim.Adam(groups, betas=(0.9, 0.999), eps=1e-8)
     first, second = (like(weights, 0.0) for _ in range(2))
     for number in range(1, 6):
         scaled = mapped(lambda g: g * number, gradients)  # noqa: B023
         for name, leaf in theirs.items():
             leaf.grad = scaled[name]
         torchs.step()
-        rows.adam(weights, scaled, first, second, Adam(0.01, number, (0.9, 0.999)))
+        rows.adam(weights, scaled, first, second, Adam(0.01, number, (0.9, 0.999), bias_rate=7))
     torch.testing.assert_close(weights, mapped(Tensor.detach, theirs), rtol=1e-5, atol=1e-6)
 
 

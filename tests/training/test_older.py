@@ -15,6 +15,7 @@ from unmix.evaluation.subject import find_subject
 from unmix.runlog import read_manifest, write_manifest
 from unmix.training import run
 from unmix.training.checkpoint import CHECKSUMS, STATE, damage
+from unmix.training.extension import extend
 
 ONCE = {"W_enc": "W_enc_DF", "b_enc": "b_enc_F", "W_dec": "W_dec_FD", "b_dec": "b_dec_D"}
 
@@ -47,7 +48,7 @@ def recipe_as_before(folder: Path) -> None:
             sae["nonlinearity"] = sae.pop("architecture")
     centre = recipe["sae"].pop("centre")
     recipe["sae"]["bias_init"] = {"start": "mean", "none": "zero"}[centre]
-    for key in ("prefixes", "bandwidth", "initial_threshold", "auxk", "auxk_features"):
+    for key in ("prefixes", "bandwidth", "initial_threshold", "auxk", "auxk_features", "bias_rate"):
         del recipe["sae"][key]
     assert recipe["sae"]["decoder"] == "auto"
     recipe["sae"]["decoder"] = "free"
@@ -61,13 +62,32 @@ def recipe_as_before(folder: Path) -> None:
 def test_a_run_from_before_there_were_more_architectures_is_resumed(overrides, tmp_path, centre):
     kinds = {"variants": {"relu": {}, "tanh": {"sae": {"architecture": "tanh_relu"}}}}
     recipe = make(overrides | kinds, sae__centre=centre)
-    run.sweep(recipe, tmp_path / "whole")
-    stopping(recipe, tmp_path / "cut", 30)
+    as_it_was = make(overrides | kinds, sae__centre=centre, sae__bias_rate=1.0)
+    run.sweep(as_it_was, tmp_path / "whole")
+    stopping(as_it_was, tmp_path / "cut", 30)
     recipe_as_before(tmp_path / "cut")
     with pytest.raises(UserError, match=rf"sae.centre = {centre}.* to resume it, --sae.centre {centre}$"):
         run.sweep(make(overrides | kinds), tmp_path / "cut")
     run.sweep(recipe, tmp_path / "cut")
     assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_a_run_from_before_there_was_a_rate_of_biases_keeps_that_of_the_others(overrides, tmp_path):
+    """Resumed, and extended: its biases are moved as they were, which is not what a new run would do."""
+    recipe, before = make(overrides), make(overrides, sae__bias_rate=1.0)
+    run.sweep(before, tmp_path / "whole")
+    extend(tmp_path / "whole", "l1-1", 80)
+    stopping(before, tmp_path / "cut", 30)
+    manifest = read_manifest(tmp_path / "cut" / "run.yaml")
+    assert manifest["recipe"]["sae"].pop("bias_rate") == 1.0
+    write_manifest(tmp_path / "cut" / "run.yaml", manifest)
+    run.sweep(recipe, tmp_path / "cut")
+    extend(tmp_path / "cut", "l1-1", 80)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+    for member, step in (("l1-1", 60), ("l1-1-extended", 80)):
+        assert same(state(tmp_path / "whole", member, step), state(tmp_path / "cut", member, step))
+    run.sweep(recipe, tmp_path / "new")
+    assert not same(state(tmp_path / "whole", "l1-1", 60), state(tmp_path / "new", "l1-1", 60))
 
 
 def test_a_checkpoint_with_the_older_names_of_the_weights_resumes_to_the_same_bits(overrides, tmp_path):

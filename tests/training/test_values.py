@@ -65,7 +65,10 @@ def by_hand(recipe, facts):
         window.append((x_BD, sums, l1, raw_BD.norm(dim=1).double() ** -t.norm_power))
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients.values()))
         shrink = 1 if t.clip_norm is None or norm <= t.clip_norm else t.clip_norm / norm
-        reference.adam(weights, gradients, first, second, Adam(lr, s + 1, t.betas, shrink, asked.unit_norm))
+        scaled = sae.architecture == "relu" and sae.scaling != "none"
+        of_biases = math.sqrt(x_BD.shape[1]) if scaled else 1.0
+        how = Adam(lr, s + 1, t.betas, shrink, asked.unit_norm, bias_rate=of_biases)
+        reference.adam(weights, gradients, first, second, how)
         if (s + 1) % t.log_every == 0 or s + 1 == t.steps:
             rows.append({"step": s + 1, "lr": lr, **means(window, sae.features)})
             window = []

@@ -56,9 +56,14 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
 
 
 def load_resolved(data: Any, path: Path) -> RunConfig:
-    """The recipe of a run folder. Raises `UserError` if this version cannot read it."""
+    """The recipe of a run folder. Raises `UserError` if this version cannot read it.
+
+    What a run of before did where it says nothing is not what a new one does: `sae.bias_rate` was 1.
+    """
     if isinstance(data, dict) and "corpus" in data:
         data = {**data, "corpus": of_earlier(data["corpus"])}
+    if isinstance(data, dict) and isinstance(data.get("sae"), dict):
+        data = {**data, "sae": {"bias_rate": 1.0} | data["sae"]}
     try:
         return RunConfig.model_validate(data)
     except ValidationError as error:

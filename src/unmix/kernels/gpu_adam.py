@@ -62,7 +62,7 @@ def adam(
                 1 - b1,
                 b2,
                 1 - b2,
-                how.lr / (1 - b1**how.number),
+                how.rate(name) / (1 - b1**how.number),
                 1 / (1 - b2**how.number),
                 how.eps,
                 W.numel(),

@@ -138,13 +138,15 @@ def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, 
     """One update in place; `first` and `second` are the running means of the gradient and of its square.
 
     m ← β₁ m + (1-β₁) g,   v ← β₂ v + (1-β₂) g²,   W ← W - lr · (m / (1-β₁^t)) / (√(v / (1-β₂^t)) + eps)
+
+    b_enc has its own lr, `how.bias_rate` times the others'.
     """
     b1, b2 = how.betas
     for name, W in weights.items():
         g, m, v = gradients[name] * how.shrink, first[name], second[name]
         put(m, m * b1 + g * (1 - b1), how.stop_1)
         put(v, v * b2 + g * g * (1 - b2), how.stop_1)
-        change = how.lr * (m / (1 - b1**how.number)) / ((v / (1 - b2**how.number)).sqrt() + how.eps)
+        change = how.rate(name) * (m / (1 - b1**how.number)) / ((v / (1 - b2**how.number)).sqrt() + how.eps)
         put(W, W - change, how.stop_1)
     if how.unit_norm:
         W_FE = weights["W_dec"]

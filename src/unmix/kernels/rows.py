@@ -34,10 +34,10 @@ def dot(a_D: Any, b_D: Any) -> Any:
 def adam(weights: Weights, gradients: Weights, first: Weights, second: Weights, how: Adam) -> None:
     """As `reference.adam`; agrees with it up to rounding."""
     (b1, b2), t = how.betas, how.number
-    numbers = how.shrink, b1, 1 - b1, b2, 1 - b2, how.lr / (1 - b1**t), 1 / math.sqrt(1 - b2**t), how.eps
-    with np.errstate(over="ignore"):  # a rate beyond the number format: what comes of it is seen in the next loss
-        numbers_P = np.array(numbers).astype(weights["b_enc"].numpy().dtype)
     for name in weights:
+        numbers = how.shrink, b1, 1 - b1, b2, 1 - b2, how.rate(name) / (1 - b1**t), 1 / math.sqrt(1 - b2**t), how.eps
+        with np.errstate(over="ignore"):  # a rate beyond the number format: what comes of it is seen in the next loss
+            numbers_P = np.array(numbers).astype(weights["b_enc"].numpy().dtype)
         rows = [_as_rows(name, kept[name]) for kept in (weights, gradients, first, second)]
         _rows(rows[0], rows[1], rows[2], rows[3], numbers_P, how.unit_norm and name == "W_dec")
 

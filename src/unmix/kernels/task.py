@@ -136,3 +136,9 @@ class Adam(NamedTuple):
     eps: float = 1e-8
     stop_1: Tensor | None = None
     """Where it is not 0 nothing is changed: for a host that does not wait to know whether to update."""
+    bias_rate: float = 1.0
+    """What `lr` is multiplied by for b_enc."""
+
+    def rate(self, name: str) -> float:
+        """The learning rate of these weights."""
+        return self.lr * (self.bias_rate if name == "b_enc" else 1.0)

@@ -138,7 +138,10 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
 
 
 def _as_it_began(recipe: RunConfig, began: RunConfig) -> RunConfig:
-    """The recipe with what follows from `training.steps`, if it was not given, as it was for a run of fewer steps."""
+    """The recipe with what it does not give as it was: what follows from `training.steps`, for a run of fewer steps, and
+    `sae.bias_rate`, for one from before there was any but 1."""
+    if "bias_rate" not in recipe.sae.model_fields_set:
+        recipe = recipe.model_copy(update={"sae": recipe.sae.model_copy(update={"bias_rate": began.sae.bias_rate})})
     given, was = recipe.training, began.training
     if given.steps == was.steps:
         return recipe

@@ -167,7 +167,8 @@ class Member:
             l0 = wide(active_F.sum()) / looked
             self.controller.saw(l0 if late else l0.item())
         self.silent_F = torch.where(active_F > 0, 0, self.silent_F + looked)
-        how = Adam(lr, self.updates, self.training.betas, self._shrink(found), task.unit_norm, stop_1=stop_1)
+        shrink, bias_rate = self._shrink(found), self.config.bias_rate_at(seen.x_BD.shape[1])
+        how = Adam(lr, self.updates, self.training.betas, shrink, task.unit_norm, stop_1=stop_1, bias_rate=bias_rate)
         self.step.adam(self.weights, self.gradients, self.first, self.second, how)
         task.phi.constrain(self.weights)
         if self.config.aligned:
