@@ -138,8 +138,8 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
 
 
 def _as_it_began(recipe: RunConfig, began: RunConfig) -> RunConfig:
-    """The recipe with what it does not give as it was: what follows from `training.steps`, for a run of fewer steps, and
-    `sae.bias_rate`, for one from before there was any but 1."""
+    """The recipe with what it does not give as it was: what follows from `training.steps`, for a run of fewer steps;
+    `sae.bias_rate`, for one from before that was a key."""
     if "bias_rate" not in recipe.sae.model_fields_set:
         recipe = recipe.model_copy(update={"sae": recipe.sae.model_copy(update={"bias_rate": began.sae.bias_rate})})
     given, was = recipe.training, began.training
