@@ -125,8 +125,25 @@ def test_what_was_measured_is_not_predicted():
 
 def test_a_step_inside_the_curve_is_measured_there():
     found = choose(curve("l1-5", 5, power(100, 1.0)), max_active=300, predict_step=500)
-    assert found["candidates"][0]["predicted_l0"] == pytest.approx(200, rel=0.01)
-    assert found["candidates"][0]["l0"] == pytest.approx(100, rel=0.05)
+    [candidate] = found["candidates"]
+    assert (candidate["predicted_l0"], candidate["l0"]) == (pytest.approx(200, rel=0.01),) * 2
+    assert (candidate["l0_at_step"], found["at_step"]) == (500, 500)
+
+
+def test_at_a_step_inside_the_curve_the_reason_says_what_was_measured_there():
+    """It said that none comes under 100, the sparsest having 50: at the last step, where 125 were compared with 100."""
+    rows = curve("l1-1", 1, lambda s: 200 - 0.15 * s, range(50, 1050, 50))
+    found = choose(rows, max_active=100, predict_step=510)
+    assert (found["member"], found["at_step"]) == (None, 510)
+    assert "the sparsest, l1-1 has 125 active features per token at step 500." in found["reason"]
+
+
+def test_at_a_step_inside_the_curve_variants_are_compared_by_what_they_explained_by_then():
+    early = asked("a", 50, 50, 0.9) + asked("b", 50, 50, 0.5)
+    late = [row | {"step": row["step"] + 1000} for row in asked("a", 50, 50, 0.6) + asked("b", 50, 50, 0.95)]
+    then, now = (choose(early + late, max_active=100, predict_step=step) for step in (1000, 2000))
+    assert (then["member"], now["member"]) == ("a-l0-50", "b-l0-50")
+    assert "it explains the most variance, 90.0 % at 50; b-l0-50 50.0 % at 50" in then["reason"]
 
 
 def test_without_a_forecast_a_member_is_judged_by_what_is_measured_and_says_so():

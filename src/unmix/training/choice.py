@@ -92,7 +92,8 @@ class Candidate:
     l0: float
     """As measured at `l0_at_step`."""
     l0_at_step: int
-    """The last step; if a later one is asked about, the last at the full learning rate, where an extension begins."""
+    """The last step up to the one in question; if that is a later one than the sweep made, the last at the full
+    learning rate, where an extension begins."""
     nonzero_proportion: float
     explained_variance: float | None
     """Up to there, the median over the last tenth of the steps; None if it was not measured."""
@@ -200,7 +201,7 @@ def choose(
     # in the order of what was measured: some members may have a forecast and others none
     candidates.sort(key=lambda c: _first_if_not_finite(c.l0 if ahead else c.predicted_l0), reverse=True)
     best, rivals = _best([c for c in candidates if c.admissible])
-    at_step = max(c.l0_at_step for c in candidates)
+    at_step = max(c.l0_at_step for c in candidates) if ahead else predict_step
     for_l0 = all(c.request.kind == "l0" for c in candidates)
     asked = for_l0 and len({c.kind for c in candidates}) > 1
     between = "; of variants near the L0 asked for, with about as many, the one with the best explained variance"
@@ -221,13 +222,9 @@ def choose(
 
 def _judge(curve: list[Row], cap: float, predict_step: int, warmup: int, ahead: bool) -> Candidate:
     last, curve = curve[-1], measured(curve)
-    path = (steady(curve, warmup) or curve) if ahead else curve
+    path = (steady(curve, warmup) or curve) if ahead else [row for row in curve if row["step"] <= predict_step]
     now = path[-1]["step"] if path else 0
-    expected, band, none = (
-        next((row["l0"] for row in reversed(path) if row["step"] <= predict_step), math.nan),
-        None,
-        None,
-    )
+    expected, band, none = path[-1]["l0"] if path else math.nan, None, None
     if predict_step > (now if ahead else last["step"]):
         try:
             if requested(last).kind == "l0":
