@@ -75,6 +75,17 @@ def test_the_time_is_that_of_its_parts(overrides, folder, monkeypatch):
     assert found.extension_s == Spread(30.0 + more, 30.0 + more)
 
 
+@pytest.mark.parametrize(("to", "more"), [(90, 60), (60, 30)])
+def test_an_extension_begins_before_the_decay_of_the_sweep(overrides, folder, monkeypatch, to, more):
+    """Its steps were counted from the end of the sweep: with the usual decay, half of it, far too few."""
+    half = {"training__l1": [], "training__l0": [4], "sae__architecture": "topk", "training__decay_fraction": 0.5}
+    ticks = itertools.count()
+    monkeypatch.setattr(time, "perf_counter", lambda: float(next(ticks)))
+    found = plan(make(overrides, **half, choice__extend_to=to), folder, QUIET.append)
+    chunks = -(-more * 48 // (8 * 16))
+    assert found.extension_s == Spread(float(more + chunks), float(more + chunks))
+
+
 def test_a_member_that_begins_dense_has_a_range(overrides, folder, monkeypatch):
     recipe = make(overrides, training__l1=[3.0], sae__features=4096, choice__max_active=96)
     ticks = itertools.count()

@@ -134,7 +134,7 @@ def plan(recipe: RunConfig, folder: Path, say: Say) -> Plan:
         chunks=chunks,
         harvest_s=chunks * one_chunk,
         members_s=of_members,
-        extension_s=_extension(recipe, inputs, [step for step, _ in each], schedule.steps, one_chunk),
+        extension_s=_extension(recipe, inputs, [step for step, _ in each], schedule.stable_until, one_chunk),
         measuring_s=time.perf_counter() - began,
     )
 
@@ -197,6 +197,7 @@ def _chunk_s(inputs: Inputs) -> float:
 
 
 def _extension(recipe: RunConfig, inputs: Inputs, steps: Sequence[Spread], after: int, chunk_s: float) -> Spread | None:
+    """`after`: the step at which the sweep's decay begins, where its choices are trained on from."""
     more = (recipe.choice.extend_to or 0) - after
     if more <= 0:
         return None
