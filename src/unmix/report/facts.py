@@ -7,7 +7,7 @@ import math
 from unmix.report import words
 from unmix.report.data import Choice, Member, RunData, as_number
 from unmix.report.picture import of
-from unmix.report.spent import furthest, rate, seconds
+from unmix.report.spent import furthest, passes, rate, seconds
 from unmix.runlog import Request
 
 
@@ -141,7 +141,8 @@ def _time(run: RunData) -> str:
     spent = seconds(run, "sweep")
     if not spent:
         return ""
-    together = f" for all {len(run.members)} at once" if len(run.members) > 1 else ""
+    how = " at once" if passes(run).at_once else ", which were not all trained at once"
+    together = f" for all {len(run.members)}{how}" if len(run.members) > 1 else ""
     said = f"The sweep took {words.duration(spent)}{together}"
     said += f", {rate(run, 'sweep')}" if rate(run, "sweep") else ""
     more = seconds(run, "extension")
