@@ -169,3 +169,23 @@ def test_training_logs_a_rate_over_whole_chunks_and_passes_the_time_left_on(monk
     assert rates[16:] == [round(400 / 14, 1)] * (len(rates) - 16)
     end = logged[-1][0]["seconds"]
     assert all(left == pytest.approx(end - row["seconds"]) for row, left in logged[20:])
+
+
+def test_while_members_catch_up_the_time_left_is_not_known(monkeypatch):
+    """It was that to the step at which the others are, shown as that of the whole run."""
+    source, left = Slow(), []
+
+    def update(*_):
+        source.now += 1.0
+        return ""
+
+    member = SimpleNamespace(
+        entry=Entry("m", "h", "", 1.0), training=SimpleNamespace(lr=1.0), coefficient=1.0,
+        halted_at=None, tokens=0, late=False, update=update, metrics=lambda dead: {},
+    )  # fmt: skip
+    monkeypatch.setattr(loop.time, "perf_counter", lambda: source.now)
+    loop.train(
+        [member], source, Schedule(500, 0, 0, 0), first=0, upto=50, logged=range(51), checkpoint_every=1000,
+        dead_after_tokens=1, log=lambda rows: left.append(rows.seconds_left), save=lambda step: None,
+    )  # fmt: skip
+    assert left == [None] * 50

@@ -27,7 +27,7 @@ class Rows(list[Row]):
     """A row per member at one step. How long training still takes comes along for whoever watches; it is no metric."""
 
     seconds_left: float | None = None
-    """None while it is not known."""
+    """None while it is not known, and where members catch up with others that are to be trained further."""
 
 
 class Stopped(Exception):
@@ -95,7 +95,7 @@ def train(
                     for member in members
                 ]
             )
-            rows.seconds_left = pace.seconds_left()
+            rows.seconds_left = pace.seconds_left() if last == schedule.steps else None  # others are trained behind it
             log(rows)
         if saving:
             save(done)
