@@ -11,7 +11,7 @@ from unmix.cli.scaling_law import Point
 from unmix.config import RunConfig
 from unmix.errors import UserError
 from unmix.evaluation.subject import recipe_of, tightest, trained_mask
-from unmix.runlog import newest_checkpoints, read_evaluation
+from unmix.runlog import newest_checkpoints, read_evaluation, read_metrics
 from unmix.training.manifest import entries
 
 _MASK = re.compile(
@@ -45,12 +45,13 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
     evaluation, newest = read_evaluation(run) or {}, newest_checkpoints(run)
     if not _on_its_own(evaluation, other):
         return
-    members = {entry.name: entry for entry in entries(other)}
+    members, halted = {entry.name: entry for entry in entries(other)}, _halted(run)
     for result in evaluation["hooks"]:
         for name, row in result["saes"].items():
             entry = members.get(name.removesuffix("-extended"))
             if (
                 entry is None
+                or name in halted
                 or result["hook"] != hook
                 or not _left_out(result, recipe)
                 or _treatment(other, entry.variant) != _treatment(recipe, variant)
@@ -61,6 +62,12 @@ def _points(recipe: RunConfig, hook: str, variant: str, run: Path) -> Iterator[P
             unexplained = 1 - float(row["explained_variance"])
             if current and step >= other.training.steps and unexplained > 0 and row["l0"] > 0:
                 yield Point(run.name, step * other.training.batch_tokens, row["features"], row["l0"], unexplained)
+
+
+def _halted(run: Path) -> set[str]:
+    """The members that numbers gone wrong halted: their checkpoints are of later steps than they were trained to."""
+    rows = [row for row in read_metrics(run / "metrics.jsonl") if "halted_at" in row]
+    return {row["member"] + "-extended" * (row["phase"] == "extend") for row in rows}
 
 
 def _on_its_own(evaluation: dict[str, Any], run: RunConfig) -> bool:
