@@ -152,7 +152,9 @@ def test_a_member_that_was_halted_is_no_point(overrides, tmp_path):
     """Its weights are those of the batch that halted it, in a checkpoint of the last step."""
     recipe = make(overrides, training__l1=[], training__l0=[4], sae__architecture="batchtopk")
     write_run(tmp_path / "runs" / "one", overrides, steps=500, features=64)
-    rows = [{"step": 500, "member": f"l0-{l0}", "phase": "sweep", **({"halted_at": 9} if l0 == 4 else {})} for l0 in L0S]
+    rows = [
+        {"step": 500, "member": f"l0-{l0}", "phase": "sweep", **({"halted_at": 9} if l0 == 4 else {})} for l0 in L0S
+    ]
     (tmp_path / "runs" / "one" / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     assert [point.l0 for point in points_like(recipe, "resid_post.0", "", tmp_path / "runs")[0]] == [2, 8]
 

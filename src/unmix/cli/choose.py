@@ -49,7 +49,10 @@ def _show_choice(choice: dict[str, Any]) -> None:
     print()
     candidates = choice["candidates"]
     compared = any(c["explained_variance"] is not None for c in candidates)
-    rows, marks = [["member", f"L0 at {choice['at_step']:,}", *["expl. var."] * compared, "expected", "90 % band"]], [""]
+    rows, marks = (
+        [["member", f"L0 at {choice['at_step']:,}", *["expl. var."] * compared, "expected", "90 % band"]],
+        [""],
+    )
     for c in candidates:
         explained = "" if c["explained_variance"] is None else f"{c['explained_variance']:.3f}"
         expected = "" if c["no_forecast"] else f"{c['predicted_l0']:.4g}"

@@ -37,6 +37,7 @@ COLUMNS = (
     "seconds",
     "over_tokens",
     "coefficient",
+    "halted_at",
 )
 
 
@@ -93,6 +94,11 @@ class Member:
     def is_steered(self) -> bool:
         """Whether a controller moved its coefficient, to bring it to the L0 that it was asked for."""
         return self.request.kind == "l0" and bool((self.sweep["coefficient"] > 0).any())
+
+    @property
+    def halted_at(self) -> float:
+        """The batch whose numbers halted it; NaN where none did."""
+        return self.whole().last()["halted_at"]
 
     def whole(self) -> Rows:
         """The path that led to the last checkpoint: the sweep up to `extended_from`, then the extension."""

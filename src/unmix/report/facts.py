@@ -24,6 +24,7 @@ def summary(run: RunData) -> list[str]:
     planned = planned_steps(run)
     if run.step < planned:
         lines.append(f"The sweep is not finished: {words.whole(run.step)} of {words.whole(planned)} steps are done.")
+    lines += _halted(run)
     if not run.choices:
         lines.append("No member has been chosen yet.")
     if len(run.choices) == 1:
@@ -35,6 +36,19 @@ def summary(run: RunData) -> list[str]:
             lines.append(f"{_does(run, member)} of the variance (always predicting the mean explains none).")
     lines.append(_time(run))
     return [line for line in lines if line]
+
+
+def _halted(run: RunData) -> list[str]:
+    """That numbers gone wrong halted members, in a sentence; none where they did not."""
+    of = [member for member in run.members if math.isfinite(member.halted_at)]
+    if not of:
+        return []
+    which = words.listed(
+        [f"{_named(run, member)} was halted by batch {words.whole(member.halted_at)}" for member in of]
+    )
+    them, their = ("them", "their") if len(of) > 1 else ("it", "its")
+    why = "whose numbers were not finite or stood out"
+    return [f"{which}, {why}: whatever else is said of {them} is of {their} weights before that."]
 
 
 def chosen(run: RunData) -> list[str]:
@@ -123,7 +137,7 @@ def verdict(choice: Choice) -> str:
 def averaged_over(run: RunData) -> str:
     """Over how many tokens the numbers of the table are averaged."""
     counts = sorted({member.sweep.at(run.step)["over_tokens"] for member in run.members})
-    known = [count for count in counts if math.isfinite(count)]
+    known = [count for count in counts if count > 0]
     if not known:
         return "an unknown number of"
     return words.between(known[0], known[-1])

@@ -58,9 +58,9 @@ def of(run: RunData, member: Member) -> str:
 
 
 def tokens_per_step(members: Sequence[Member]) -> float:
-    """Of the first of them, over all it was trained on."""
-    last = members[0].whole().last()
-    return last["tokens"] / last["step"] if last["step"] > 0 else float("nan")
+    """Of the one that had most, over all it was trained on: one that was halted has had none since."""
+    ends = [member.whole().last() for member in members]
+    return max((row["tokens"] / row["step"] for row in ends if row["tokens"] > 0), default=float("nan"))
 
 
 def averaged(run: RunData, lines: bool = True) -> str:
@@ -68,8 +68,8 @@ def averaged(run: RunData, lines: bool = True) -> str:
     counts = set()
     for member in run.members:
         over = np.concatenate([rows["over_tokens"] for rows in (member.sweep, member.extension)])
-        if np.isfinite(over).any():
-            counts.add(float(np.nanmedian(over)))
+        if (over > 0).any():  # no mean is over no token
+            counts.add(float(np.median(over[over > 0])))
     if not counts:
         return ""
     text = f"Means over {words.between(min(counts), max(counts))} tokens of the training stream"
