@@ -184,6 +184,7 @@ class RunData:
     step: float
     """The last sweep step that all members have logged."""
     features: float
+    """Of the recipe; variants may have others."""
     max_active: float
 
     def section(self, *path: str) -> dict[str, Any]:
@@ -219,6 +220,16 @@ class RunData:
             return SAEConfig.model_validate(keys) if keys else None
         except ValidationError:
             return None
+
+    def features_of(self, variant: str) -> float:
+        """F of its members."""
+        sae = self.sae(variant)
+        return float(sae.features) if sae else self.features
+
+    def widths(self) -> tuple[float, float]:
+        """The smallest F and the largest."""
+        found = [self.features_of(variant) for variant in self.variants()]
+        return min(found), max(found)
 
     def training(self, variant: str) -> dict[str, Any]:
         """The keys of `training` of a variant."""

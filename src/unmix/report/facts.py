@@ -87,10 +87,8 @@ def _named(run: RunData, member: Member) -> str:
 
 def _does(run: RunData, member: Member) -> str:
     end = member.whole().last()
-    sae = run.sae(member.variant)
-    features = sae.features if sae else run.features
     return (
-        f"After {words.amount(end['tokens'])} tokens it uses {words.number(end['l0'])} of {words.whole(features)} "
+        f"After {words.amount(end['tokens'])} tokens it uses {words.number(end['l0'])} of {words.whole(run.features_of(member.variant))} "
         f"features per token and explains {words.percent(end['explained_variance'])}"
     )
 

@@ -93,6 +93,7 @@ def render(
         asked="asked L0" if run.asks_l0() else "λ" if run.asks_l1() else "asked for",
         steered=any(member.is_steered for member in run.members),
         over=facts.averaged_over(run),
+        widths=words.between(*run.widths()),
         dead_after=words.amount(facts.dead_after(run)),
         trained_on=trained_on(run),
         formulas=own,

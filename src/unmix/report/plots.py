@@ -51,13 +51,16 @@ def _proportions(run: RunData) -> list[Picture]:
     """Where a coefficient was asked for, and nobody could know how many features would be active."""
     if run.asks_l0():
         return []
-    cap = run.max_active / run.features
+
+    def cap(member: Member) -> float:
+        return run.max_active / run.features_of(member.variant)
+
     return [
         _curves(
             run,
             "nonzero_proportion",
             "Nonzero proportion",
-            f"Share of the {words.whole(run.features)} features that are active on a token. The dashed line is "
+            f"Share of the {words.between(*run.widths())} features that are active on a token. The dashed line is "
             f"the cap: {words.coefficient(run.max_active)} active features.",
             "share of features",
             cap=cap,
@@ -71,7 +74,7 @@ def _proportions(run: RunData) -> list[Picture]:
             "share of features",
             name="nonzero_proportion_zoom",
             cap=cap,
-            top=2 * cap,
+            zoomed=True,
         ),
     ]
 
@@ -86,7 +89,7 @@ def _sparsity(run: RunData) -> list[Picture]:
         "How many features are active on a token (L0). The dashed line is the most that the choice allows"
         f"{'; thin lines are the L0 asked for' if asked else ''}.",
         "active features per token",
-        cap=run.max_active,
+        cap=lambda member: run.max_active,
     )
     if not any(member.is_steered for member in run.members):
         return [active]
@@ -121,11 +124,14 @@ def _curves(
     unit: str,
     *,
     name: str | None = None,
-    cap: float = float("nan"),
-    top: float = float("nan"),
+    cap: Callable[[Member], float] = lambda member: float("nan"),
+    zoomed: bool = False,
     of: Callable[[Member], bool] = lambda member: True,
 ) -> Picture:
-    """One metric of these members over the sweep; with `top`, on a linear scale from 0 to there."""
+    """One metric of these members over the sweep; `zoomed`, on a linear scale from 0 to twice the cap.
+
+    `cap`: of a member; those of a panel have the same.
+    """
     parts = [Panel(panel.name, [line for line in panel.lines if of(line.member)]) for panel in panels(run)]
     parts = [part for part in parts if part.lines]
     figure, drawn = new_figure(len(parts), title)
@@ -134,19 +140,20 @@ def _curves(
         for line in part.lines:
             rows, width = line.member.sweep, 2.3 if run.chosen(line.member.name) else 1.6
             axes.curve(panel, rows["step"], rows[column], line.colour, line.dashes, width)
+        limit = cap(part.members[0])
         asked = sorted({m.request.value for m in part.members if m.request.kind == "l0"}) if column == "l0" else []
         values = np.concatenate([axes.smooth(member.sweep[column]) for member in part.members])
-        if np.isfinite(top) and top > 0:
-            panel.set_ylim(0, top)
+        if zoomed and limit > 0:
+            panel.set_ylim(0, 2 * limit)
         elif column == "explained_variance":
             _variance_scale(panel, part.members)
         else:
-            axes.scale(panel, np.concatenate([values, [cap], asked]))
+            axes.scale(panel, np.concatenate([values, [limit], asked]))
         axes.progress(panel, last, tokens_per_step(part.members), panel is drawn[0], panel is drawn[-1])
         for value in asked:
             axes.asked_line(panel, value)
-        if np.isfinite(cap):
-            axes.cap_line(panel, cap)
+        if np.isfinite(limit):
+            axes.cap_line(panel, limit)
         panel.set_ylabel(unit)
         if part.name:
             name_panel(panel, part.name)
@@ -154,7 +161,7 @@ def _curves(
             (_end(line.member.sweep[column]), line.label, line.colour, run.chosen(line.member.name))
             for line in part.lines
         ]
-        ends.append((cap, f"cap {words.coefficient(run.max_active)}", axes.CAP, False))
+        ends.append((limit, f"cap {words.coefficient(run.max_active)}", axes.CAP, False))
         axes.end_labels(panel, ends, _panel_height(drawn))
     alt = f"Line chart: {title.lower()} over the sweep's steps. At the end: " + "; ".join(
         f"{named(run, member)} {words.number(_end(member.sweep[column]))}" for part in parts for member in part.members

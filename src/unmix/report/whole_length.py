@@ -34,8 +34,8 @@ def whole_length(run: RunData, member: Member, name: str) -> Picture:
         axes.cap_line(top, run.max_active, f"cap {words.coefficient(run.max_active)}")
     if member.request.kind == "l0":
         axes.asked_line(top, member.request.value)
-    if np.isfinite(run.features) and run.features > 0:
-        axes.right_scale(top, 1 / run.features, "share of features")
+    if (features := run.features_of(member.variant)) > 0:
+        axes.right_scale(top, 1 / features, "share of features")
     top.set_ylabel("active features")
     bottom.set_ylabel("L2 loss")
     if choice is not None and (predicted := choice.forecast()):

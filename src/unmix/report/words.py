@@ -26,7 +26,7 @@ def whole(value: float) -> str:
 
 def between(low: float, high: float) -> str:
     """1,600 to 25,600; one number where both are the same."""
-    return whole(low) if low == high else f"{whole(low)} to {whole(high)}"
+    return whole(low) if low == high or math.isnan(low) else f"{whole(low)} to {whole(high)}"
 
 
 def coefficient(value: float) -> str:
