@@ -221,6 +221,10 @@ class RunData:
         except ValidationError:
             return None
 
+    def has_targets(self) -> bool:
+        """Whether what is given back is not what is read."""
+        return bool(self.section("recipe", "activations").get("targets"))
+
     def features_of(self, variant: str) -> float:
         """F of its members."""
         sae = self.sae(variant)

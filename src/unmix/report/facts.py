@@ -87,9 +87,10 @@ def _named(run: RunData, member: Member) -> str:
 
 def _does(run: RunData, member: Member) -> str:
     end = member.whole().last()
+    features = words.whole(run.features_of(member.variant))
     return (
-        f"After {words.amount(end['tokens'])} tokens it uses {words.number(end['l0'])} of {words.whole(run.features_of(member.variant))} "
-        f"features per token and explains {words.percent(end['explained_variance'])}"
+        f"After {words.amount(end['tokens'])} tokens it uses {words.number(end['l0'])} of {features} features per "
+        f"token and explains {words.percent(end['explained_variance'])}"
     )
 
 

@@ -19,7 +19,7 @@ import yaml
 from markupsafe import Markup
 
 from unmix.activations.outliers import from_facts
-from unmix.report import by_norm, facts, features, formulas, hook_norms, plots, words
+from unmix.report import by_norm, facts, features, formulas, hook_norms, l1, plots, words
 from unmix.report.data import RunData, read
 from unmix.report.heldout import behind, command, draw_evaluation, heading, of_split, read_evaluation
 from unmix.report.panels import panels
@@ -93,6 +93,9 @@ def render(
         asked="asked L0" if run.asks_l0() else "λ" if run.asks_l1() else "asked for",
         steered=any(member.is_steered for member in run.members),
         over=facts.averaged_over(run),
+        l1_called="L1 penalty" if l1.is_multiplied(run) else "L1",
+        l1_weighted=l1.weighted(run),
+        l1_multiplied=l1.is_multiplied(run),
         widths=words.between(*run.widths()),
         dead_after=words.amount(facts.dead_after(run)),
         trained_on=trained_on(run),

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from unmix.report import axes, words
+from unmix.report import axes, l1, words
 from unmix.report.data import Floats, Member, RunData
 from unmix.report.panels import Panel, panels
 from unmix.report.picture import Picture, averaged, name_panel, named, new_figure, room, tokens_per_step
@@ -25,24 +25,28 @@ def draw(run: RunData) -> list[Picture]:
 
 
 def _losses(run: RunData) -> list[Picture]:
-    """The two terms; the penalty where a coefficient of it was asked for."""
+    """The two terms; the L1 where a coefficient was asked for."""
     error = _curves(
         run,
         "l2_reconstruction_loss",
         "L2 reconstruction loss",
-        "Squared error summed over the width of the activation, on the inputs as the dictionary sees them"
-        f"{_scaled(run)}. Lower is better.",
+        f"Squared error summed over the width of the {_given(run)}, {_scaled(run)}. Lower is better.",
         "squared error per token",
     )
     if run.asks_l0():
         return [error]
+    weighted, multiplied = l1.weighted(run), l1.is_multiplied(run)
+    weights = ", each times the norm of its decoder row"
+    weights = {True: weights, False: "", None: f"{weights} where the penalty weighs it so"}[weighted]
+    which = "It is shown before the multiplication with λ, so the members can be compared."
+    if not multiplied:
+        which = "λ multiplies another penalty" + (" of some of the variants." if multiplied is None else ".")
     penalty = _curves(
         run,
         "l1_penalty",
-        "L1 penalty, before λ",
-        "Summed feature activations per token, each times the norm of its decoder row. It is shown before "
-        "the multiplication with λ, so the members can be compared.",
-        "penalty per token",
+        "L1 penalty, before λ" if multiplied else "L1 of the features",
+        f"Summed feature activations per token{weights}. {which}",
+        "penalty per token" if multiplied else "L1 per token",
     )
     return [penalty, error]
 
@@ -110,7 +114,7 @@ def _variance(run: RunData) -> Picture:
         run,
         "explained_variance",
         "Explained variance",
-        "Share of the activations' variance that the reconstruction keeps; 1 is perfect, and always "
+        f"Share of the {_given(run)}s' variance that the reconstruction keeps; 1 is perfect, and always "
         "predicting the mean scores 0. The first steps may lie below the picture.",
         "explained variance",
     )
@@ -192,6 +196,24 @@ def _end(values: Floats) -> float:
     return float(known[-1]) if len(known) else float("nan")
 
 
+def _given(run: RunData) -> str:
+    """What a dictionary gives back."""
+    return "target" if run.has_targets() else "activation"
+
+
+_SCALED = {
+    "dataset": "scaled by one number so that their mean square norm is their width",
+    "token": "each scaled to the root of its width",
+    "none": "not scaled",
+}
+
+
 def _scaled(run: RunData) -> str:
-    scaled = run.section("recipe", "sae").get("scaling") == "dataset"
-    return " (scaled by one number so that their mean square norm is their width)" if scaled else " (not scaled)"
+    """On what the losses are: in which units."""
+    what = "targets as the dictionary is to give them" if run.has_targets() else "inputs as the dictionary sees them"
+    of: dict[str, list[str]] = {}
+    for variant in run.variants():
+        if sae := run.sae(variant):
+            of.setdefault(_SCALED[sae.scaling], []).append(run.called(variant))
+    said = "; ".join(of if len(of) < 2 else [f"{words.listed(names)}: {how}" for how, names in of.items()])
+    return f"on the {what}" + (f" ({said})" if said else "")
