@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from pydantic import ValidationError
 
-from unmix.config import SAEConfig
+from unmix.config import UNKNOWN, SAEConfig
 from unmix.errors import UserError
 from unmix.runlog import Request, read_choices, read_extensions, read_manifest, read_metrics, requested
 
@@ -220,6 +220,15 @@ class RunData:
             return SAEConfig.model_validate(keys) if keys else None
         except ValidationError:
             return None
+
+    def model(self) -> str:
+        """The language model's name; empty where nobody said whose activations they are."""
+        name = str(self.section("model").get("name") or self.section("recipe", "model").get("name") or "the model")
+        return "" if name == UNKNOWN else name
+
+    def rows(self) -> str:
+        """Where activations were read from that came without a model: `given`, or a file; empty if a model was run."""
+        return _text(self.section("recipe", "activations").get("rows"))
 
     def has_targets(self) -> bool:
         """Whether what is given back is not what is read."""

@@ -17,10 +17,10 @@ def summary(run: RunData) -> list[str]:
     Of several choices nothing is said here: `chosen` names them, and each has a section with its reason.
     """
     hooks, count = run.hooks(), len(run.members)
-    model = run.section("model").get("name") or run.section("recipe", "model").get("name") or "the model"
+    model = f" of {run.model()}" if run.model() else ""
     place = hooks[0] if len(hooks) == 1 else f"{len(hooks)} hooks"
     people = "One dictionary was" if count == 1 else f"{count} dictionaries were"
-    lines = [f"{people} trained on {place} of {model}, {_asked(run)}."]
+    lines = [f"{people} trained on {place}{model}, {_asked(run)}."]
     planned = planned_steps(run)
     if run.step < planned:
         lines.append(f"The sweep is not finished: {words.whole(run.step)} of {words.whole(planned)} steps are done.")

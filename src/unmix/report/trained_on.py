@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from unmix.activations.outliers import from_facts
-from unmix.config import MaskConfig, SAEConfig
+from unmix.config import GIVEN, MaskConfig, SAEConfig
 from unmix.report import words
 from unmix.report.data import RunData, as_number
 from unmix.report.spent import furthest, rate, seconds, tokens
@@ -16,7 +16,10 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
     """Rows of (name, value): model, corpus, tokens, epochs, time, machine, versions; what is unknown is left out."""
     model, corpus, machine = run.section("model"), run.section("corpus"), run.section("machine")
     rows = [
-        ("Model", _joined(model.get("name"), _count(model, "parameters"), _count(model, "layers"))),
+        (
+            "Model",
+            _joined(run.model() if model.get("name") else "", _count(model, "parameters"), _count(model, "layers")),
+        ),
         *((f"Hook {hook}", _hook(run, hook)) for hook in run.hooks()),
         *_dictionaries(run),
         (
@@ -39,7 +42,9 @@ def trained_on(run: RunData) -> list[tuple[str, str]]:
 
 
 def _activations(run: RunData) -> str:
-    """From the running model or from a store, in which dtype, and what products in bf16 changed."""
+    """From the running model, a store or rows of one's own; in which dtype, and what products in bf16 changed."""
+    if rows := run.rows():
+        return f"{'handed over in Python' if rows == GIVEN else f'read from {rows}'}; no model was run"
     corpus, model = run.section("corpus"), run.section("model")
     changes = ", ".join(
         f"{hook} by {words.percent(as_number(by))}" for hook, by in (model.get("bf16_change") or {}).items()
@@ -118,12 +123,14 @@ def _hook(run: RunData, hook: str) -> str:
         as_number(member.get("scale")) for member in run.section("members").values() if member.get("hook") == hook
     }
     scale = scales.pop() if len(scales) == 1 else as_number(facts.get("scale"))
+    per_token = {sae.scaling for variant in run.variants() if (sae := run.sae(variant))} == {"token"}
     targets = facts.get("targets") or {}
     to, of_targets = as_number(targets.get("width")), as_number(targets.get("mean_norm"))
     return _joined(
         f"width {words.whole(width)}" if math.isfinite(width) else "",
         f"mean norm {words.number(norm)}" if math.isfinite(norm) else "",
-        f"inputs times {words.number(scale)}" if math.isfinite(scale) else "",
+        "each input scaled to the root of the width" if per_token else "",
+        f"inputs times {words.number(scale)}" if math.isfinite(scale) and not per_token else "",
         str(from_facts(outliers)) if (outliers := facts.get("outliers") or {}).get("tokens") else "",
         f"targets of width {words.whole(to)}" if math.isfinite(to) else "",
         f"their mean norm {words.number(of_targets)}" if math.isfinite(of_targets) else "",
@@ -136,6 +143,11 @@ def _tokens_masked(run: RunData) -> str:
     said = str(MaskConfig(special=bool(mask.get("special")), norm_above=mask.get("norm_above") or None))
     varies = any((run.training(variant).get("mask") or {}) != mask for variant in run.variants())
     own = "; variants have masks of their own" if varies else ""
+    if run.rows():
+        apart = as_number(run.section("corpus").get("special_tokens_left_out"))
+        special = f"{words.whole(apart)} rows of activations.special_ids" if apart > 0 else ""
+        said = words.listed([part for part in (special, said) if part])
+        return f"{said} are not trained on{own}" if said else f"none: every row is trained on{own}"
     if not said:
         return f"none: the BOS at the start of each sequence is trained on and counted like any other{own}"
     return f"{said} are not trained on{own}"
