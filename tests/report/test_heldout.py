@@ -93,6 +93,30 @@ def test_a_page_claims_no_split_that_is_unknown(make: Any, held: Any) -> None:
         assert [picture.title.startswith("Held out: ") for picture in pictures] == [claims] * 3
 
 
+@pytest.mark.parametrize(
+    ("on", "said"),
+    [
+        ({"corpus": "other/"}, "evaluated on other/."),
+        ({"model": "gpt2"}, "evaluated in the model gpt2."),
+        ({"corpus": "other/", "model": "gpt2"}, "evaluated in the model gpt2 and on other/."),
+        ({"corpus_keys": {"field": "content"}}, "evaluated with corpus.field = content."),
+        ({}, None),
+    ],
+    ids=str,
+)
+def test_a_page_says_that_an_evaluation_is_of_something_else(
+    make: Any, held: Any, on: dict[str, Any], said: str
+) -> None:
+    """`unmix evaluate RUN --corpus OTHER` looked like one of the documents that were held out of the training."""
+    run: Path = make(model="embedded", source="stdlib")
+    more = {"corpus": "stdlib", "model": "embedded"} | on
+    hooks = [held.result("resid_post.3", ["l1-2", "l1-5"])]
+    (run / "evaluation.json").write_text(json.dumps(more | {"hooks": hooks}))
+    page = html.unescape(write_report(run).read_text(encoding="utf-8"))
+    assert ("Not on what was trained on" in page) == (said is not None)
+    assert said is None or f"Not on what was trained on: {said}" in page
+
+
 def test_an_evaluation_of_earlier_checkpoints_names_them(make: Any, held: Any) -> None:
     run: Path = make()
     known = checkpoints(run, l1_2=6000, l1_5=6000)

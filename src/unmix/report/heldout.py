@@ -68,6 +68,19 @@ def behind(folder: Path, evaluation: dict[str, Any]) -> str:
     return f"Evaluated before {what}: {'; '.join(said)}."
 
 
+def elsewhere(run: RunData, evaluation: Mapping[str, Any]) -> str:
+    """On what else than it was trained on a run was evaluated, in a sentence; empty if on the same."""
+    model = run.section("recipe", "model").get("name")
+    corpus = run.rows() or run.section("recipe", "corpus").get("source")
+    said = []
+    if None not in (there := evaluation.get("model"), model) and there != model:
+        said.append(f"in the model {there}")
+    if None not in (there := evaluation.get("corpus"), corpus) and there != corpus:
+        said.append(f"on {there}")
+    said += [f"with corpus.{key} = {value}" for key, value in (evaluation.get("corpus_keys") or {}).items()]
+    return f"Not on what was trained on: evaluated {words.listed(said)}." if said else ""
+
+
 def command(run: RunData) -> str:
     """What to type for an evaluation of the newest checkpoints; the call of Python, if that gave the activations."""
     if run.section("recipe", "activations").get("rows") == GIVEN:

@@ -21,7 +21,7 @@ from markupsafe import Markup
 from unmix.activations.outliers import from_facts
 from unmix.report import by_norm, facts, features, formulas, hook_norms, l1, plots, words
 from unmix.report.data import RunData, read
-from unmix.report.heldout import behind, command, draw_evaluation, heading, of_split, read_evaluation
+from unmix.report.heldout import behind, command, draw_evaluation, elsewhere, heading, of_split, read_evaluation
 from unmix.report.panels import panels
 from unmix.report.picture import Picture
 from unmix.report.trained_on import trained_on
@@ -81,6 +81,7 @@ def render(
         evaluation=evaluation,
         held_out=held_out,
         behind=behind(run.folder, evaluation) if evaluation else "",
+        elsewhere=elsewhere(run, evaluation) if evaluation else "",
         learned=learned,
         evaluate=command(run),
         lengths=lengths,
