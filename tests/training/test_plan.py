@@ -13,6 +13,7 @@ from unmix.cli import main
 from unmix.lm.hooks import find_blocks
 from unmix.lm.model import load_language_model
 from unmix.training import plan as plans
+from unmix.training.extension import extend
 from unmix.training.plan import Spread, plan
 from unmix.training.run import sweep
 
@@ -59,6 +60,17 @@ def test_the_checkpoints_take_no_more_than_was_planned(overrides, folder):
     written = sum(path.stat().st_size for path in folder.glob("members/*/*/*"))
     assert 0.5 * found.disk_bytes < written <= found.disk_bytes
     assert found.sparse_flops is None  # an L1 coefficient asks for no L0
+
+
+def test_the_checkpoints_of_an_extension_are_planned_too(overrides, folder):
+    """They were left out: what was written was more than was said to be the most."""
+    recipe = make(overrides, training__l1=[3.0], training__checkpoint_every=20, choice__extend_to=90)
+    alone = plan(make(overrides, training__l1=[3.0], training__checkpoint_every=20), folder, QUIET.append)
+    found = plan(recipe, folder, QUIET.append)
+    sweep(recipe, folder)
+    extend(folder, "l1-3", 90)
+    written = sum(path.stat().st_size for path in folder.glob("members/*/*/*"))
+    assert alone.disk_bytes < written <= found.disk_bytes
 
 
 def test_the_time_is_that_of_its_parts(overrides, folder, monkeypatch):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
@@ -130,7 +130,7 @@ def plan(recipe: RunConfig, folder: Path, say: Say) -> Plan:
         host_bytes=held + memory.chunk(source, rows) + memory.members(recipe, source, whole),
         device=str(inputs.device),
         device_bytes=memory.on_device(recipe, source, whole, rows, inputs.device) if on_device else None,
-        disk_bytes=room(recipe, inputs, schedule, {entry.name: folder / "members" / entry.name for entry in whole}),
+        disk_bytes=_disk(recipe, inputs, whole, schedule, folder / "members"),
         chunks=chunks,
         harvest_s=chunks * one_chunk,
         members_s=of_members,
@@ -201,10 +201,29 @@ def _extension(recipe: RunConfig, inputs: Inputs, steps: Sequence[Spread], after
     more = (recipe.choice.extend_to or 0) - after
     if more <= 0:
         return None
-    groups = len({(e.hook, e.variant if recipe.choice.per_variant else "") for e in entries(recipe)})
+    groups = len(_groups(recipe, entries(recipe)))
     chunks = -(-more * recipe.training.batch_tokens // inputs.source.chunk_tokens)
     one = Spread(min(step.low for step in steps), max(step.high for step in steps))
     return (one * more + Spread(chunks * chunk_s, chunks * chunk_s)) * groups
+
+
+def _groups(recipe: RunConfig, whole: Sequence[Entry]) -> dict[tuple[str, str], Entry]:
+    """A member of each that a choice is made of, the largest; the choice is trained on."""
+    found: dict[tuple[str, str], Entry] = {}
+    for entry in sorted(whole, key=lambda entry: recipe.of_variant(entry.variant)[0].features):
+        found[entry.hook, entry.variant if recipe.choice.per_variant else ""] = entry
+    return found
+
+
+def _disk(recipe: RunConfig, inputs: Inputs, whole: Sequence[Entry], schedule: Schedule, members: Path) -> int:
+    """Of the sweep's checkpoints and, where the recipe has them, of the extensions'."""
+    swept = room(recipe, inputs, schedule, {entry.name: members / entry.name for entry in whole})
+    to = recipe.choice.extend_to or 0
+    if to <= schedule.stable_until:
+        return swept
+    longer = replace(schedule, steps=to, decay_steps=round(recipe.choice.extend_decay_fraction * to))
+    chosen = _groups(recipe, whole).values()
+    return swept + room(recipe, inputs, longer, {entry.name: members / f"{entry.name}-extended" for entry in chosen})
 
 
 def _area(recipe: RunConfig, inputs: Inputs, entry: Entry) -> int:
