@@ -118,6 +118,19 @@ def test_some_dictionaries_without(make: Make, held: Any) -> None:
     report(folder)
 
 
+@pytest.mark.parametrize(("more", "x"), [({}, "x"), ({"target_width": 16}, "y")])
+def test_the_norms_of_a_transcoder_are_those_of_its_targets(
+    make: Make, held: Any, more: dict[str, int], x: str
+) -> None:
+    """The tokens are in order of ||y||; the table said that they were the activations of the lowest norms, ||x||."""
+    folder, result = make(l1=(5.0,), steps=60), held.result("resid_post.3", NAMES) | more
+    held.write(folder, result)
+    said = report(folder).split("<h2>By norm")[1].split("</section>")[0]
+    assert (f'<th scope="col">‖{x}‖</th>' in said, f"‖ / ‖{x}‖</th>" in said) == (True, True)
+    assert ("the 1 % of the targets y with the lowest norms" in said) == (x == "y")
+    assert f"Tokens in order of ‖{x}‖, a tenth each." in said
+
+
 def test_several_hooks_have_a_section_each(make: Make, held: Any) -> None:
     hooks = ("resid_post.3", "mlp_out.2")
     folder = make(hooks=hooks, l1=(5.0,), steps=60)

@@ -21,6 +21,7 @@ MOST = 6  # dictionaries in one picture
 SHORT = "#0072b2"  # Okabe and Ito's blue, beside their vermilion
 GROUPS = {"bottom 1 %": SHORT, "the rest": axes.GREY, "top 1 %": axes.CAP}
 OUTSIDE = 0.01  # of a group may lie left of a histogram
+_HAT = {"x": "x̂", "y": "ŷ"}
 FLOOR = -0.5  # of explained variance in the picture
 
 Row = dict[str, Any]
@@ -31,6 +32,8 @@ class Section:
     """What the page says by norm of one hook."""
 
     hook: str
+    of_targets: bool
+    """Whether x is y, the target of a transcoder, in all of it."""
     over: str
     """How many tokens, and of which split."""
     mask: str
@@ -55,8 +58,12 @@ def sections(evaluation: dict[str, Any]) -> list[Section]:
             rows = _ordered(within(result))
             over, mask = f"{words.whole(first['tokens'])} {of_split(result)}", str(first["mask"])
             end = f"Over {over}; mask: {mask}."
-            pictures = [_deciles(rows, suffix, end), *(_histogram(rows, of, suffix, end) for of in ("l0", "l1"))]
-            found.append(Section(str(result["hook"]), over, mask, table, pictures))
+            targets = "target_width" in result
+            pictures = [
+                _deciles(rows, suffix, end, "y" if targets else "x"),
+                *(_histogram(rows, of, suffix, end) for of in ("l0", "l1")),
+            ]
+            found.append(Section(str(result["hook"]), targets, over, mask, table, pictures))
     return found
 
 
@@ -76,8 +83,9 @@ def _drawn(rows: list[tuple[str, Row]]) -> list[tuple[str, Row, tuple[float, flo
     return [(*rows[at], palette[at]) for at in spread_out(len(rows))]
 
 
-def _deciles(rows: list[tuple[str, Row]], suffix: str, end: str) -> Picture:
-    """Left, who has the loss; right, how well it went: a row of panels a dictionary. `end`: of the caption."""
+def _deciles(rows: list[tuple[str, Row]], suffix: str, end: str, x: str = "x") -> Picture:
+    """Left, who has the loss; right, how well it went: a row of panels a dictionary. `end`: of the caption; `x`: what
+    is given back."""
     title = "By norm: where the loss is spent"
     drawn = _drawn(rows)
     figure = Figure(figsize=(axes.WIDTH, 1.05 * len(drawn) + 1.5), layout="constrained")
@@ -99,17 +107,18 @@ def _deciles(rows: list[tuple[str, Row]], suffix: str, end: str) -> Picture:
             _decile_ruler(panel, index == len(drawn) - 1)
     grid[0][0].set_title("share of the squared error", loc="left", fontsize=9.5, color=axes.GREY)
     grid[0][1].set_title("how well it is given back", loc="left", fontsize=9.5, color=axes.GREY)
-    grid[-1][0].set_xlabel("tenths of the tokens by ‖x‖")
+    grid[-1][0].set_xlabel(f"tenths of the tokens by ‖{x}‖")
     grid[-1][1].set_xlabel("low to high norm")
+    ratio = f"‖{_HAT[x]}‖ / ‖{x}‖"
     handles = [
         Patch(color=axes.CAP, label="of the top 1 % by norm"),
         Line2D([], [], color=axes.INK, marker="o", markersize=3.5, label="explained variance"),
         Line2D([], [], color=axes.GREY, linestyle=(0, (2, 1.5)), label="an even share"),
-        Line2D([], [], color=axes.GREY, marker="o", markersize=3.5, markerfacecolor="white", label="‖x̂‖ / ‖x‖"),
+        Line2D([], [], color=axes.GREY, marker="o", markersize=3.5, markerfacecolor="white", label=ratio),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=9.5)
     caption = (
-        "Tokens in order of their norm, a tenth each. Left: the share of the summed squared error that each tenth has; "
+        f"Tokens in order of ‖{x}‖, a tenth each. Left: the share of the summed squared error that each tenth has; "
         "if high-norm tokens cost no more than others, every bar would end at 10 %. Right: explained variance (about "
         "one mean for all tenths) and the norm of the reconstruction. "
         f"{_some(rows)}{end}"
