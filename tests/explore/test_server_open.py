@@ -130,6 +130,15 @@ def test_one_sae_is_served_as_its_explorer_was_built(folder, tmp_path):
     assert ask(served, member="sae", feature=1)["offset"] == 0
 
 
+def test_a_site_is_not_served_at_another_hook(folder, tmp_path):
+    """Nor from Python: prompts would be read where the features shown were not."""
+    member = next((folder / "members").iterdir())
+    sae = max(member.iterdir())
+    build(sae, tmp_path, Wanted(hook="resid_post.0", model=str(tiny_model_folder())), lambda line: None)
+    with pytest.raises(UserError, match=r"built with --hook resid_post\.0, and --hook resid_post\.1 is asked for"):
+        opened(sae, tmp_path, hook="resid_post.1")
+
+
 def test_a_member_that_is_gone_is_said(folder, tmp_path):
     copy = tmp_path / "run"
     shutil.copytree(folder, copy)

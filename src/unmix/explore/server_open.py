@@ -10,6 +10,7 @@ from unmix.errors import UserError
 from unmix.evaluation.opened import say_fits_on_few
 from unmix.evaluation.subject import NO_KEYS, Subject, find_subject
 from unmix.explore.manifest import read_manifest as read_store
+from unmix.explore.manifest import require_asked
 from unmix.explore.prompt import mask_of, special_ids
 from unmix.explore.server_api import Member, Served
 from unmix.explore.server_files import read_manifest
@@ -34,12 +35,14 @@ def open_served(
     """For the run or dictionary in `folder`, whose explorer is in `out`. What is not given is as the explorer was
     built. Of a dictionary that unmix did not train it is said how well it fits the model.
 
-    Raises `UserError` for what `find_subject` and `load_language_model` do, if there is no site, and if it shows a
-    member that the folder does not have.
+    Raises `UserError` for what `find_subject` and `load_language_model` do, if there is no site, if it was built at
+    other hooks, and if it shows a member that the folder does not have.
     """
     site = out / "site"
     shown = [str(member["name"]) for member in read_manifest(site)["members"]]
     store = read_store(out) or {}
+    if store:
+        require_asked(out, store, None, (), hook=hook, hook_out=hook_out)
     built = store.get("inputs", {})
     if not (folder / "run.yaml").exists():  # a run says these itself
         model = model or built.get("model_name")
