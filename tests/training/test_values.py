@@ -66,7 +66,7 @@ def by_hand(recipe, facts):
         norm = math.sqrt(sum(g.square().sum().item() for g in gradients.values()))
         shrink = 1 if t.clip_norm is None or norm <= t.clip_norm else t.clip_norm / norm
         scaled = sae.architecture == "relu" and sae.scaling != "none"
-        of_biases = math.sqrt(x_BD.shape[1]) if scaled else 1.0
+        of_biases = math.sqrt(x_BD.shape[1]) / 3 if scaled else 1.0
         how = Adam(lr, s + 1, t.betas, shrink, asked.unit_norm, bias_rate=of_biases)
         reference.adam(weights, gradients, first, second, how)
         if (s + 1) % t.log_every == 0 or s + 1 == t.steps:

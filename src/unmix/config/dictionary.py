@@ -96,10 +96,10 @@ class SAEConfig(Section):
     `start`, `zero` is `none`."""
 
     bias_rate: float | None = Field(default=None, gt=0)
-    """What the learning rate is multiplied by for the encoder's biases. None: √D for relu on activations that are
+    """What the learning rate is multiplied by for the encoder's biases. None: √D/3 for relu on activations that are
     scaled, otherwise 1. A step of Adam moves each number by about lr, and so z by about lr ||x|| = lr √D through W_enc,
-    but by lr through b_enc; and a relu is sparse by biases far below 0 (records/2026-11-28_bias-rate). Runs from before
-    this key had 1, and keep it."""
+    but by lr through b_enc; and a relu is sparse by biases far below 0. 3 to 24 times did about as well
+    (records/2026-11-28_bias-rate). Runs from before this key had 1, and keep it."""
     auxk: float | None = Field(default=None, ge=0)
     """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`
     of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for the topk
@@ -120,7 +120,7 @@ class SAEConfig(Section):
         """What `bias_rate` comes to where x has this width D."""
         if self.bias_rate is not None:
             return self.bias_rate
-        return math.sqrt(width) if self.architecture == "relu" and self.scaling != "none" else 1.0
+        return math.sqrt(width) / 3 if self.architecture == "relu" and self.scaling != "none" else 1.0
 
     @property
     def auxk_coefficient(self) -> float:
