@@ -36,15 +36,24 @@ own 1 6e-3 seed-1 50
 own 2 6e-3 seed-2 50
 KINDS=jumprelu own 1 3e-3 jumprelu-1 50
 KINDS=jumprelu own 2 3e-3 jumprelu-2 50
-for lr in 3e-3 6e-3; do # relu with fixed coefficients, beside those of the controller
-    unmix sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" "${place[@]}" "${fixed[@]}" \
-        --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 --train-only \
-        --architecture relu --l1 1.4 1.9 2.6 3.6 --training.lr $lr --runs "$work/fixed" --name fixed-$lr
+for seed in 1 2; do # the other L0s, each at its best rate
+    KINDS="batchtopk jumprelu" own $seed 3e-3 seed-$seed-20 20
+    KINDS="batchtopk jumprelu" own $seed 6e-3 seed-$seed-100 100
+    KINDS=matryoshka own $seed 6e-3 seed-$seed-matryoshka 20
+    KINDS=matryoshka own $seed 1.2e-2 seed-$seed-matryoshka-100 100
+    KINDS=relu own $seed 6e-3 relu-seed-$seed 20 50 100
 done
-python $here/faster_biases.py 3 sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" \
-    "${place[@]}" "${fixed[@]}" --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 \
-    --train-only --architecture relu --l1 0.4 0.7 1 1.4 --training.lr 3e-3 --runs "$work/faster" --name biases-3
-python $here/biases.py "$work/runs" "$work/fixed"
+KINDS="batchtopk jumprelu" own 0 1.5e-3 lr-1.5e-3 20 50 # beyond the lowest rate, and the highest
+KINDS=matryoshka own 0 2.4e-2 lr-2.4e-2-matryoshka 100
+for lr in 3e-3 6e-3; do # relu before `sae.bias_rate`: as far as the rest
+    for asked in "l1 1.4 1.9 2.6 3.6" "l0 20 50 100"; do
+        unmix sweep --model smollm2 --corpus "$work/english" --activations.store "$work/smollm2" "${place[@]}" \
+            "${fixed[@]}" --training.batch_tokens 512 --training.log_every 50 --training.checkpoint_every 1000 \
+            --train-only --architecture relu --sae.bias_rate 1 --$asked --training.lr $lr --runs "$work/fixed" \
+            --name ${asked%% *}-$lr
+    done
+done
+python $here/biases.py "$work/fixed"
 python $here/table.py --start "$work/runs/seed-0" # where ours ended
 theirs $here/start.json 3 {batchtopk,matryoshka,jumprelu,relu}:50:3e-3:0:50
 theirs $here/start.json 3 {batchtopk,matryoshka}:50:{6e-3,1.5e-3}:0:50
@@ -54,6 +63,8 @@ theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:6e-3:0:50
 theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:6e-3:0:50 # from where that at 6e-3 ended
 theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:50:3e-3:{1,2}:50
 theirs $here/start_6e-3.json 1 {jumprelu,relu}:50:6e-3:{1,2}:50
+theirs $here/start_seeds.json 1 {batchtopk,matryoshka}:{20,100}:3e-3:{1,2}:50
+theirs $here/start_seeds.json 1 {jumprelu,relu}:{20,100}:6e-3:{1,2}:50 # from between what seed 0 found
 theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,50,100}:1.2e-2:0:50
 theirs $here/start_6e-3.json 2 {jumprelu,relu}:{20,100}:3e-3:0:50
 theirs $here/start_6e-3.json 3 {batchtopk,matryoshka}:{20,100}:1.5e-3:0:50

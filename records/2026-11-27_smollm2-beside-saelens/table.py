@@ -87,7 +87,7 @@ def beside(rows: list[Row]) -> None:
     print(f"| architecture, L0 | SAELens: rate | L0 | {heads} | ours: rate | {heads} | ours − SAELens': EV | ΔCE |")
     print("| --- " + "| --: " * 13 + "|")
     for kind in KINDS:
-        ours = select(rows, by="unmix", architecture=kind)
+        ours = [row for row in select(rows, by="unmix", architecture=kind) if row.get("bias_rate") != 1]
         for asked in L0S:
             theirs = select(rows, by="SAELens", architecture=kind, asked=asked)
             if not theirs:
