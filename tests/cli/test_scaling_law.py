@@ -198,6 +198,19 @@ def test_the_words_of_an_earlier_version_for_the_same_mask_are_known(overrides, 
     assert len(points_like(recipe, "resid_post.0", "", tmp_path / "runs")[0]) == len(L0S)
 
 
+@pytest.mark.parametrize(("architecture", "points"), [("batchtopk", len(L0S)), ("relu", 0)])
+def test_a_run_from_before_there_was_a_rate_of_biases_counts_where_it_is_the_same(
+    architecture, points, overrides, tmp_path
+):
+    recipe = make(overrides, training__l1=[], training__l0=[4], sae__architecture=architecture)
+    write_run(tmp_path / "runs" / "one", overrides, steps=500, features=64, sae__architecture=architecture)
+    assert len(points_like(recipe, "resid_post.0", "", tmp_path / "runs")[0]) == len(L0S)
+    manifest = yaml.safe_load((tmp_path / "runs" / "one" / "run.yaml").read_text())
+    del manifest["recipe"]["sae"]["bias_rate"]
+    (tmp_path / "runs" / "one" / "run.yaml").write_text(yaml.safe_dump(manifest))
+    assert len(points_like(recipe, "resid_post.0", "", tmp_path / "runs")[0]) == points
+
+
 @pytest.mark.parametrize("key", ["corpus__roles", "corpus__template_tokens", "corpus__field"])
 def test_chats_that_are_read_otherwise_are_other_activations(key, overrides, tmp_path):
     recipe = make(overrides, training__l1=[], training__l0=[4], sae__architecture="batchtopk")

@@ -97,4 +97,6 @@ def _kind(recipe: RunConfig) -> tuple[object, ...]:
 def _treatment(recipe: RunConfig, variant: str) -> tuple[object, ...]:
     """What a dictionary is, but for its width, and on which tokens it is trained."""
     sae, training = recipe.of_variant(variant)
-    return sae.model_dump(exclude={"features"}), training.mask, training.norm_power
+    same_width = 1  # what a rate that is left open comes to is compared, at one width
+    kind = sae.model_dump(exclude={"features", "bias_rate"}), sae.bias_rate_at(same_width)
+    return *kind, training.mask, training.norm_power
