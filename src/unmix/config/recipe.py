@@ -58,7 +58,7 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
 def load_resolved(data: Any, path: Path) -> RunConfig:
     """The recipe of a run folder. Raises `UserError` if this version cannot read it.
 
-    What a run of before did where it says nothing is not what a new one does: `sae.bias_rate` was 1.
+    Where it does not say `sae.bias_rate`, the run is from before that was a key, and moves biases as all other weights.
     """
     if isinstance(data, dict) and "corpus" in data:
         data = {**data, "corpus": of_earlier(data["corpus"])}
