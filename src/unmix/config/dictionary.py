@@ -98,8 +98,8 @@ class SAEConfig(Section):
     bias_rate: float | None = Field(default=None, gt=0)
     """What the learning rate is multiplied by for the encoder's biases. None: √D/3 for relu on activations that are
     scaled, otherwise 1. A step of Adam moves each number by about lr, and so z by about lr ||x|| = lr √D through W_enc,
-    but by lr through b_enc; and a relu is sparse by biases far below 0. 3 to 24 times did about as well
-    (records/2026-11-28_bias-rate). Runs from before this key had 1, and keep it."""
+    but by lr through b_enc; and a relu is sparse by biases far below 0. At width 576, where it is 8, 24 did about as
+    well (records/2026-11-28_bias-rate). Runs from before this key had 1, and keep it."""
     auxk: float | None = Field(default=None, ge=0)
     """Coefficient of an error that dead features are trained on: what the others leave over, from the `auxk_features`
     of them that would be most active (AuxK: Gao et al. 2024, arXiv 2406.04093, A.2). None: 0.3 for the topk
