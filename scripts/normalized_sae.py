@@ -93,7 +93,7 @@ def recipe(name: str, hook: str, variants: dict[str, Any], store: str, seed: int
             "store": store,
             "seed": seed,
         },
-        "sae": {"features": 1024, "scaling": "dataset", "centre": "start"},
+        "sae": {"features": 1024, "scaling": "dataset", "centre": "start", "bias_rate": 1},
         "training": {
             "selection": "fp32",
             "dense": "fp32",
