@@ -148,20 +148,25 @@ class Slow:
             yield None
 
 
-def test_training_logs_a_rate_over_whole_chunks_and_passes_the_time_left_on(monkeypatch):
-    source, logged = Slow(), []
+def a_second_a_step(source):
+    """A member that takes so long."""
 
     def update(*_):
         source.now += 1.0
         return ""
 
-    member = SimpleNamespace(
+    return SimpleNamespace(
         entry=Entry("m", "h", "", 1.0), training=SimpleNamespace(lr=1.0), coefficient=1.0,
         halted_at=None, tokens=0, late=False, update=update, metrics=lambda dead: {},
     )  # fmt: skip
+
+
+def test_training_logs_a_rate_over_whole_chunks_and_passes_the_time_left_on(monkeypatch):
+    source, logged = Slow(), []
+
     monkeypatch.setattr(loop.time, "perf_counter", lambda: source.now)
     loop.train(
-        [member], source, Schedule(50, 0, 0, 0), first=6, logged=range(51), checkpoint_every=1000,
+        [a_second_a_step(source)], source, Schedule(50, 0, 0, 0), first=6, logged=range(51), checkpoint_every=1000,
         dead_after_tokens=1, log=lambda rows: logged.append((rows[0], rows.seconds_left)), save=lambda step: None,
     )  # fmt: skip
     rates = [row["tokens_per_s"] for row, _ in logged]
@@ -175,17 +180,9 @@ def test_while_members_catch_up_the_time_left_is_not_known(monkeypatch):
     """It was that to the step at which the others are, shown as that of the whole run."""
     source, left = Slow(), []
 
-    def update(*_):
-        source.now += 1.0
-        return ""
-
-    member = SimpleNamespace(
-        entry=Entry("m", "h", "", 1.0), training=SimpleNamespace(lr=1.0), coefficient=1.0,
-        halted_at=None, tokens=0, late=False, update=update, metrics=lambda dead: {},
-    )  # fmt: skip
     monkeypatch.setattr(loop.time, "perf_counter", lambda: source.now)
     loop.train(
-        [member], source, Schedule(500, 0, 0, 0), first=0, upto=50, logged=range(51), checkpoint_every=1000,
+        [a_second_a_step(source)], source, Schedule(500, 0, 0, 0), first=0, upto=50, logged=range(51), checkpoint_every=1000,
         dead_after_tokens=1, log=lambda rows: left.append(rows.seconds_left), save=lambda step: None,
     )  # fmt: skip
     assert left == [None] * 50
