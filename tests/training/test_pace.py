@@ -183,6 +183,7 @@ def test_while_members_catch_up_the_time_left_is_not_known(monkeypatch):
     monkeypatch.setattr(loop.time, "perf_counter", lambda: source.now)
     loop.train(
         [a_second_a_step(source)], source, Schedule(500, 0, 0, 0), first=0, upto=50, logged=range(51),
-        checkpoint_every=1000, dead_after_tokens=1, log=lambda rows: left.append(rows.seconds_left), save=lambda step: None,
+        checkpoint_every=1000, dead_after_tokens=1, log=lambda rows: left.append(rows.seconds_left),
+        save=lambda step: None,
     )  # fmt: skip
     assert left == [None] * 50
