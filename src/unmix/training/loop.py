@@ -85,7 +85,7 @@ def train(
         pace.ended(at)
         if logging:
             rate = pace.tokens_per_s()
-            shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(at - began, 3)}
+            shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(at - began, 6)}
             rows = Rows(
                 [
                     {"step": done, "tokens": member.tokens, **_who(member)}
