@@ -15,8 +15,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 import unmix
-from unmix.config import CorpusConfig
+from unmix.config import ActivationsConfig, CorpusConfig
 from unmix.corpus.documents import documents
+from unmix.corpus.tokens import load_tokens
 
 SEQUENCE = 128
 RUNS = ("runs/mine", "runs/a")
@@ -29,6 +30,7 @@ FEW = {"batch_tokens": 512, "selection": "fp32", "dense": "fp32", "border": 0.1}
 def furnish(folder: Path) -> None:
     """Write all of it; the runs are ten steps on the embedded model."""
     lm = unmix.load_model("embedded")
+    load_tokens(CorpusConfig(), lm.tokenizer, ActivationsConfig().sequence_length, "train")  # once, for all pages
     texts = [str(document.content) for document, _ in zip(documents(CorpusConfig()), range(60), strict=False)]
     for name in ("texts", "my-texts", "english"):
         (folder / name).mkdir()

@@ -125,22 +125,24 @@ def load_config(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scaling", ["none", "dataset", "token"])
-def test_on_the_embedded_model(tmp_path, monkeypatch, scaling):
+def test_on_the_embedded_model(tmp_path, monkeypatch):
     monkeypatch.setenv("UNMIX_CACHE", str(tmp_path / "cache"))
     overrides = {
         "name": "logged", "corpus.max_tokens": 60_000, "activations.hooks": ["resid_post.3"],
         "activations.chunk_sequences": 32, "sae.features": 256, "model.matmul": "fp32", "training.batch_tokens": 512,
         "training.lr": 2e-3, "training.lr_warmup_steps": 10, "training.checkpoint_every": 1000,
     }  # fmt: skip
-    l1 = [200.0] if scaling == "none" else [2.0]
-    recipe, folder, _ = trained(overrides, tmp_path, sae__scaling=scaling, training__l1=l1)
+    for scaling, l1 in {"none": 200.0, "dataset": 2.0, "token": 2.0}.items():
+        overrides[f"variants.{scaling}"] = {"sae": {"scaling": scaling}, "training": {"l1": [l1]}}
+    recipe, folder, _ = trained(overrides, tmp_path)
     torch.manual_seed(0)
-    found, [(logged, evaluated)] = compared(recipe, folder)
+    found, pairs = compared(recipe, folder)
     assert found["outliers"]["tokens"] == 0
-    # position 0 is trained on and not evaluated: one token in 256; unscaled, the L0 differs by more
-    assert logged["explained_variance"] == pytest.approx(evaluated["explained_variance"], abs=0.02)
-    assert logged["l0"] == pytest.approx(evaluated["l0"], rel=0.05 if scaling == "none" else 0.03)
+    assert [logged["variant"] for logged, _ in pairs] == ["none", "dataset", "token"]
+    for logged, evaluated in pairs:
+        # position 0 is trained on and not evaluated: one token in 256; unscaled, the L0 differs by more
+        assert logged["explained_variance"] == pytest.approx(evaluated["explained_variance"], abs=0.02)
+        assert logged["l0"] == pytest.approx(evaluated["l0"], rel=0.05 if logged["variant"] == "none" else 0.03)
 
 
 @pytest.mark.parametrize("more", [{"sae__nonlinearity": "tanh_relu"}, {"sae__scaling": "token"}])

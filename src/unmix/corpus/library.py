@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,7 +11,12 @@ from unmix.corpus.unfit import relative
 
 def modules(root: Path) -> list[Path]:
     """Its modules, sorted."""
-    return [path for path in sorted(root.rglob("*.py")) if not _foreign(relative(path, root))]
+    found = []
+    for folder, folders, names in os.walk(root):
+        if folder == str(root):
+            folders[:] = [name for name in folders if not _foreign(f"{name}/")]  # what is installed can be huge
+        found += [Path(folder, name) for name in names if name.endswith(".py")]
+    return [path for path in sorted(found) if not _foreign(relative(path, root))]
 
 
 def texts(root: Path) -> Iterator[tuple[str, str]]:
