@@ -273,7 +273,7 @@ def test_help_teaches_and_comes_at_once():
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_saves_and_the_same_command_goes_on(recipe, tmp_path, number, status):
-    command = [*UNMIX, "sweep", str(recipe), "--runs", str(tmp_path / "runs"), "--train-only", "--steps", "4000",
+    command = [*UNMIX, "sweep", str(recipe), "--runs", str(tmp_path / "runs"), "--train-only", "--steps", "1200",
                "--l1", "1"]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
     metrics = tmp_path / "runs" / "tiny" / "metrics.jsonl"

@@ -21,7 +21,7 @@ from unmix.kernels import gpu_graph, gpu_workspace
 from unmix.kernels.dispatch import Step
 
 pytestmark = pytest.mark.filterwarnings("ignore:Conversion of an array")  # the interpreter of older tritons
-STEPS = 14
+STEPS = 12
 KEYS: dict[str, Any] = {"border": 0.9, "mask": "none", "auxk": 0.0, "kernels": "auto"}
 
 
