@@ -13,6 +13,12 @@ from tiny_run import write_texts
 # read when triton is first imported: without a GPU, its kernels run in its interpreter
 os.environ.setdefault("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1")
 
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d49484452000000010000000108000000003a7e9b550000000a494441"
+    "54789c636000000002000148afa4710000000049454e44ae426082"
+)
+"""One pixel."""
+
 # a loaded machine is slow; that is no failure
 settings.register_profile("unmix", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("unmix")
@@ -33,6 +39,13 @@ def seeded() -> None:
 def seeded_module() -> None:
     """The same for what a module's own fixtures draw, which come before `seeded`."""
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def pictures(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing is most of a report's time. It is done in `tests/report`, and in tests marked `pictures`."""
+    if request.node.get_closest_marker("pictures") is None:
+        monkeypatch.setattr("unmix.report.axes.png", lambda figure: PNG)
 
 
 @pytest.fixture

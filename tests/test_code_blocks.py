@@ -165,6 +165,7 @@ RUN = [page for page in PAGES if any(why_not_run(command) is None for command in
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize("page", RUN)
 def test_commands_run(page: str, workshop: Path, capsys: pytest.CaptureFixture[str]):
     """They end well, or as the page shows, and print the lines that it shows."""
@@ -223,6 +224,7 @@ def _is_literal(word: ast.keyword) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("page", PYTHON)
+@pytest.mark.pictures
 def test_python_runs(page: str, workshop: Path, monkeypatch: pytest.MonkeyPatch):
     place_checkpoints(workshop, (ROOT / page).read_text(encoding="utf-8"))
     for run in RUNS:  # a page makes its own

@@ -52,6 +52,7 @@ def test_a_page_of_a_notebook_shows_outputs_and_pictures(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.pictures
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_every_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """Its sweeps for 40 steps, evaluated on few tokens; `scripts/docs --notebooks` runs it as it stands."""

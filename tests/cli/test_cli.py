@@ -141,6 +141,7 @@ def test_variants_that_are_chosen_apart_are_extended_apart(recipe, tmp_path):
     assert all((run / f"members/{name}-extended/step-000000080/cfg.json").exists() for name in extended)
 
 
+@pytest.mark.pictures
 def test_evaluate_a_run_and_a_folder_and_see_it_in_the_report(recipe, tmp_path, capsys):
     run = tmp_path / "runs" / "tiny"
     assert unmix("sweep", recipe, "--train-only", "--l1", "1", "3", tmp_path=tmp_path) == 0
@@ -272,10 +273,10 @@ def test_help_teaches_and_comes_at_once():
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_saves_and_the_same_command_goes_on(recipe, tmp_path, number, status):
-    command = [*UNMIX, "sweep", str(recipe), "--runs", str(tmp_path / "runs"), "--train-only", "--steps", "1200",
+def test_a_signal_saves_and_the_same_command_goes_on(recipe, tmp_path, capsys, number, status):
+    command = ["sweep", str(recipe), "--runs", str(tmp_path / "runs"), "--train-only", "--steps", "1200",
                "--l1", "1"]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=os.environ)
+    process = subprocess.Popen([*UNMIX, *command], stderr=subprocess.PIPE, text=True, env=os.environ)
     metrics = tmp_path / "runs" / "tiny" / "metrics.jsonl"
     while not metrics.exists() and process.poll() is None:
         time.sleep(0.05)
@@ -285,9 +286,8 @@ def test_a_signal_saves_and_the_same_command_goes_on(recipe, tmp_path, number, s
     assert "saved; the same command resumes it" in error
     assert "Traceback" not in error
     saved = max((tmp_path / "runs/tiny/members/l1-1").iterdir())
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert again.returncode == 0, again.stderr
-    assert f"resuming at step {int(saved.name.removeprefix('step-')):,}" in again.stderr
+    assert main(command) == 0
+    assert f"resuming at step {int(saved.name.removeprefix('step-')):,}" in capsys.readouterr().err
 
 
 def test_output_that_nobody_reads_on_is_no_traceback():

@@ -37,6 +37,7 @@ def own(overrides, tmp_path):
     return tmp_path / "own"
 
 
+@pytest.mark.pictures
 def test_own_and_published_are_judged_on_the_same_tokens(own, overrides, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     others = [published(tmp_path / "a/sae"), published(tmp_path / "b/sae", seed=1, k=9)]

@@ -19,6 +19,11 @@ from unmix.evaluation.by_norm import ByNorm
 D, F, BATCH = 256, 4096, 2048
 
 
+@pytest.fixture(autouse=True)
+def pictures() -> None:
+    """They are drawn here."""
+
+
 def row(hook: str, l1: float, step: int, *, member: str, phase: str = "sweep", noise: float = 0.0) -> dict[str, Any]:
     """A plausible metric at `step`: dense at first, then sparser the larger l1, slower and slower."""
     settled = F / 4 / (1 + l1**1.35) if l1 else F / 3

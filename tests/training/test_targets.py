@@ -340,7 +340,7 @@ def test_a_known_sparse_map_is_learned(architecture: str, tmp_path: Path):
     rows, test = known_map(20_000, 2), known_map(4000, 3)
     run = unmix.sweep(
         activations=rows.x_BD.numpy(), targets=rows.y_BE.numpy(), architecture=architecture, features=64, l0=6,
-        steps=1500, runs=tmp_path, quiet=True, evaluate=False,
+        steps=900, runs=tmp_path, quiet=True, evaluate=False,
         training={"batch_tokens": 256, "lr": 5e-3, "checkpoint_every": 10_000, **SETTINGS},
     )  # fmt: skip
     [member] = run.members
