@@ -53,12 +53,14 @@ def train(
     say: Callable[[str], None] = lambda text: None,
     stop: Callable[[], bool] = lambda: False,
     seconds: float = 0.0,
+    others: bool = False,
 ) -> None:
     """Make updates number first … schedule.steps - 1 on every member, or … upto - 1.
 
     `log` gets a row per member (as `Rows`) at the steps `logged` and at the end; `save` is called with the number of
     updates made. Raises `Stopped`, after saving, once `stop()` answers true. `say` hears of numbers that are not
-    finite; if every member is halted by them, raises `UserError`. `seconds` were spent before `first`.
+    finite; if every member is halted by them, raises `UserError`, unless there are `others` in the run that are not.
+    `seconds` were spent before `first`.
     """
     began = time.perf_counter() - seconds
     last = schedule.steps if upto is None else upto
@@ -78,7 +80,7 @@ def train(
         if logging or saving or pace.opens(done):  # no batch waits in a chunk that makes room for the next one
             for each in taking:
                 warn(each.settle())
-        if all(member.halted_at is not None for member in members):
+        if not others and all(member.halted_at is not None for member in members):
             raise UserError(_all_halted(members))
 
         at = time.perf_counter()
