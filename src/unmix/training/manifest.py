@@ -324,10 +324,10 @@ def _outliers_shares(head: Batch, entry: Entry, recipe: RunConfig, special_ids: 
     raw = head.pair(entry.hook)
     median = norms(raw.x_BD)["median_norm"]
     kept = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median))
-    outlier_K = longer(kept.x_BD.norm(dim=1), OUTLIER * median)
+    outlier_K = longer(kept.x_BD.norm(dim=1), OUTLIER * median or math.inf)  # where most are 0, none is an outlier
     found = {"outliers_share": outlier_K}
     if not kept.same:
-        longest = OUTLIER * norms(raw.y_BE)["median_norm"] or math.inf  # where most targets are 0, none is an outlier
+        longest = OUTLIER * norms(raw.y_BE)["median_norm"] or math.inf
         outlier_K = longer(kept.y_BE.norm(dim=1), longest)
         found["target_outliers_share"] = outlier_K
     if sae.scaling == "token":
