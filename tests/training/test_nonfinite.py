@@ -142,7 +142,10 @@ def _at(step, folder):
 def test_stop_ends_the_run_before_the_batch_and_another_policy_goes_on(two_hooks, tmp_path, poison):
     poison(25)
     stop = two_hooks.model_copy(update={"training": two_hooks.training.model_copy(update={"on_nonfinite": "stop"})})
-    with pytest.raises(UserError, match=r"not finite in batch 25 of resid_post\.0; the last checkpoint is from before"):
+    with pytest.raises(
+        UserError,
+        match=r"in batch 25 of resid_post\.0; the last checkpoint is from before\. Give --training\.on_nonfinite skip",
+    ):
         run.sweep(stop, tmp_path / "run")
     assert verify(tmp_path / "run").problems == []
     run.sweep(two_hooks, tmp_path / "whole")
