@@ -190,6 +190,20 @@ def test_fewer_steps_than_were_made_are_refused(overrides, tmp_path):
     assert same(state(tmp_path / "cut", "l1-3", 30), state(tmp_path / "run", "l1-3", 30))
 
 
+def test_a_run_that_is_to_end_where_it_was_stopped_has_a_line_of_its_end(overrides, tmp_path):
+    given = {"training__l1": [1.0, 3.0], "training__l1_warmup_fraction": 0.0}
+    stopping(make(overrides, training__steps=40, **given), tmp_path / "cut", 20)
+    shorter, said = make(overrides, training__steps=20, **given), []
+    for _ in range(2):
+        run.sweep(shorter, tmp_path / "cut", Watch(said.append))
+    assert said[-1].endswith("already has its 20 steps")
+    assert not [line for line in said if "lacks" in line]
+    run.sweep(shorter, tmp_path / "whole")
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(state(tmp_path / "cut", "l1-3", 20), state(tmp_path / "whole", "l1-3", 20))
+    assert verify(tmp_path / "cut").problems == []
+
+
 def test_a_member_that_is_added_has_a_line_where_a_shorter_run_ended(overrides, tmp_path):
     for steps, l1 in ((30, [3.0]), (45, [3.0]), (45, [1.0, 3.0])):
         longer = make(overrides, training__steps=steps, training__l1=l1, training__revive_after_tokens=36)

@@ -97,11 +97,14 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
     schedule, whole = sweep_schedule(recipe), entries(recipe)
     folders = {entry.name: folder / "members" / entry.name for entry in whole}
     reached = {name: _reached(path, watch.say) for name, path in folders.items()}
+    at_end: list[str] = []
     if manifest is not None:
         made = max(reached.values())
         check_schedule(recipe, manifest, folder, made)
+        if manifest["recipe"]["training"]["steps"] != schedule.steps:
+            at_end = without_line(folder / "metrics.jsonl", "sweep", reached, schedule.steps)
         manifest = renewed(manifest, recipe, made)
-        if min(reached.values()) >= schedule.steps:
+        if min(reached.values()) >= schedule.steps and not at_end:
             write_manifest(folder / "run.yaml", manifest)
             watch.say(f"{folder} already has its {schedule.steps:,} steps")
             return
@@ -139,9 +142,14 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
     if any(reached.values()):
         watch.say(f"resuming at step {min(reached.values()):,}")
     metrics, logged, ended = folder / "metrics.jsonl", logged_in(manifest, recipe), ends(manifest, schedule.steps)
-    name_gaps(metrics, "sweep", reached, 0, logged, ended, watch.say)
     scratch = Scratch()
     members = [_resumed(recipe, manifest, inputs, entry, folder, reached[entry.name], scratch) for entry in whole]
+    if at_end:
+        train_members(
+            recipe, [member for member in members if member.entry.name in at_end], inputs, schedule, 0, schedule.steps,
+            metrics, "sweep", {name: folders[name] for name in at_end}, watch,
+        )  # fmt: skip
+    name_gaps(metrics, "sweep", reached, 0, logged, ended, watch.say)
     # members that are behind catch up: they see the batches that the others saw
     at = dict(reached)
     while (first := min(at.values())) < schedule.steps:
@@ -345,6 +353,12 @@ def repeats(source: Source, asked: int, *, steps: bool = False) -> str:
         f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over{since}; "
         f"if that is not intended, give {fewer}"
     )
+
+
+def without_line(metrics: Path, phase: str, reached: dict[str, int], step: int) -> list[str]:
+    """Members that have come to this step and have no line of it: it was no end when they did."""
+    there = {row["member"] for row in read_metrics(metrics) if row["phase"] == phase and row["step"] == step}
+    return [name for name, at in reached.items() if at == step and name not in there]
 
 
 def name_gaps(
