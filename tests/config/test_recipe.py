@@ -111,6 +111,13 @@ def test_overrides_win_over_the_recipe(tmp_path):
     assert config.load(path, {"training.steps": 20}).training.lr == 0.1
 
 
+def test_what_stands_in_several_places_is_changed_in_the_one_that_is_named(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("variants: {a: &a {sae: {features: 512}}, b: {<<: *a, training: {lr: 0.01}}}")
+    found = config.load(path, {"variants.b.sae.features": 1024})
+    assert [found.of_variant(name)[0].features for name in ("a", "b")] == [512, 1024]
+
+
 @given(st.dictionaries(st.sampled_from(["name", "model", "training", "sae"]), st.none() | st.integers() | st.text()))
 def test_any_wrong_type_is_a_user_error_or_a_recipe(data):
     try:

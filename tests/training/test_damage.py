@@ -152,7 +152,10 @@ def test_weights_that_are_not_finite_are_never_saved(recipe, tmp_path):
     state = safetensors.torch.load_file(newest(folder, "l1-3", 30) / "training_state.safetensors")
     assert all(torch.isfinite(tensor).all() for tensor in state.values())
     wild = recipe.model_copy(update={"training": recipe.training.model_copy(update={"lr": 3e38, "steps": 1})})
-    with pytest.raises(UserError, match=r"the weights of l1-\d are not finite at step 1: lower training\.lr"):
+    with pytest.raises(
+        UserError,
+        match=r"the weights of l1-\d are not finite at step 1, .*; give a lower training\.lr, and another --name",
+    ):
         run.sweep(wild, tmp_path / "wild")
     assert not list((tmp_path / "wild").glob("members/*/step*"))
 

@@ -77,6 +77,22 @@ def test_an_extension_at_another_interval_of_lines_is_whole(overrides, tmp_path)
     assert verify(tmp_path / "run").problems == []
 
 
+def test_an_extension_that_is_to_end_where_it_was_stopped_has_a_line_of_its_end(overrides, tmp_path):
+    for name in ("cut", "whole"):
+        run.sweep(make(overrides, training__steps=30, training__l1=[3.0]), tmp_path / name)
+    calls = iter([False] * 9 + [True])
+    with pytest.raises(Stopped):
+        extension.extend(tmp_path / "cut", "l1-3", 60, watch=Watch(stop=lambda: next(calls, False)))
+    said = []
+    for _ in range(2):
+        extension.extend(tmp_path / "cut", "l1-3", 40, watch=Watch(said.append))
+    extension.extend(tmp_path / "whole", "l1-3", 40)
+    assert said[-1] == "l1-3 already has its 40 steps"
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(state(tmp_path / "cut", "l1-3-extended", 40), state(tmp_path / "whole", "l1-3-extended", 40))
+    assert verify(tmp_path / "cut").problems == []
+
+
 def test_an_extension_planned_anew_and_stopped_goes_on_from_its_own_checkpoint(overrides, tmp_path):
     recipe = make(overrides, training__steps=30, training__l1=[3.0])
     for name in ("cut", "whole"):

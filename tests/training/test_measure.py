@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from unmix.activations.mask import Mask
+from unmix.activations.mask import Mask, outliers
 from unmix.activations.stream import Batch
 from unmix.config import EVERY_TOKEN, MaskConfig, SAEConfig, TrainingConfig
 from unmix.errors import UserError
@@ -39,6 +39,22 @@ def test_the_mask_takes_out_special_and_long_tokens():
     assert (found.tokens, found.masked) == (196, 4)
     assert found.median_norm == pytest.approx(3)
     assert found.scale == pytest.approx(math.sqrt(6) / 3)  # the long ones have no say
+
+
+def test_where_most_tokens_are_zero_the_others_are_not_masked_away():
+    """Their median has no length, which every other token is longer than."""
+    x_RD = X.clone()
+    x_RD[: len(X) * 2 // 3] = 0
+    head = Batch({"h": x_RD}, IDS, torch.zeros(len(X), dtype=torch.int64))
+    found = measure(head, "h", SAEConfig(), TrainingConfig(), 2.0, [0])
+    assert (found.median_norm, found.masked, found.tokens) == (0.0, 0, 200)
+    assert ((x_RD * found.scale).square().sum(1).mean()).item() == pytest.approx(6)
+    mask = Mask(MaskConfig(special=True), [0], 0.0)
+    assert mask.keeps(IDS, X).sum() == 198
+    assert (mask.longest, mask.facts()["longer_than"]) == (None, None)
+    assert "norms" not in mask.facts()["rule"]
+    assert Mask(MaskConfig(), [], 0.0).facts() == {}
+    assert outliers(x_RD.norm(dim=1), 0.0).tokens == 0
 
 
 def test_nan_is_not_masked_away():

@@ -142,7 +142,10 @@ def _at(step, folder):
 def test_stop_ends_the_run_before_the_batch_and_another_policy_goes_on(two_hooks, tmp_path, poison):
     poison(25)
     stop = two_hooks.model_copy(update={"training": two_hooks.training.model_copy(update={"on_nonfinite": "stop"})})
-    with pytest.raises(UserError, match=r"not finite in batch 25 of resid_post\.0; the last checkpoint is from before"):
+    with pytest.raises(
+        UserError,
+        match=r"in batch 25 of resid_post\.0; the last checkpoint is from before\. Give --training\.on_nonfinite skip",
+    ):
         run.sweep(stop, tmp_path / "run")
     assert verify(tmp_path / "run").problems == []
     run.sweep(two_hooks, tmp_path / "whole")
@@ -159,6 +162,27 @@ def test_a_loss_that_overflows_halts_its_own_member(overrides, tmp_path):
     assert sum("the gradient is not finite in batch 0" in line for line in said) == 1
     assert same(state(tmp_path / "run", "l1-3", 60), state(tmp_path / "alone", "l1-3", 60))
     assert state(tmp_path / "run", "l1-1e+39", 60)["exp_avg.W_dec"].count_nonzero() == 0
+
+
+def test_a_further_member_that_is_halted_while_it_catches_up_ends_no_run(overrides, tmp_path):
+    both = {"training__l1": [3.0, 1e39], "training__l1_warmup_fraction": 0.0}
+    run.sweep(make(overrides, **both | {"training__l1": [3.0]}), tmp_path / "grown")
+    run.sweep(make(overrides, **both), tmp_path / "grown")
+    run.sweep(make(overrides, **both), tmp_path / "whole")
+    for member in ("l1-3", "l1-1e+39"):
+        assert same(state(tmp_path / "grown", member, 60), state(tmp_path / "whole", member, 60))
+        assert metrics(tmp_path / "grown", member) == metrics(tmp_path / "whole", member)
+
+
+def test_a_halted_member_whose_checkpoint_is_lost_catches_up(two_hooks, tmp_path, poison):
+    bad = f"{POISON}-l1-3"
+    poison(55)
+    run.sweep(two_hooks, tmp_path / "run")
+    whole, rows = state(tmp_path / "run", bad, 60), metrics(tmp_path / "run", bad)
+    (tmp_path / f"run/members/{bad}/step-000000060").rename(tmp_path / "away")
+    run.sweep(two_hooks, tmp_path / "run")
+    assert same(state(tmp_path / "run", bad, 60), whole)
+    assert metrics(tmp_path / "run", bad) == rows
 
 
 def test_a_run_whose_every_member_is_halted_ends_with_the_reason(overrides, tmp_path, poison):

@@ -11,6 +11,7 @@ from unmix.kernels.dispatch import Step
 from unmix.kernels.trial import Times
 from unmix.runlog import read_extensions, read_manifest, write_manifest
 from unmix.training import extension, run
+from unmix.training.loop import Stopped
 from unmix.training.run import Watch
 from unmix.verify import verify
 
@@ -158,6 +159,57 @@ def test_a_run_that_ended_without_a_decay_is_given_more_steps(overrides, tmp_pat
     run.sweep(make(overrides, training__steps=45, training__l1=[3.0]), tmp_path / "run", Watch(say=said.append))
     assert not [line for line in said if line.startswith("warning")]
     assert [r["step"] for r in metrics(tmp_path / "run")] == [7, 14, 21, 28, 30, 35, 42, 45]
+    assert verify(tmp_path / "run").problems == []
+
+
+def test_what_a_longer_run_began_with_is_kept_however_often_it_is_resumed(overrides, tmp_path):
+    """The same command again, which gives nothing of what follows from the steps."""
+    given = {"training__l1": [3.0], "training__decay_fraction": 0.25}
+    for key in ("training.lr", "training.dead_after_tokens"):
+        del overrides[key]
+    stopping(make(overrides, training__steps=2000, **given), tmp_path / "cut", 20)
+    longer = make(overrides, training__steps=4000, **given)
+    assert longer.training.lr != 3e-3
+    for _ in range(2):
+        with pytest.raises(Stopped):
+            run.sweep(longer, tmp_path / "cut", Watch(stop=lambda: True))
+    found = read_manifest(tmp_path / "cut" / "run.yaml")["recipe"]["training"]
+    assert [found[key] for key in ("steps", "lr", "l1_warmup_fraction")] == [4000, 3e-3, 0.025]
+    assert [found[key] for key in ("dead_after_tokens", "revive_after_tokens")] == [19_200, 2_400]
+
+
+def test_fewer_steps_than_were_made_are_refused(overrides, tmp_path):
+    recipe = make(overrides, training__steps=30, training__l1=[3.0])
+    run.sweep(recipe, tmp_path / "run")
+    written = (tmp_path / "run" / "run.yaml").read_bytes()
+    with pytest.raises(UserError, match=r"has 30 steps, and 20 are fewer; give --training\.steps 30 to resume it"):
+        run.sweep(make(overrides, training__steps=20, training__l1=[3.0]), tmp_path / "run")
+    assert (tmp_path / "run" / "run.yaml").read_bytes() == written
+    stopping(make(overrides, training__steps=40, training__l1=[3.0]), tmp_path / "cut", 20)
+    run.sweep(recipe, tmp_path / "cut")  # fewer than were asked for, but not than were made
+    assert same(state(tmp_path / "cut", "l1-3", 30), state(tmp_path / "run", "l1-3", 30))
+
+
+def test_a_run_that_is_to_end_where_it_was_stopped_has_a_line_of_its_end(overrides, tmp_path):
+    given = {"training__l1": [1.0, 3.0], "training__l1_warmup_fraction": 0.0}
+    stopping(make(overrides, training__steps=40, **given), tmp_path / "cut", 20)
+    shorter, said = make(overrides, training__steps=20, **given), []
+    for _ in range(2):
+        run.sweep(shorter, tmp_path / "cut", Watch(said.append))
+    assert said[-1].endswith("already has its 20 steps")
+    assert not [line for line in said if "lacks" in line]
+    run.sweep(shorter, tmp_path / "whole")
+    assert metrics(tmp_path / "cut") == metrics(tmp_path / "whole")
+    assert same(state(tmp_path / "cut", "l1-3", 20), state(tmp_path / "whole", "l1-3", 20))
+    assert verify(tmp_path / "cut").problems == []
+
+
+def test_a_member_that_is_added_has_a_line_where_a_shorter_run_ended(overrides, tmp_path):
+    for steps, l1 in ((30, [3.0]), (45, [3.0]), (45, [1.0, 3.0])):
+        longer = make(overrides, training__steps=steps, training__l1=l1, training__revive_after_tokens=36)
+        run.sweep(longer, tmp_path / "run")
+    rows = metrics(tmp_path / "run")
+    assert [r["step"] for r in rows if r["member"] == "l1-1"] == [7, 14, 21, 28, 30, 35, 42, 45]
     assert verify(tmp_path / "run").problems == []
 
 

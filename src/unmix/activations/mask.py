@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +14,10 @@ from unmix.config import OUTLIER, MaskConfig
 
 
 class Mask:
-    """Keeps a token unless it is special (if so configured) or its norm is above `norm_above` times the median."""
+    """Keeps a token unless it is special (if so configured) or its norm is above `norm_above` times the median.
+
+    Where most tokens are 0, the median is, and no norm is above it: all others would be.
+    """
 
     def __init__(
         self,
@@ -22,6 +26,7 @@ class Mask:
         median_norm: float,
         found: dict[str, Any] | None = None,
     ) -> None:
+        config = config if median_norm else config.model_copy(update={"norm_above": None})
         self.config, self.median_norm = config, median_norm
         self.found = found
         """The outliers of the sample that the median is of, as `Outliers.facts` gives them, for `facts`."""
@@ -56,8 +61,8 @@ def longer(norm: Tensor, than: float) -> Tensor:
 
 
 def outliers(norm_R: Tensor, median_norm: float, times: float = OUTLIER) -> Outliers:
-    """Of R tokens with these norms; sums in float64."""
+    """Of R tokens with these norms; sums in float64. None where most of them are 0."""
     norm_R = norm_R.cpu().double()  # mps has no float64
-    far_R = norm_R[longer(norm_R, times * median_norm)]
+    far_R = norm_R[longer(norm_R, times * median_norm or math.inf)]
     sums = [far_R.sum(), norm_R.sum(), far_R.square().sum(), norm_R.square().sum()]
     return Outliers(times, times * median_norm, len(far_R), len(norm_R), *(value.item() for value in sums))

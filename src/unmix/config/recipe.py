@@ -42,7 +42,8 @@ def load(recipe: Path | None = None, overrides: dict[str, Any] | None = None) ->
         for part in path:
             inside = at.get(part)
             inside = {} if inside is None else _OPENED.get(part, lambda value: value)(inside)
-            at[part] = inside
+            # a copy: what stands in several places of the recipe (`*name`) is changed in one
+            at[part] = inside = dict(inside) if isinstance(inside, dict) else inside
             at = inside
             if not isinstance(at, dict):
                 raise UserError(f"--{dotted}: {part} is a value in the recipe, not a section")

@@ -43,9 +43,10 @@ class TrainingConfig(Section):
     norm_power: Literal[0, 1, 2] = 0
     """k: the squared error of a token is divided by ||x||^k; with `activations.targets`, by ||y||^k."""
     l1_norm_power: float | Literal["matched"] = 0.0
-    """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as the SAE sees them (with
-    `activations.targets`, of these), measured without outliers. `matched`: the p with which both terms of the loss grow
-    alike with n̄: 2 - k for bounded features with the plain penalty, 1 - k for all others (docs/norms.md)."""
+    """p: the coefficient is α n̄^p, n̄ the mean norm of a hook's activations as they are scaled, their mean still in them
+    (with `activations.targets`, of these), measured without outliers. `matched`: the p with which both terms of the
+    loss grow alike with n̄: 2 - k for bounded features with the plain penalty and where the penalty counts features
+    (jumprelu), 1 - k for all others (docs/norms.md)."""
     mask: MaskConfig = MaskConfig()
     """Tokens of a batch that the SAE is not trained on: `auto` (outliers), `none`, or the keys of a mask."""
     steps: int = Field(default=2000, ge=1)

@@ -56,8 +56,8 @@ def save(member: Member, folder: Path, step: int, facts: dict[str, Any]) -> None
     """Write the checkpoint of `step` whole, in place of one that may be there. Raises `UserError` if it cannot."""
     if not all(w.isfinite().all() for w in member.weights.values()):
         raise UserError(
-            f"the weights of {member.entry.name} are not finite at step {step:,}: lower training.lr; "
-            "the checkpoint before it is kept"
+            f"the weights of {member.entry.name} are not finite at step {step:,}, and the checkpoint before it is "
+            "kept; give a lower training.lr, and another --name"
         )
     target = step_folder(folder, step)
     new = target.with_name(target.name + ".new")

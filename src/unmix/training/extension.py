@@ -22,7 +22,17 @@ from unmix.training.inputs import open_inputs
 from unmix.training.lock import locked
 from unmix.training.loop import Row
 from unmix.training.manifest import check_format, check_inputs, entries, read_run, sweep_schedule
-from unmix.training.run import SILENT, Watch, as_here, name_gaps, require_able, room, start_member, train_members
+from unmix.training.run import (
+    SILENT,
+    Watch,
+    as_here,
+    name_gaps,
+    require_able,
+    room,
+    start_member,
+    train_members,
+    without_line,
+)
 from unmix.training.schedule import Schedule
 
 
@@ -101,7 +111,8 @@ def _extend(
     devices = old.get("devices", []) if old else manifest.get("devices", [])[-1:]
     record = plan | {"logged": every, "ended": ended, "devices": devices}
     write_json(folder / "extension.json", plans | {member_name: record})
-    if first >= steps:
+    metrics, new_end = folder / "metrics.jsonl", old is None or old.get("to_step") != steps
+    if first >= steps and not (new_end and have and without_line(metrics, "extend", {member_name: first}, steps)):
         watch.say(f"{member_name} already has its {steps:,} steps")
         return
     inputs = open_inputs(recipe, watch.say, given, read=steps * recipe.training.batch_tokens)
@@ -116,8 +127,8 @@ def _extend(
     if not force:
         require_room(folder, room(recipe, inputs, schedule, {member_name: target}), "the checkpoints of the extension")
     watch.say(f"training {member_name} further from step {first:,}")
-    began, metrics = swept.stable_until, folder / "metrics.jsonl"
-    name_gaps(metrics, "extend", {member_name: first}, began, every, [*ended, steps], watch.say)
+    began = swept.stable_until
+    name_gaps(metrics, "extend", {member_name: first}, began, every, ended, watch.say)
     of_member = {member_name: target}
     train_members(recipe, [member], inputs, schedule, began, first, metrics, "extend", of_member, watch, logged=every)
 

@@ -53,12 +53,14 @@ def train(
     say: Callable[[str], None] = lambda text: None,
     stop: Callable[[], bool] = lambda: False,
     seconds: float = 0.0,
+    others: bool = False,
 ) -> None:
     """Make updates number first … schedule.steps - 1 on every member, or … upto - 1.
 
-    `log` gets a row per member (as `Rows`) at the steps `logged` and at the end; `save` is called with the number of
-    updates made. Raises `Stopped`, after saving, once `stop()` answers true. `say` hears of numbers that are not
-    finite; if every member is halted by them, raises `UserError`. `seconds` were spent before `first`.
+    `log` gets a row per member (as `Rows`) at the steps `logged` and at the end, even if no step is left to it; `save`
+    is called with the number of updates made. Raises `Stopped`, after saving, once `stop()` answers true. `say` hears
+    of numbers that are not finite; if every member is halted by them, raises `UserError`, unless there are `others` in
+    the run that are not. `seconds` were spent before `first`.
     """
     began = time.perf_counter() - seconds
     last = schedule.steps if upto is None else upto
@@ -69,6 +71,24 @@ def train(
         for line in wrong:
             say(f"warning: {line}")
 
+    def rows(done: int, at: float) -> Rows:
+        rate = pace.tokens_per_s()
+        shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(at - began, 6)}
+        found = Rows(
+            [
+                {"step": done, "tokens": member.tokens, **_who(member)}
+                | member.metrics(dead_after_tokens)
+                | {"lr": schedule.lr_at(done - 1, member.training.lr)}
+                | shared
+                for member in members
+            ]
+        )
+        found.seconds_left = pace.seconds_left() if last == schedule.steps else None  # others are trained behind it
+        return found
+
+    if first == schedule.steps:  # a checkpoint on the way has become the end
+        log(rows(first, time.perf_counter()))
+        save(first)
     for step, batch in enumerate(source.batches(first, last), start=first):
         for each in taking:
             warn(each.take(step, batch))
@@ -78,25 +98,13 @@ def train(
         if logging or saving or pace.opens(done):  # no batch waits in a chunk that makes room for the next one
             for each in taking:
                 warn(each.settle())
-        if all(member.halted_at is not None for member in members):
+        if not others and all(member.halted_at is not None for member in members):
             raise UserError(_all_halted(members))
 
         at = time.perf_counter()
         pace.ended(at)
         if logging:
-            rate = pace.tokens_per_s()
-            shared = {"tokens_per_s": None if rate is None else round(rate, 1), "seconds": round(at - began, 6)}
-            rows = Rows(
-                [
-                    {"step": done, "tokens": member.tokens, **_who(member)}
-                    | member.metrics(dead_after_tokens)
-                    | {"lr": schedule.lr_at(step, member.training.lr)}
-                    | shared
-                    for member in members
-                ]
-            )
-            rows.seconds_left = pace.seconds_left() if last == schedule.steps else None  # others are trained behind it
-            log(rows)
+            log(rows(done, at))
         if saving:
             save(done)
         if stopping and done < schedule.steps:

@@ -138,31 +138,33 @@ def agreed(recipe: RunConfig, folder: Path) -> tuple[RunConfig, dict[str, Any] |
 
 
 def _as_it_began(recipe: RunConfig, began: RunConfig) -> RunConfig:
-    """The recipe with what it does not give as it was: what follows from `training.steps`, for a run of fewer steps;
-    `sae.bias_rate`, for one from before that was a key."""
+    """The recipe with what it does not give as it was: what follows from `training.steps`, for a run that began with
+    fewer; `sae.bias_rate`, for one from before that was a key."""
     if "bias_rate" not in recipe.sae.model_fields_set:
         recipe = recipe.model_copy(update={"sae": recipe.sae.model_copy(update={"bias_rate": began.sae.bias_rate})})
     given, was = recipe.training, began.training
-    if given.steps == was.steps:
-        return recipe
     update: dict[str, Any] = {
         key: getattr(was, key)
         for key in ("lr", "dead_after_tokens", "revive_after_tokens")
         if key not in given.model_fields_set
     }
     if "l1_warmup_fraction" not in given.model_fields_set:
-        update["l1_warmup_fraction"] = round(was.l1_warmup_fraction * was.steps) / given.steps
+        longer = given.steps != was.steps
+        update["l1_warmup_fraction"] = (
+            round(was.l1_warmup_fraction * was.steps) / given.steps if longer else was.l1_warmup_fraction
+        )
     return recipe.model_copy(update={"training": given.model_copy(update=update)})
 
 
 def check_schedule(recipe: RunConfig, manifest: dict[str, Any], folder: Path, made: int) -> None:
-    """Raises `UserError` if one of the `made` steps would have been another one with this recipe's schedule."""
+    """Raises `UserError` if one of the `made` steps would have been another one with this schedule, or none at all."""
     began = recipes.load_resolved(manifest["recipe"], folder / "run.yaml")
     then, now = sweep_schedule(began), sweep_schedule(recipe)
     if then == now:
         return
     for step in range(made):
-        if (then.lr_at(step, 1.0), then.l1_at(step, 1.0)) != (now.lr_at(step, 1.0), now.l1_at(step, 1.0)):
+        fewer = step >= now.steps
+        if fewer or (then.lr_at(step, 1.0), then.l1_at(step, 1.0)) != (now.lr_at(step, 1.0), now.l1_at(step, 1.0)):
             mine, theirs = recipes.flat(recipes.dump(recipe)), recipes.flat(recipes.dump(began))
             same = {"training.l1_warmup_fraction"} if then.l1_warmup_steps == now.l1_warmup_steps else set()
             old = {k: theirs[k] for k in _SCHEDULE if mine[k] != theirs[k] and k not in same}
@@ -174,10 +176,9 @@ def check_schedule(recipe: RunConfig, manifest: dict[str, Any], folder: Path, ma
                 if given:
                     which, longer = "the choice", f"unmix.sweep(…, {as_it_began}, choice={{'extend_to': {now.steps}}})"
                 remedy = f"to train {which} on from before its decay: {longer}; or {remedy}"
-            raise UserError(
-                f"{folder} has {made:,} steps, and from step {step:,} on their learning rate or l1 would have been "
-                f"another one with this schedule; {remedy}"
-            )
+            why = f"and from step {step:,} on their learning rate or l1 would have been another one with this schedule"
+            why = f"and {now.steps:,} are fewer" if fewer else why
+            raise UserError(f"{folder} has {made:,} steps, {why}; {remedy}")
 
 
 def renewed(manifest: dict[str, Any], recipe: RunConfig, made: int) -> dict[str, Any]:
@@ -323,10 +324,10 @@ def _outliers_shares(head: Batch, entry: Entry, recipe: RunConfig, special_ids: 
     raw = head.pair(entry.hook)
     median = norms(raw.x_BD)["median_norm"]
     kept = kept_rows(head, entry.hook, Mask(training.mask, special_ids, median))
-    outlier_K = longer(kept.x_BD.norm(dim=1), OUTLIER * median)
+    outlier_K = longer(kept.x_BD.norm(dim=1), OUTLIER * median or math.inf)  # where most are 0, none is an outlier
     found = {"outliers_share": outlier_K}
     if not kept.same:
-        longest = OUTLIER * norms(raw.y_BE)["median_norm"] or math.inf  # where most targets are 0, none is an outlier
+        longest = OUTLIER * norms(raw.y_BE)["median_norm"] or math.inf
         outlier_K = longer(kept.y_BE.norm(dim=1), longest)
         found["target_outliers_share"] = outlier_K
     if sae.scaling == "token":

@@ -257,8 +257,8 @@ class Member:
         found = f"{name}: {wrong} in batch {step:,} of {self.entry.hook}"
         if policy == "stop":
             raise UserError(
-                f"{found}; the last checkpoint is from before. Lower training.lr, or give --training.on_nonfinite skip "
-                "(leave the batch out) or halt (leave the member) to go on"
+                f"{found}; the last checkpoint is from before. Give --training.on_nonfinite skip (leave the batch out) "
+                "or halt (leave the member) to go on, or a lower training.lr and another --name to begin anew"
             )
         self.skipped += 1
         self.in_a_row += 1

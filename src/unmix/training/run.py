@@ -97,11 +97,14 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
     schedule, whole = sweep_schedule(recipe), entries(recipe)
     folders = {entry.name: folder / "members" / entry.name for entry in whole}
     reached = {name: _reached(path, watch.say) for name, path in folders.items()}
+    at_end: list[str] = []
     if manifest is not None:
         made = max(reached.values())
         check_schedule(recipe, manifest, folder, made)
+        if manifest["recipe"]["training"]["steps"] != schedule.steps:
+            at_end = without_line(folder / "metrics.jsonl", "sweep", reached, schedule.steps)
         manifest = renewed(manifest, recipe, made)
-        if min(reached.values()) >= schedule.steps:
+        if min(reached.values()) >= schedule.steps and not at_end:
             write_manifest(folder / "run.yaml", manifest)
             watch.say(f"{folder} already has its {schedule.steps:,} steps")
             return
@@ -138,10 +141,15 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         write_json(folder / "norms.json", first_norms(inputs, recipe.corpus.counted))
     if any(reached.values()):
         watch.say(f"resuming at step {min(reached.values()):,}")
-    metrics, logged = folder / "metrics.jsonl", logged_in(manifest, recipe)
-    name_gaps(metrics, "sweep", reached, 0, logged, ends(manifest, schedule.steps), watch.say)
+    metrics, logged, ended = folder / "metrics.jsonl", logged_in(manifest, recipe), ends(manifest, schedule.steps)
     scratch = Scratch()
     members = [_resumed(recipe, manifest, inputs, entry, folder, reached[entry.name], scratch) for entry in whole]
+    if at_end:
+        train_members(
+            recipe, [member for member in members if member.entry.name in at_end], inputs, schedule, 0, schedule.steps,
+            metrics, "sweep", {name: folders[name] for name in at_end}, watch,
+        )  # fmt: skip
+    name_gaps(metrics, "sweep", reached, 0, logged, ended, watch.say)
     # members that are behind catch up: they see the batches that the others saw
     at = dict(reached)
     while (first := min(at.values())) < schedule.steps:
@@ -151,9 +159,11 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
             names = ", ".join(member.entry.name for member in behind)
             watch.say(f"the others are at step {upto:,}; catching up: {names} from step {first:,}")
         of_behind = {member.entry.name: folders[member.entry.name] for member in behind}
+        others = any(member.halted_at is None for member in members if member not in behind)
         train_members(
-            recipe, behind, inputs, schedule, 0, first, metrics, "sweep", of_behind, watch, logged=logged, upto=upto
-        )
+            recipe, behind, inputs, schedule, 0, first, metrics, "sweep", of_behind, watch,
+            logged=logged, ended=ended, upto=upto, others=others,
+        )  # fmt: skip
         if len(behind) < len(members):
             order_metrics(metrics, list(folders))
         at |= dict.fromkeys(of_behind, upto)
@@ -257,11 +267,15 @@ def train_members(
     watch: Watch,
     *,
     logged: Logged | None = None,
+    ended: Sequence[int] = (),
     upto: int | None = None,
+    others: bool = False,
 ) -> None:
     """Train from `first` up to the end, or `upto`; the phase `began` at an earlier step if it is resumed.
 
-    Rows of these members behind `first` are made again. `logged`: which steps were, if not by the recipe's interval.
+    Rows of these members behind `first` are made again. `logged`: which steps were, if not by the recipe's interval;
+    `ended`: those that were as the last of a shorter run. `others`: the run has members that are trained without these,
+    and are not halted.
     """
     t = recipe.training
     if said := repeats(inputs.source, schedule.steps * inputs.source.batch_tokens, steps=True):
@@ -307,7 +321,7 @@ def train_members(
                 schedule,
                 first=first,
                 upto=upto,
-                logged=set(logged_steps(first, schedule.steps, every, [schedule.steps])),
+                logged=set(logged_steps(first, schedule.steps, every, [*ended, schedule.steps])),
                 checkpoint_every=t.checkpoint_every,
                 dead_after_tokens=t.dead_after_tokens,
                 log=log,
@@ -315,6 +329,7 @@ def train_members(
                 say=watch.say,
                 stop=watch.stop,
                 seconds=max(spent, default=0.0),
+                others=others,
             )
     finally:
         for _, close in sinks:
@@ -338,6 +353,12 @@ def repeats(source: Source, asked: int, *, steps: bool = False) -> str:
         f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over{since}; "
         f"if that is not intended, give {fewer}"
     )
+
+
+def without_line(metrics: Path, phase: str, reached: dict[str, int], step: int) -> list[str]:
+    """Members that have come to this step and have no line of it: it was no end when they did."""
+    there = {row["member"] for row in read_metrics(metrics) if row["phase"] == phase and row["step"] == step}
+    return [name for name, at in reached.items() if at == step and name not in there]
 
 
 def name_gaps(
