@@ -21,11 +21,11 @@ def state(seed=0):
     return weights, moments, torch.randn(B, D, generator=g), torch.rand(B, generator=g).double()
 
 
-def resampled(square_B=None, dead_N=DEAD, key=3):
+def resampled(square_B=None, dead_N=DEAD, key=3, held=False):
     weights, moments, x_BD, drawn_B = state()
     before = {name: w.clone() for name, w in weights.items()}
     start = {"threshold": torch.full((F,), 0.01)}
-    resample(weights, moments, dead_N, x_BD, drawn_B if square_B is None else square_B, start, key)
+    resample(weights, moments, dead_N, x_BD, drawn_B if square_B is None else square_B, start, key, held=held)
     return before, weights, moments, x_BD
 
 
@@ -58,6 +58,18 @@ def test_a_feature_points_at_the_token_with_all_the_error_and_is_active_on_it():
         z = x_BD[11] @ weights["W_enc"][:, i] + weights["b_enc"][i]
         torch.testing.assert_close(z, away_D.norm() * weights["W_enc"][:, i].norm())
         assert weights["threshold"][i] == 0.01
+
+
+def test_held_at_an_inner_product_of_one_it_is_active_by_that():
+    square_B = torch.zeros(B).double()
+    square_B[11] = 4.0
+    _, weights, _, x_BD = resampled(square_B, held=True)
+    away_D = x_BD[11] - weights["b_dec"]
+    for i in DEAD.tolist():
+        e_D, d_D = weights["W_enc"][:, i], weights["W_dec"][i]
+        torch.testing.assert_close(e_D @ d_D, torch.tensor(1.0))
+        # e_i is along x - b_dec still
+        torch.testing.assert_close(x_BD[11] @ e_D + weights["b_enc"][i], away_D.norm() / d_D.norm())
 
 
 def test_tokens_with_large_errors_are_taken_by_the_square_of_them():

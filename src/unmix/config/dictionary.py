@@ -77,7 +77,8 @@ class SAEConfig(Section):
     which its magnitudes can shrink at no cost."""
     penalty: Literal["auto", "decoder_norm", "plain"] = "auto"
     """What the penalty multiplies a feature's activation by: the norm of its decoder row, or 1. `auto`: the norm for
-    relu with a free decoder (else activations could shrink and rows grow), 1 otherwise."""
+    relu with a free decoder (else activations could shrink and rows grow), 1 otherwise. Of relu and tanh_relu: other
+    architectures have penalties of their own, or none."""
     scaling: Literal["none", "dataset", "token"] = "dataset"
     """`dataset`: one scalar brings E||x||² to D, measured without outliers, so that l1 means about the same on every
     hook. April 2024 brings E||x|| to √D, which differs where norms spread.

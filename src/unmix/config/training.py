@@ -88,13 +88,12 @@ class TrainingConfig(Section):
         default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 5)), ge=1
     )
     """A feature that was silent for this many tokens counts as dead (April 2024: 10 M); if not given, a fifth of the
-    run's tokens, at most that."""
+    run's tokens, at most that. With `sae.noise`, of the tokens looked at without it, one in 16."""
     revive_after_tokens: int = Field(
         default_factory=lambda given: min(10_000_000, max(1, given["steps"] * given["batch_tokens"] // 40)), ge=1
     )
-    """A feature that was silent for this many tokens is trained by `sae.auxk` and
-    `sae.preactivation`; if not given, a fortieth of the run's
-    tokens, at most 10 M (Gao et al. 2024: 10 M)."""
+    """A feature that was silent for this many tokens is trained by `sae.auxk` and `sae.preactivation`; if not given, a
+    fortieth of the run's tokens, at most 10 M (Gao et al. 2024: 10 M). With `sae.noise`, counted as above."""
     resample_every: int | None = Field(default=None, ge=1)
     """Steps after which dead features start anew, again and again until the learning rate falls: each at a token of the
     batch with a large error, with Adam's means at 0 (Bricken et al. 2023). Dead is what `revive_after_tokens` says."""

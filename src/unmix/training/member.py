@@ -235,10 +235,9 @@ class Member:
         dead_N = self._dead()
         start = self.start.nonlinearity.start(self.start.features)
         key = noise_key(self.training.seed, step)
-        resample(self.weights, (self.first, self.second), dead_N, x_BD, sums.square_B, start, key)
+        moments, held = (self.first, self.second), self.config.aligned
+        resample(self.weights, moments, dead_N, x_BD, sums.square_B, start, key, held=held)
         self.silent_F[dead_N] = 0
-        if self.config.aligned:
-            aligned.hold(self.weights)
 
     def _shrink(self, found: Found) -> Number:
         # clipped per member: a global norm would couple the members of a sweep

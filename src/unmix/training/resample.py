@@ -15,6 +15,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from unmix.kernels import aligned
 from unmix.kernels.task import Weights
 
 ENCODER = 0.2  # of the mean length of the other features' encoders
@@ -22,11 +23,12 @@ ENCODER = 0.2  # of the mean length of the other features' encoders
 
 def resample(
     weights: Weights, moments: tuple[Weights, Weights], dead_N: Tensor, x_BD: Tensor, square_B: Tensor,
-    start: Mapping[str, Tensor], key: int,
+    start: Mapping[str, Tensor], key: int, *, held: bool = False,
 ) -> None:  # fmt: skip
     """Start the features `dead_N` anew, in place.
 
-    `square_B`, ||x̂ - x||² of the batch; `start`, a nonlinearity's own parameters at the start; `key`, of the draw.
+    `square_B`, ||x̂ - x||² of the batch; `start`, a nonlinearity's own parameters at the start; `key`, of the draw; `held`,
+    that encoders and decoders have an inner product of 1 (`sae.aligned`), which the biases have to go by.
     Nothing is done where no error, or no feature that is not dead, is there.
     """
     alive_F = torch.ones_like(weights["b_enc"], dtype=torch.bool).index_fill(0, dead_N, False)
@@ -40,6 +42,8 @@ def resample(
     W_enc_FD, W_dec_FD = weights["W_enc"].T, weights["W_dec"]
     W_dec_FD[dead_N] = direction_ND * W_dec_FD[alive_F].norm(dim=1).mean()
     W_enc_FD[dead_N] = direction_ND * (ENCODER * W_enc_FD[alive_F].norm(dim=1).mean())
+    if held:
+        aligned.hold(weights)
     fresh = {"b_enc": torch.zeros(len(alive_F)), **start}
     for name, at_start_F in fresh.items():
         weights[name][dead_N] = at_start_F.to(weights[name])[dead_N]
