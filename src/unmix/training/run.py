@@ -48,6 +48,7 @@ from unmix.training.loop import Row, train
 from unmix.training.manifest import (
     agreed,
     check_inputs,
+    check_rows,
     check_schedule,
     ends,
     entries,
@@ -102,6 +103,8 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         check_schedule(recipe, manifest, folder, made)
         manifest = renewed(manifest, recipe, made)
         if min(reached.values()) >= schedule.steps:
+            if given is not None:  # of a finished run, nothing else is opened
+                check_rows(manifest, given.fingerprint, folder)
             write_manifest(folder / "run.yaml", manifest)
             watch.say(f"{folder} already has its {schedule.steps:,} steps")
             return
