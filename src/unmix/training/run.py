@@ -286,9 +286,10 @@ def train_members(
     }
 
     def log(rows: list[Row]) -> None:
-        append_metrics(metrics, [row | {"phase": phase} for row in rows])
+        logged_rows = [row | {"phase": phase} for row in rows]
+        append_metrics(metrics, logged_rows)
         for write, _ in sinks:
-            write(rows)
+            write(logged_rows)
         watch.rows(rows, schedule.steps)
         if on_host and (remark := neighbours.remark()):
             watch.say(remark)
