@@ -1,8 +1,11 @@
 """What the words of a command make of a recipe."""
 
+import argparse
+
 import pytest
 
-from unmix.cli.arguments import recipe_with, split_dotted
+from unmix.cli import main
+from unmix.cli.arguments import recipe_arguments, recipe_with, split_dotted
 from unmix.errors import UserError
 
 
@@ -12,6 +15,70 @@ def test_dotted_keys_are_taken_out_wherever_they_stand():
     )
     assert words == ["sweep", "my.yaml", "--name", "x"]
     assert dotted == {"a.b": ["1"], "training.l1": ["0", "5"], "c.d": ["e"]}
+
+
+def test_a_list_that_is_given_in_pieces_is_whole():
+    """The last of them took the place of the others."""
+    _, dotted = split_dotted(["sweep", "--training.l0", "5", "10", "--steps", "3", "--training.l0=20", "--sinks=wandb"])
+    assert dotted == {"training.l0": ["5", "10", "20"], "sinks": ["wandb"]}
+    parser = argparse.ArgumentParser()
+    recipe_arguments(parser)
+    words = (
+        "--hook resid_post.0 --l0 5 10 --hook mlp_out.1 --l0 20 --architecture relu --architecture topk --l1 1 --l1 2"
+    )
+    args = parser.parse_args(words.split())
+    assert (args.hook, args.l0, args.l1) == (["resid_post.0", "mlp_out.1"], [5, 10, 20], [1, 2])
+    assert args.architecture == ["relu", "topk"]
+
+
+def test_two_values_of_one_key_are_refused(capsys):
+    assert split_dotted(["--training.lr", "1e-3", "--training.lr=1e-3"])[1] == {"training.lr": ["1e-3"]}
+    assert main(["plan", "no-such-recipe", "--training.lr", "1e-3", "--training.lr", "2e-3"]) == 2
+    assert capsys.readouterr().err == "unmix: --training.lr is given twice, 1e-3 and 2e-3; leave out one\n"
+
+
+@pytest.mark.parametrize(
+    ("variants", "short", "dotted", "architectures", "said"),
+    [
+        ("{a: {sae: {architecture: relu}}, b: {sae: {architecture: topk}}}", {}, {}, ["relu"], "sae.architecture"),
+        ("{a: {sae: {features: 64}}, b: {sae: {features: 32}}}", {"features": 128}, {}, [], "sae.features"),
+        ("{a: {training: {lr: 0.1}}, b: {training: {lr: 0.2}}}", {}, {"training.lr": 0.3}, [], "training.lr"),
+        (
+            "{a: {training: {mask: none}}, b: {training: {mask: {special: true}}}}",
+            {}, {"training.mask.special": True}, [], "training.mask.special",
+        ),
+        (
+            "{a: {training: {mask: none}}, b: {training: {mask: auto}}}",
+            {}, {"training.mask": "none"}, [], "training.mask",
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_that_every_variant_sets_itself_cannot_be_asked_for(
+    tmp_path, variants, short, dotted, architectures, said
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: two\ntraining: {{l0: [8]}}\nvariants: {variants}\n")
+    with pytest.raises(
+        UserError, match=rf"--{said} changes nothing: every variant of the recipe sets its own; give var"
+    ):
+        recipe_with(str(path), short, dotted, architectures)
+
+
+@pytest.mark.parametrize(
+    ("variants", "dotted"),
+    [
+        ("{a: {sae: {features: 64}}, b: {}}", {"sae.features": 128}),
+        (
+            "{a: {training: {mask: {special: true}}}, b: {training: {mask: {special: false}}}}",
+            {"training.mask": "none"},
+        ),
+        ("{a: {training: {mask: {special: true}}}, b: {training: {mask: none}}}", {"training.mask.norm_above": 5}),
+    ],
+)
+def test_a_key_that_some_variant_leaves_open_can(tmp_path, variants, dotted):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: two\ntraining: {{l0: [8]}}\nvariants: {variants}\n")
+    assert recipe_with(str(path), {}, dotted, []) != recipe_with(str(path), {}, {}, [])
 
 
 @pytest.mark.parametrize(

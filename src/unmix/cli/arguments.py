@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmix.disk import at_home
 from unmix.errors import UserError
 from unmix.words import LISTS, value_of
 
@@ -29,6 +30,7 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="embedded, smollm2, a model folder, a .gguf file, or a name on the hub")
     parser.add_argument(
         "--hook",
+        action="extend",
         nargs="+",
         metavar="HOOK",
         help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …; resid_post.* for every layer",
@@ -43,13 +45,15 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=int, help="features of each dictionary")
     parser.add_argument(
         "--architecture",
+        action="extend",
         nargs="+",
         metavar="NAME",
         help="relu, tanh_relu, topk, abstopk, batchtopk, matryoshka, jumprelu, jumprelu_tanh, jumprelu_quadratic, "
         "gated; several are trained side by side",
     )
-    parser.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token, one member each")
-    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="or coefficients, one member each")
+    several: dict[str, Any] = {"action": "extend", "nargs": "+", "type": float}
+    parser.add_argument("--l0", metavar="L0", help="active features a token, one member each", **several)
+    parser.add_argument("--l1", metavar="L1", help="or coefficients, one member each", **several)
     parser.add_argument("--steps", type=int, help="steps of the sweep")
     parser.add_argument(
         "--device", help="auto (the first CUDA device, else the processor), cpu, cuda, cuda:1, mps, xpu"
@@ -100,12 +104,33 @@ def recipe_with(
                 f"--{key} changes nothing: every variant of the recipe sets its own {own[0]}; give "
                 f"variants.NAME.training.{own[0]} in the recipe, or a recipe without variants"
             )
+    if len(architectures) < 2 and (shadowed := next((key for key in given if _set_by_each(recipe, key)), None)):
+        raise UserError(
+            f"--{shadowed} changes nothing: every variant of the recipe sets its own; give variants.NAME.{shadowed} in "
+            "the recipe, or a recipe without variants"
+        )
     if len(architectures) > 1 and recipe.variants.keys() != set(architectures):
         raise UserError(
             f"--architecture {' '.join(architectures)}: the recipe has variants of its own, "
             f"{', '.join(recipe.variants.keys() - set(architectures))}; give one architecture, or edit the recipe"
         )
     return recipe
+
+
+def _set_by_each(recipe: RunConfig, key: str) -> bool:
+    """Whether every variant has its own value for a key of `sae` or `training`, an L0 or a λ apart."""
+    from unmix.config import MaskConfig
+    from unmix.config.mask import as_keys
+
+    section, _, name = key.partition(".")
+    if not recipe.variants or section not in ("sae", "training") or name in ("l0", "l1"):
+        return False
+    own = [variant.sae if section == "sae" else variant.training for variant in recipe.variants.values()]
+    if not name.startswith("mask"):
+        return all(name in keys for keys in own)
+    wanted = {name.partition(".")[2]} if "." in name else MaskConfig.model_fields.keys()  # they change the recipe's
+    masks = [as_keys(keys.get("mask")) for keys in own]
+    return all(isinstance(mask, dict) and wanted <= mask.keys() for mask in masks)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -128,7 +153,7 @@ def _every_layer(recipe: RunConfig) -> RunConfig:
     from unmix.hooknames import WILD, expand, of_layers
 
     act = recipe.activations
-    if not any(WILD & set(hook) for hook in act.hooks):
+    if act.rows is not None or not any(WILD & set(hook) for hook in act.hooks):
         return recipe
     if act.store is not None:
         from unmix.activations.store import read_manifest
@@ -142,7 +167,8 @@ def _every_layer(recipe: RunConfig) -> RunConfig:
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
-    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows."""
+    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows, and may
+    stand several times. Raises `UserError` for another that is given two values."""
     words: list[str] = []
     dotted: Dotted = {}
     while argv:
@@ -151,9 +177,14 @@ def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
         if not (word.startswith("--") and ("." in key or key == "sinks")):
             words.append(word)
             continue
-        dotted[key] = [value] if equals else []
-        while argv and not argv[0].startswith("--") and (key in LISTS or not dotted[key]):
-            dotted[key].append(argv.pop(0))
+        given = [value] if equals else []
+        while argv and not argv[0].startswith("--") and (key in LISTS or not given):
+            given.append(argv.pop(0))
+        if key in LISTS:
+            given = [*dotted.get(key, []), *given]
+        elif dotted.get(key, given) != given:
+            raise UserError(f"--{key} is given twice, {' '.join(dotted[key])} and {' '.join(given)}; leave out one")
+        dotted[key] = given
     return words, dotted
 
 
@@ -177,8 +208,8 @@ def _recipe_folder() -> Path:
 
 
 def _find_recipe(name: str) -> Path:
-    shipped = _recipe_folder() / f"{name}.yaml"
-    return shipped if shipped.exists() and not Path(name).is_file() else Path(name)
+    shipped, path = _recipe_folder() / f"{name}.yaml", at_home(Path(name))
+    return shipped if shipped.exists() and not path.is_file() else path
 
 
 def recipes_text() -> str:
