@@ -247,14 +247,15 @@ def _of_one_type(column: list[Any]) -> list[Any]:
 
 
 def _section(given: Any, keys: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-    """(the activations, the keywords): keys of a recipe's section `activations`, and no rows, are a keyword."""
+    """(the activations, the keywords): keys of a recipe's section `activations`, and no rows, are a keyword, before
+    those that stand by their dotted names."""
     from unmix.activations.arrays import is_array
     from unmix.config import ActivationsConfig
 
     if not isinstance(given, Mapping) or any(map(is_array, given.values())):
         return given, keys
     named = ActivationsConfig.model_fields.keys() & given.keys()
-    return (None, {**keys, "activations": dict(given)}) if named else (given, keys)
+    return (None, {"activations": dict(given), **keys}) if named else (given, keys)
 
 
 def _activations(
@@ -345,8 +346,5 @@ def _recipe(recipe: str | Path | None, keys: dict[str, Any]) -> RunConfig:
         if key.partition(".")[0] not in RunConfig.model_fields:
             known = ", ".join(dict.fromkeys(["architecture", *SHORT, *RunConfig.model_fields]))
             raise UserError(f"unknown keyword {key}; known here: {known}")
-        for name, one in (flat(value, f"{key}.") if isinstance(value, dict) else {key: value}).items():
-            if name in dotted and dotted[name] != one:
-                raise UserError(f"{name} = {dotted[name]} and {name} = {one} are both given; leave out one")
-            dotted[name] = one
+        dotted |= flat(value, f"{key}.") if isinstance(value, dict) else {key: value}
     return recipe_with(None if recipe is None else str(recipe), short, dotted, architectures)

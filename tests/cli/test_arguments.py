@@ -1,11 +1,8 @@
 """What the words of a command make of a recipe."""
 
-import argparse
-
 import pytest
 
-from unmix.cli import main
-from unmix.cli.arguments import recipe_arguments, recipe_with, split_dotted
+from unmix.cli.arguments import recipe_with, split_dotted
 from unmix.errors import UserError
 
 
@@ -15,26 +12,6 @@ def test_dotted_keys_are_taken_out_wherever_they_stand():
     )
     assert words == ["sweep", "my.yaml", "--name", "x"]
     assert dotted == {"a.b": ["1"], "training.l1": ["0", "5"], "c.d": ["e"]}
-
-
-def test_a_list_that_is_given_in_pieces_is_whole():
-    """The last of them took the place of the others."""
-    _, dotted = split_dotted(["sweep", "--training.l0", "5", "10", "--steps", "3", "--training.l0=20", "--sinks=wandb"])
-    assert dotted == {"training.l0": ["5", "10", "20"], "sinks": ["wandb"]}
-    parser = argparse.ArgumentParser()
-    recipe_arguments(parser)
-    words = (
-        "--hook resid_post.0 --l0 5 10 --hook mlp_out.1 --l0 20 --architecture relu --architecture topk --l1 1 --l1 2"
-    )
-    args = parser.parse_args(words.split())
-    assert (args.hook, args.l0, args.l1) == (["resid_post.0", "mlp_out.1"], [5, 10, 20], [1, 2])
-    assert args.architecture == ["relu", "topk"]
-
-
-def test_two_values_of_one_key_are_refused(capsys):
-    assert split_dotted(["--training.lr", "1e-3", "--training.lr=1e-3"])[1] == {"training.lr": ["1e-3"]}
-    assert main(["plan", "no-such-recipe", "--training.lr", "1e-3", "--training.lr", "2e-3"]) == 2
-    assert capsys.readouterr().err == "unmix: --training.lr is given twice, 1e-3 and 2e-3; leave out one\n"
 
 
 @pytest.mark.parametrize(

@@ -56,9 +56,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal in ASCII shows what it can
     keep_freed_memory()
-    words: list[str] = []
+    words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
-        words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
         args = _at_home(_parser().parse_args(words))
         _require_taken(args, dotted)
         if words[:1] and words[0] in COMPUTE:

@@ -30,7 +30,6 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="embedded, smollm2, a model folder, a .gguf file, or a name on the hub")
     parser.add_argument(
         "--hook",
-        action="extend",
         nargs="+",
         metavar="HOOK",
         help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …; resid_post.* for every layer",
@@ -45,15 +44,13 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=int, help="features of each dictionary")
     parser.add_argument(
         "--architecture",
-        action="extend",
         nargs="+",
         metavar="NAME",
         help="relu, tanh_relu, topk, abstopk, batchtopk, matryoshka, jumprelu, jumprelu_tanh, jumprelu_quadratic, "
         "gated; several are trained side by side",
     )
-    several: dict[str, Any] = {"action": "extend", "nargs": "+", "type": float}
-    parser.add_argument("--l0", metavar="L0", help="active features a token, one member each", **several)
-    parser.add_argument("--l1", metavar="L1", help="or coefficients, one member each", **several)
+    parser.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token, one member each")
+    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="or coefficients, one member each")
     parser.add_argument("--steps", type=int, help="steps of the sweep")
     parser.add_argument(
         "--device", help="auto (the first CUDA device, else the processor), cpu, cuda, cuda:1, mps, xpu"
@@ -167,8 +164,7 @@ def _every_layer(recipe: RunConfig) -> RunConfig:
 
 
 def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
-    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows, and may
-    stand several times. Raises `UserError` for another that is given two values."""
+    """Take `--section.key value` out of the arguments; a key that holds a list takes every value that follows."""
     words: list[str] = []
     dotted: Dotted = {}
     while argv:
@@ -177,14 +173,9 @@ def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
         if not (word.startswith("--") and ("." in key or key == "sinks")):
             words.append(word)
             continue
-        given = [value] if equals else []
-        while argv and not argv[0].startswith("--") and (key in LISTS or not given):
-            given.append(argv.pop(0))
-        if key in LISTS:
-            given = [*dotted.get(key, []), *given]
-        elif dotted.get(key, given) != given:
-            raise UserError(f"--{key} is given twice, {' '.join(dotted[key])} and {' '.join(given)}; leave out one")
-        dotted[key] = given
+        dotted[key] = [value] if equals else []
+        while argv and not argv[0].startswith("--") and (key in LISTS or not dotted[key]):
+            dotted[key].append(argv.pop(0))
     return words, dotted
 
 

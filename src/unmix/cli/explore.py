@@ -35,19 +35,15 @@ def add_explore(commands: Any) -> None:
     parser.add_argument("--tokens", type=int, metavar="N", help="held-out tokens that features are seen on (262,144)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where it is built (RUN_OR_SAE/explore)")
     parser.add_argument("--anew", action="store_true", help="replace a site of other checkpoints, tokens or documents")
+    parser.add_argument("--member", nargs="+", default=[], metavar="NAME", help="these members of the run only")
     parser.add_argument(
-        "--member", action="extend", nargs="+", default=[], metavar="NAME", help="these members of the run only"
-    )
-    parser.add_argument(
-        "--beside", type=Path, action="extend", nargs="*", metavar="OTHER",
+        "--beside", type=Path, nargs="*", metavar="OTHER",
         help="match every feature with those of these runs or SAEs too, at the same hook; none given: with none",
     )  # fmt: skip
     parser.add_argument("--port", type=int, default=8200, help="where it is served; 0 is any that is free (8200)")
     parser.add_argument("--explain", metavar="URL", help="ask this OpenAI-compatible endpoint for descriptions")
     parser.add_argument("--explain-model", metavar="NAME", help="which of its models")
-    parser.add_argument(
-        "--features", type=int, action="extend", nargs="+", metavar="I", help="describe these (50 at random)"
-    )
+    parser.add_argument("--features", type=int, nargs="+", metavar="I", help="describe these (50 at random)")
     parser.add_argument("--key-variable", metavar="NAME", help="the environment variable that holds the endpoint's key")
     parser.add_argument("--seed", type=int, help="which examples are drawn for descriptions (0)")
     parser.add_argument("--model", help="the language model, if not the one that the folder names")
