@@ -180,6 +180,17 @@ def test_other_rows_under_the_name_of_a_finished_run_are_not_taken_for_its_own(
     assert unmix.sweep(activations=x_RD, **again).metrics() == before
 
 
+def test_a_file_of_other_rows_is_not_taken_for_that_of_a_finished_run(x_RD: np.ndarray, tmp_path: Path):
+    common: dict[str, Any] = {"activations": tmp_path / "x.npy", "l0": 4, "name": "file", "runs": tmp_path, **FEW}
+    np.save(tmp_path / "x.npy", x_RD)
+    before = unmix.sweep(**common).metrics()
+    np.save(tmp_path / "x.npy", x_RD[::-1])
+    with pytest.raises(UserError, match=r"the activations are not those that .*file was made .* another --name, or"):
+        unmix.sweep(**common)
+    (tmp_path / "x.npy").unlink()  # its work is done
+    assert unmix.sweep(**common).metrics() == before
+
+
 def test_a_run_is_read_from_another_working_directory(
     x_RD: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
