@@ -75,9 +75,10 @@ def at_home(path: Path) -> Path:
 
 def flush(path: Path) -> None:
     """Have the system bring a file, or the names in a folder, to the disk."""
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+    windows = os.name == "nt"
+    if path.is_dir() and windows:  # folders cannot be opened there
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # there, only who may write may flush
     try:
         os.fsync(descriptor)
     finally:
