@@ -150,8 +150,11 @@ def _every_layer(recipe: RunConfig) -> RunConfig:
     from unmix.hooknames import WILD, expand, of_layers
 
     act = recipe.activations
-    if act.rows is not None or not any(WILD & set(hook) for hook in act.hooks):
+    wild = next((hook for hook in act.hooks if WILD & set(hook)), None)
+    if wild is None:
         return recipe
+    if act.rows is not None:
+        raise UserError(f"hook {wild}: hooks of activations of your own are named one by one, without * and ?")
     if act.store is not None:
         from unmix.activations.store import read_manifest
 
