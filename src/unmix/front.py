@@ -252,10 +252,10 @@ def _section(given: Any, keys: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     from unmix.activations.arrays import is_array
     from unmix.config import ActivationsConfig
 
-    if not isinstance(given, Mapping) or any(map(is_array, given.values())):
+    named = isinstance(given, Mapping) and ActivationsConfig.model_fields.keys() & given.keys()
+    if not named or any(map(is_array, given.values())):
         return given, keys
-    named = ActivationsConfig.model_fields.keys() & given.keys()
-    return (None, {"activations": dict(given), **keys}) if named else (given, keys)
+    return None, {"activations": dict(given), **keys}
 
 
 def _activations(
