@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
+from tiny_models import tiny_model_folder
 
 import unmix
 from unmix.activations.arrays import split
@@ -151,7 +152,7 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_bits(
         patched.setattr(Progress, "stop", stop)
         with pytest.raises(KeyboardInterrupt, match="stopped at step 13"):
             unmix.sweep(activations=given, l0=4, name="stopped", runs=tmp_path, evaluate=False, **FEW)
-    with pytest.raises(UserError, match="is not the one"):
+    with pytest.raises(UserError, match="are not those that"):
         unmix.sweep(activations=x_RD[:2500], l0=4, name="stopped", runs=tmp_path, evaluate=False, **FEW)
     resumed = unmix.sweep(activations=given, l0=4, name="stopped", runs=tmp_path, evaluate=False, **FEW)
     assert same(whole, resumed, "l0-4")
@@ -164,6 +165,74 @@ def test_rows_that_were_handed_over_are_asked_for_again(run: Run):
             unmix.sweep(l0=[4, 8], name="rows", runs=run.folder.parent, **FEW, **{"activations.rows": "given"})
     finally:
         (run.folder / "members/aside").rename(run.folder / "members/l0-4")
+
+
+def test_other_rows_under_the_name_of_a_finished_run_are_not_taken_for_its_own(
+    run: Run, x_RD: np.ndarray, tmp_path: Path
+):
+    """Nothing is left to train, so nothing else would look at them: the old dictionaries came back for new rows."""
+    again: dict[str, Any] = {"l0": [4, 8], "name": "rows", "runs": run.folder.parent, **FEW}
+    others = x_RD[::-1].copy()
+    for given in (others, list(torch.from_numpy(others).split(100)), x_RD[:, :8]):
+        with pytest.raises(UserError, match=r"the activations are not those that .*rows was made .* another name, or"):
+            unmix.sweep(activations=given, **again)
+    before = run.metrics()
+    assert unmix.sweep(activations=x_RD, **again).metrics() == before
+
+
+def test_a_file_of_other_rows_is_not_taken_for_that_of_a_finished_run(x_RD: np.ndarray, tmp_path: Path):
+    common: dict[str, Any] = {"activations": tmp_path / "x.npy", "l0": 4, "name": "file", "runs": tmp_path, **FEW}
+    np.save(tmp_path / "x.npy", x_RD)
+    before = unmix.sweep(**common).metrics()
+    np.save(tmp_path / "x.npy", x_RD[::-1])
+    with pytest.raises(UserError, match=r"the activations are not those that .*file was made .* another --name, or"):
+        unmix.sweep(**common)
+    (tmp_path / "x.npy").unlink()  # its work is done
+    assert unmix.sweep(**common).metrics() == before
+
+
+def test_a_run_is_read_from_another_working_directory(
+    x_RD: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    run = unmix.sweep(activations=x_RD, l0=4, name="near", **FEW)
+    assert repr(run).startswith("Run(runs/near: 1 dictionaries (l0-4)")
+    before = run.metrics(), run.evaluation()
+    monkeypatch.chdir("elsewhere")
+    assert (run.metrics(), run.evaluation()) == before
+    assert run.evaluation()["member"] == ["l0-4"]
+
+
+def test_the_home_of_the_user_is_no_folder_called_tilde(
+    x_RD: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "home").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    run = unmix.sweep(activations=x_RD, l0=4, name="near", runs="~/runs", evaluate=False, **FEW)
+    assert run.folder == tmp_path / "home/runs/near"
+    assert repr(unmix.open_run("~/runs/near")) == repr(run)
+    np.save("x.npy", x_RD)
+    words = "--activations.rows x.npy --l0 4 --features 8 --training.batch_tokens 64 --no-evaluate --steps 2 --name cli"
+    assert main(["sweep", "--runs=~/runs", *words.split()]) == 0
+    assert (tmp_path / "home/runs/cli/run.yaml").exists()
+    assert not (tmp_path / "~").exists()
+    assert main(["verify", "~nobody-of-this-name"]) == 2
+    assert "~nobody-of-this-name is neither a run" in capsys.readouterr().err
+
+
+def test_keys_of_the_section_activations_are_no_rows(overrides: dict[str, Any], tmp_path: Path):
+    """As of any other section: `training={"lr": 1e-3}`."""
+    keys = overrides | {"training.l1": [1.0], "training.steps": 10}
+    section = {key.partition(".")[2]: keys.pop(key) for key in [*keys] if key.startswith("activations.")}
+    common: dict[str, Any] = {"runs": tmp_path, "quiet": True, "evaluate": False}
+    run = unmix.sweep(activations=section, **common, **keys)
+    assert run.recipe.activations.sequence_length == section["sequence_length"] == 16
+    dotted = {f"activations.{key}": value for key, value in section.items()}
+    assert same(run, unmix.sweep(**common, **keys | dotted | {"name": "dotted"}), "l1-1")
+    further = keys | {"name": "dotted", "activations.sequence_length": 16}  # as advice is typed behind a call
+    assert same(run, unmix.sweep(activations=section | {"sequence_length": 32}, **common, **further), "l1-1")
 
 
 def test_a_generator(x_RD: np.ndarray, tmp_path: Path):
@@ -221,6 +290,10 @@ def test_a_model_and_a_corpus(overrides: dict[str, Any], tmp_path: Path):
         ({"training": {"steeps": 5}}, "unknown key training.steeps; did you mean steps"),
         ({"steps": 5, "training": {"steps": 6}}, r"steps = 5 and training\.steps = 6 are both given; leave out one"),
         ({"activations": 3.0}, "float is no tensor"),
+        (
+            {"activations": {"sequence_length": 64, "chunks": 2}},
+            r"unknown key activations\.chunks; did you mean chunk_s",
+        ),
         ({"activations": {"a": [[1.0]]}}, "a: list is no tensor and no numpy array"),
         ({"activations": np.zeros((9, 2), np.float32), "hook": ["a", "b"]}, "is of one hook, and 2 are named"),
         ({"activations": {"a": np.zeros((9, 2), np.float32)}, "hook": "b"}, "leave hook out"),
@@ -309,3 +382,17 @@ def test_several_hooks_at_once_and_the_features_of_a_text():
     assert [token for token, _ in found][1:] == ["import", " os"]
     f_TF = sae.encode(lm.activations(ids, ["resid_post.3"])["resid_post.3"][0])
     assert [i for i, _ in found[-1][1]] == f_TF[-1].topk(3).indices.tolist()
+
+
+def test_every_token_of_a_long_text_has_its_features_or_the_text_is_refused():
+    """It was cut after 512 tokens, without a word."""
+    from unmix.dictionary.model import new_dictionary
+
+    lm = unmix.load_model(str(tiny_model_folder("llama")))
+    lm.model.config.max_position_embeddings = 2048  # its positions are rotations, of any number
+    sae, text = new_dictionary(lm.width, 24, 0.1, 0), "import os\n" * 100
+    tokens = lm.tokenizer.encode(text, add_special_tokens=False)
+    assert len(tokens) > 512
+    assert len(unmix.top_features(lm, sae, text, "resid_post.0", most=1)) == 1 + len(tokens)
+    with pytest.raises(UserError, match=r"the text is longer than .* can read, 2,048 tokens; give it in parts"):
+        unmix.top_features(lm, sae, text * 5, "resid_post.0")

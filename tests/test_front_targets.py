@@ -171,7 +171,7 @@ def test_a_run_that_was_stopped_is_resumed_to_the_same_bits(
     changed = y_RE.copy()
     changed[0] += 1
     changed[-1] += 1
-    with pytest.raises(UserError, match="is not the one"):
+    with pytest.raises(UserError, match="are not those that"):
         unmix.sweep(activations=rows(x_RD), targets=rows(changed), name="stopped", **common)
     with pytest.raises(UserError, match=r"was made with activations\.targets = given, the recipe says None"):
         unmix.sweep(activations=rows(x_RD), name="stopped", **common)

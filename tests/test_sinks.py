@@ -11,6 +11,7 @@ from unmix.cli import main
 from unmix.errors import UserError
 from unmix.sinks import check_sinks, open_sinks
 from unmix.training import run
+from unmix.training.extension import extend
 
 
 def test_tensorboard_holds_the_curves(overrides, tmp_path):
@@ -24,6 +25,22 @@ def test_tensorboard_holds_the_curves(overrides, tmp_path):
     points = events.Scalars("l0/l1-1")
     assert [point.step for point in points] == [row["step"] for row in rows]
     assert [point.value for point in points] == pytest.approx([row["l0"] for row in rows])
+
+
+def test_what_was_trained_further_is_a_curve_of_its_own(overrides, tmp_path):
+    """It begins before the sweep's decay: in one curve, each step of that stood twice."""
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    recipe = make(overrides, training__l1=[1.0], training__decay_fraction=0.5, sinks=["tensorboard"])
+    run.sweep(recipe, tmp_path / "run")
+    extend(tmp_path / "run", "l1-1", 80)
+    events = EventAccumulator(str(tmp_path / "run" / "tensorboard"))
+    events.Reload()
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    for phase, curve in (("sweep", "l0/l1-1"), ("extend", "l0/l1-1-extended")):
+        steps = [row["step"] for row in rows if row["phase"] == phase]
+        assert [point.step for point in events.Scalars(curve)] == steps
 
 
 def test_wandb_offline_holds_the_curves(overrides, tmp_path, monkeypatch):

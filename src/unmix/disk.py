@@ -64,11 +64,21 @@ def replacing(path: Path, *, shared: bool = False, remedy: str = "") -> Iterator
                 new.unlink()
 
 
+def at_home(path: Path) -> Path:
+    """`~` in front as the user's home: in Python, and behind `--option=`, no shell has seen it. Other paths, and those
+    of a name that merely begins so, as they are."""
+    try:
+        return path.expanduser()
+    except RuntimeError:  # `~x` of no user, or no home
+        return path
+
+
 def flush(path: Path) -> None:
     """Have the system bring a file, or the names in a folder, to the disk."""
-    if path.is_dir() and os.name == "nt":  # folders cannot be opened there
+    windows = os.name == "nt"
+    if path.is_dir() and windows:  # folders cannot be opened there
         return
-    descriptor = os.open(path, os.O_RDONLY)
+    descriptor = os.open(path, os.O_RDWR if windows else os.O_RDONLY)  # there, only who may write may flush
     try:
         os.fsync(descriptor)
     finally:

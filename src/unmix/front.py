@@ -11,10 +11,12 @@ run.choice; run.members; run.sae(); run.metrics(); run.evaluation(); run.report(
 from __future__ import annotations
 
 import shlex
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmix.disk import at_home
 from unmix.errors import UserError
 
 if TYPE_CHECKING:
@@ -47,7 +49,8 @@ def sweep(
     `activations` takes the place of model and corpus: x_RD of any tensors or numpy arrays (memory maps too), or hook ->
     x_RD; the path of a `.npy` or safetensors file; an iterable of batches x_BD. A tenth of the rows is held out. Where
     it is known which token each row is of, a pair: `activations=(x_RD, ids_R)`, or batches (x_BD, ids_B); rows of
-    `activations.special_ids` are then left out, and the tokens that are outliers are named.
+    `activations.special_ids` are then left out, and the tokens that are outliers are named. A dictionary of keys of the
+    section, `activations={"sequence_length": 128}`, is that section.
 
     `targets`, y_RE beside x_RD and of the same kind (arrays, hook -> y_RE, a path, an iterable of batches y_BE in step
     with those of x): then transcoders are trained, which give ŷ of x in place of x̂.
@@ -63,11 +66,12 @@ def sweep(
     from unmix.cli.sweep import run_sweep
     from unmix.devices import resolve
 
+    activations, keys = _section(activations, keys)
     rows, ids, keys = _activations(activations, keys)
     beside, keys = _targets(targets, activations, rows, keys)
     found = _recipe(recipe, keys)
     given: Rows | None = None if rows is None else rows_of(found, rows, resolve(found.device), ids, beside)
-    folder = Path(runs) / found.name
+    folder = at_home(Path(runs)) / found.name
     with Progress(quiet=quiet) as progress:
         run_sweep(progress, found, folder, force=force, evaluate=evaluate, given=given)
         if progress.stopped is not None:
@@ -77,7 +81,7 @@ def sweep(
 
 def open_run(folder: str | Path) -> Run:
     """A run folder. Raises `UserError` if there is none."""
-    folder = Path(folder)
+    folder = at_home(Path(folder))
     if not (folder / "run.yaml").exists():
         raise UserError(f"{folder} is no run: it has no run.yaml; give the folder that `unmix sweep` made, runs/NAME")
     return Run(folder)
@@ -112,7 +116,7 @@ def top_features(
 
     There is no BOS if the dictionary's files say that it was trained without one. `lm`: of `load_model`, or a model of
     nnsight, nnterp or TransformerLens that has its tokenizer. `hook`: where the dictionary reads, if its files do not
-    say. Raises `UserError` if nobody says it, or the model cannot be read.
+    say. Raises `UserError` if nobody says it, if the model cannot be read, or if it cannot take so long a text.
     """
     from unmix.explore.prompt import active_features, prompt_ids
     from unmix.lm.wrapped import language_model_of, place_name
@@ -123,9 +127,14 @@ def top_features(
     if hook is None:
         raise UserError("the dictionary does not say where it reads; give the hook, such as resid_post.3")
     model = language_model_of(lm)
-    ids_T = prompt_ids(model, text, bos=sae.cfg is None or sae.cfg.prepend_bos is not False).ids_T
-    found = active_features(model, place_name(model.model, hook), sae, ids_T)
-    tokens = [str(model.tokenizer.decode([token])) for token in ids_T.tolist()]
+    bos = sae.cfg is None or sae.cfg.prepend_bos is not False
+    prompt = prompt_ids(model, text, sys.maxsize, bos=bos)
+    if prompt.truncated:
+        raise UserError(
+            f"the text is longer than {model.name} can read, {len(prompt.ids_T):,} tokens; give it in parts"
+        )
+    found = active_features(model, place_name(model.model, hook), sae, prompt.ids_T)
+    tokens = [str(model.tokenizer.decode([token])) for token in prompt.ids_T.tolist()]
     return [(token, active[:most]) for token, active in zip(tokens, found, strict=True)]
 
 
@@ -133,7 +142,8 @@ class Run:
     """A run folder: what was trained in it, and how it came out. Reads its files anew at every call."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder.absolute()
+        """Wherever the process goes meanwhile, as a notebook does by `%cd`."""
 
     @property
     def recipe(self) -> RunConfig:
@@ -216,9 +226,10 @@ class Run:
 
     def __repr__(self) -> str:
         """One line: where, what, and which was chosen."""
-        there = self.members
+        there, here = self.members, Path.cwd()
         chosen = ", ".join(self.choices.values()) or "none"
-        return f"Run({shlex.quote(str(self.folder))}: {len(there)} dictionaries ({', '.join(there)}); chosen: {chosen})"
+        folder = self.folder.relative_to(here) if self.folder.is_relative_to(here) else self.folder
+        return f"Run({shlex.quote(str(folder))}: {len(there)} dictionaries ({', '.join(there)}); chosen: {chosen})"
 
 
 def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
@@ -233,6 +244,18 @@ def columns(rows: list[dict[str, Any]]) -> dict[str, list[Any]]:
 def _of_one_type(column: list[Any]) -> list[Any]:
     both = {int, float} <= {type(value) for value in column}
     return [float(value) if type(value) is int else value for value in column] if both else column
+
+
+def _section(given: Any, keys: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(the activations, the keywords): keys of a recipe's section `activations`, and no rows, are a keyword, before
+    those that stand by their dotted names."""
+    from unmix.activations.arrays import is_array
+    from unmix.config import ActivationsConfig
+
+    named = isinstance(given, Mapping) and ActivationsConfig.model_fields.keys() & given.keys()
+    if not named or any(map(is_array, given.values())):
+        return given, keys
+    return None, {"activations": dict(given), **keys}
 
 
 def _activations(

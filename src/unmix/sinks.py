@@ -1,6 +1,7 @@
 """Metrics elsewhere too: TensorBoard, Weights & Biases. `metrics.jsonl` stays the record; these are copies to look at.
 
-A run that was stopped writes the steps behind its last checkpoint again, also into these.
+A run that was stopped writes the steps behind its last checkpoint again, also into these. What was trained on beyond
+the sweep is a curve of its own, as it is a member of its own: it begins before the sweep's decay.
 """
 
 from __future__ import annotations
@@ -44,13 +45,18 @@ def _numbers(row: Row) -> dict[str, float]:
     }
 
 
+def _member(row: Row) -> str:
+    """As its folder is called: `l0-20`, `l0-20-extended`."""
+    return f"{row['member']}-extended" if row["phase"] == "extend" else str(row["member"])
+
+
 def _tensorboard(folder: Path, recipe: dict[str, Any]) -> tuple[Sink, Callable[[], None]]:
     writer = _import("torch.utils.tensorboard", "tensorboard").SummaryWriter(str(folder / "tensorboard"))
 
     def write(rows: list[Row]) -> None:
         for row in rows:
             for name, value in _numbers(row).items():
-                writer.add_scalar(f"{name}/{row['member']}", value, row["step"])
+                writer.add_scalar(f"{name}/{_member(row)}", value, row["step"])
 
     return write, writer.close
 
@@ -67,7 +73,7 @@ def _wandb(folder: Path, recipe: dict[str, Any]) -> tuple[Sink, Callable[[], Non
         for step in sorted({row["step"] for row in rows}):
             at_step = [row for row in rows if row["step"] == step]
             run.log(
-                {f"{row['member']}/{name}": value for row in at_step for name, value in _numbers(row).items()},
+                {f"{_member(row)}/{name}": value for row in at_step for name, value in _numbers(row).items()},
                 step=step,
             )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -53,6 +54,17 @@ def test_a_batch_is_a_function_of_its_number(step: int):
     *_, far = source(parts()).batches(0, step + 1)
     [alone] = source(parts()).batches(step, step + 1)
     assert torch.equal(far.activations["h"], alone.activations["h"])
+
+
+@pytest.mark.parametrize("kind", [">f4", "<f8", "backwards", "by columns"])
+def test_arrays_of_every_layout_are_rows(kind: str):
+    """Those that torch takes only as a copy were said to be no arrays."""
+    given = [part.numpy() for part in parts()]
+    if kind == "backwards":
+        given = [np.ascontiguousarray(x_BD[::-1])[::-1] for x_BD in given]
+    else:
+        given = [np.asfortranarray(x_BD) if kind == "by columns" else x_BD.astype(kind) for x_BD in given]
+    assert torch.equal(chunks(source(given), 0, 3), chunks(source(parts()), 0, 3))
 
 
 def test_what_can_be_read_again_is():

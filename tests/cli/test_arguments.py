@@ -15,6 +15,50 @@ def test_dotted_keys_are_taken_out_wherever_they_stand():
 
 
 @pytest.mark.parametrize(
+    ("variants", "short", "dotted", "architectures", "said"),
+    [
+        ("{a: {sae: {architecture: relu}}, b: {sae: {architecture: topk}}}", {}, {}, ["relu"], "sae.architecture"),
+        ("{a: {sae: {features: 64}}, b: {sae: {features: 32}}}", {"features": 128}, {}, [], "sae.features"),
+        ("{a: {training: {lr: 0.1}}, b: {training: {lr: 0.2}}}", {}, {"training.lr": 0.3}, [], "training.lr"),
+        (
+            "{a: {training: {mask: none}}, b: {training: {mask: {special: true}}}}",
+            {}, {"training.mask.special": True}, [], "training.mask.special",
+        ),
+        (
+            "{a: {training: {mask: none}}, b: {training: {mask: auto}}}",
+            {}, {"training.mask": "none"}, [], "training.mask",
+        ),
+    ],
+)  # fmt: skip
+def test_a_key_that_every_variant_sets_itself_cannot_be_asked_for(
+    tmp_path, variants, short, dotted, architectures, said
+):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: two\ntraining: {{l0: [8]}}\nvariants: {variants}\n")
+    with pytest.raises(
+        UserError, match=rf"--{said} changes nothing: every variant of the recipe sets its own; give var"
+    ):
+        recipe_with(str(path), short, dotted, architectures)
+
+
+@pytest.mark.parametrize(
+    ("variants", "dotted"),
+    [
+        ("{a: {sae: {features: 64}}, b: {}}", {"sae.features": 128}),
+        (
+            "{a: {training: {mask: {special: true}}}, b: {training: {mask: {special: false}}}}",
+            {"training.mask": "none"},
+        ),
+        ("{a: {training: {mask: {special: true}}}, b: {training: {mask: none}}}", {"training.mask.norm_above": 5}),
+    ],
+)
+def test_a_key_that_some_variant_leaves_open_can(tmp_path, variants, dotted):
+    path = tmp_path / "recipe.yaml"
+    path.write_text(f"name: two\ntraining: {{l0: [8]}}\nvariants: {variants}\n")
+    assert recipe_with(str(path), {}, dotted, []) != recipe_with(str(path), {}, {}, [])
+
+
+@pytest.mark.parametrize(
     ("variants", "asked"),
     [
         ("{a: {training: {l1: [1]}}, b: {training: {l1: [2]}}}", {"l0": [20]}),

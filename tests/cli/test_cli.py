@@ -13,6 +13,7 @@ import sys
 import time
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import yaml
 
@@ -258,6 +259,45 @@ def test_a_second_process_on_the_same_run_is_refused(recipe, tmp_path, capsys):
         assert unmix("sweep", recipe, "--train-only", tmp_path=tmp_path) == 2
     assert "another process is training in" in capsys.readouterr().err
     assert unmix("sweep", recipe, "--train-only", "--steps", "3", tmp_path=tmp_path) == 0  # the lock is gone with it
+
+
+def test_a_second_harvest_into_a_store_is_refused(recipe, tmp_path, capsys):
+    """Each would write into the shards of the other."""
+    from unmix.training.lock import STORE, locked
+
+    words = ["harvest", recipe, "--out", tmp_path / "store", "--tokens", "100"]
+    with locked(tmp_path / "store", STORE):
+        assert unmix(*words, tmp_path=tmp_path) == 2
+    assert "another process is harvesting into" in capsys.readouterr().err
+    assert unmix(*words, tmp_path=tmp_path) == 0
+    assert unmix(*words, tmp_path=tmp_path) == 0  # a store of before
+    assert main(["verify", str(tmp_path / "store")]) == 0
+
+
+@pytest.mark.parametrize("command", ["harvest", "norms"])
+def test_a_command_that_reads_a_model_takes_no_rows(tmp_path, capsys, command):
+    """It looked for a model called unknown on the hub."""
+    np.save(tmp_path / "x.npy", np.zeros((9, 4), np.float32))
+    words = [command, "--activations.rows", tmp_path / "x.npy", "--out", tmp_path / "out"]
+    assert unmix(*words, tmp_path=tmp_path) == 2
+    assert f"activations.rows = {tmp_path}/x.npy has no language model" in capsys.readouterr().err
+
+
+def test_a_file_that_may_not_be_read_is_called_that(tmp_path, capsys, monkeypatch):
+    def refused(folder):
+        raise PermissionError(13, "Permission denied", str(folder / "run.yaml"))
+
+    monkeypatch.setattr("unmix.cli.report.show_report", refused)
+    assert unmix("report", tmp_path, tmp_path=tmp_path) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("unmix: cannot read or write ([Errno 13] Permission denied: ")
+    assert "room" not in said
+
+
+def test_every_layer_of_rows_asks_no_hub(tmp_path, capsys):
+    words = ["sweep", "--activations.rows", tmp_path / "x.safetensors", "--hook", "resid_post.*"]
+    assert unmix(*words, tmp_path=tmp_path) == 2
+    assert "hook resid_post.*: hooks of activations of your own are named one by one" in capsys.readouterr().err
 
 
 def test_help_teaches_and_comes_at_once():

@@ -196,3 +196,12 @@ def test_letters_that_a_terminal_lacks_are_replaced(environment, words):
     assert done.returncode == (0 if words[-1] == "--help" else 2), done.stderr
     assert b"Traceback" not in done.stderr
     assert b"?" in (done.stdout if words[-1] == "--help" else done.stderr) or b"\xd7" in done.stdout
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "cp1252"])
+def test_a_sweep_in_python_says_its_choice_where_letters_are_missing(encoding):
+    """Windows has cp1252 for output that goes to a file; no `main` stands before it."""
+    code = "from unmix.cli.progress import Progress; Progress().result('λ 0.5 is chosen')"
+    env = {**os.environ, "PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, env=env, check=True)
+    assert done.stdout.split() == [b"?", b"0.5", b"is", b"chosen"]

@@ -65,6 +65,8 @@ def test_rows_on_another_device_are_brought_to_the_dictionaries(
 ):
     common: dict[str, Any] = {"batch_tokens": 64, "chunk_rows": 512, "held_out": 0.1, "seed": 0, "ids_R": IDS_R}
     found = []
+    made = read_manifest(folder / "run.yaml")["corpus"]["fingerprint"]
+    monkeypatch.setattr(Arrays, "fingerprint", made)  # that of the file, which says nothing of token ids
     for kind in (Arrays, Elsewhere):
         source = kind({"activations": x_RD}, **common)
         monkeypatch.setattr(rows, "open_rows", lambda *_, source=source: source)
@@ -119,6 +121,17 @@ def test_rows_of_a_hook_that_is_not_named_are_evaluated_in_a_model_with_the_hook
     assert main(["evaluate", str(member), *words, "--hook", "resid_post.1"]) == 0, capsys.readouterr().err
     [result] = json.loads((member / "evaluation.json").read_text())["hooks"]
     assert (result["hook"], result["saes"].keys()) == ("resid_post.1", {member.name})
+
+
+def test_a_file_that_is_another_one_now_is_not_called_held_out(
+    folder: Path, x_RD: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    np.save(tmp_path / "x.npy", x_RD[::-1])
+    assert main(["evaluate", str(folder)]) == 2
+    assert "are not those that" in capsys.readouterr().err
+    assert not (folder / "evaluation.json").exists()
+    np.save(tmp_path / "x.npy", x_RD)
+    assert main(["evaluate", str(folder)]) == 0
 
 
 def test_a_mask_that_masked_nothing_is_not_claimed(folder: Path):

@@ -95,6 +95,16 @@ def test_the_card_has_the_figures_of_this_checkpoint(step):
     assert "fidelity over 1,000,000 tokens, CE over 100,000" in text
 
 
+def test_a_model_folder_of_this_disk_is_no_model_of_the_hub(step, tmp_path, monkeypatch):
+    """The card named somebody else's repository of that name as the base model."""
+    sae, folder = unmix.load_sae(step), tmp_path / "own"
+    save_sae(sae, folder, model="models/mine", hook="resid_post.3", context=128, more={})
+    monkeypatch.chdir(tmp_path)
+    assert yaml.safe_load(prepare(folder, "ada/saes", "mit").card.split("---")[1])["base_model"] == "models/mine"
+    (tmp_path / "models/mine").mkdir(parents=True)
+    assert "base_model" not in yaml.safe_load(prepare(folder, "ada/saes", "mit").card.split("---")[1])
+
+
 def test_the_evaluation_of_the_folder_itself_comes_first(step):
     found = json.loads((step.parents[2] / "evaluation.json").read_text())
     found["checkpoints"] = {"step-000000060": "."}

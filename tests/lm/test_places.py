@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers import T5Config, T5ForConditionalGeneration
 
 import unmix
 from unmix.errors import UserError
@@ -49,3 +50,45 @@ def test_a_model_that_has_transformer_lens_hook_points(hook: str):
     model, ids = Hooked(), torch.tensor([[1, 2, 3]])
     with unmix.splice(model, hook, lambda x: x * 2):
         assert torch.equal(model(ids), model.embed(ids) * 2)
+
+
+class Named(nn.Module):
+    """Calls its parts by name, as some models do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = Scaled()
+
+    def forward(self, x: Tensor) -> Tensor:
+        found: Tensor = self.inner(factor=2.0, x=x)
+        return found
+
+
+class Scaled(nn.Module):
+    """x times a factor."""
+
+    def forward(self, x: Tensor, factor: float) -> Tensor:
+        return x * factor
+
+
+def test_the_input_of_a_module_that_is_called_by_name():
+    """It was a KeyError: 'hidden_states'."""
+    model, x = Named(), torch.ones(2, 3, 4)
+    with unmix.splice(model, "inner.input", lambda x: x + 1):
+        assert torch.equal(model(x), torch.full((2, 3, 4), 4.0))
+    assert torch.equal(model(x), torch.full((2, 3, 4), 2.0))
+    model.inner.forward = lambda factor, x: x * factor
+    model.forward = lambda x: model.inner(factor=2.0)
+    with unmix.splice(model, "inner.input", torch.clone), pytest.raises(UserError, match="is called with factor alone"):
+        model(x)
+
+
+def test_blocks_of_a_model_with_an_encoder_and_a_decoder_are_not_counted():
+    """resid_post.1 was the encoder's, whoever meant the decoder's; paths say which."""
+    config = T5Config(d_model=16, d_kv=8, d_ff=24, num_layers=2, num_heads=2, vocab_size=32, decoder_start_token_id=0)
+    model, ids = T5ForConditionalGeneration(config).eval(), torch.tensor([[3, 4, 5]])
+    with pytest.raises(UserError, match=r"has blocks in its encoder and in its decoder, .* name hooks by module path"):
+        unmix.splice(model, "resid_post.1", torch.zeros_like).__enter__()
+    before = model(input_ids=ids, decoder_input_ids=ids).logits
+    with unmix.splice(model, "encoder.block.1.output", torch.zeros_like):
+        assert not torch.equal(model(input_ids=ids, decoder_input_ids=ids).logits, before)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import textwrap
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -114,6 +115,17 @@ def test_a_full_disk_and_a_read_only_one(recipe, tmp_path):
     for runs in (away, tmp_path / "whole"):  # with room again
         assert main(["sweep", str(recipe), "--train-only", "--runs", str(runs)]) == 0
     same_bits(away / "tiny", tmp_path / "whole/tiny")
+
+
+@pytest.mark.parametrize(("name", "flag"), [("nt", os.O_RDWR), ("posix", os.O_RDONLY)])
+def test_a_file_is_flushed_as_its_system_has_it(tmp_path, monkeypatch, name, flag):
+    """Windows flushes no file that was opened to be read: nothing could be written there."""
+    opened, system = [], SimpleNamespace(**{key: getattr(os, key) for key in ("O_RDONLY", "O_RDWR", "fsync", "close")})
+    system.name, system.open = name, lambda path, flags: opened.append(flags) or os.open(path, flags)
+    (tmp_path / "file").write_text("content")
+    monkeypatch.setattr(disk, "os", system)
+    disk.flush(tmp_path / "file")
+    assert opened == [flag]
 
 
 def test_a_file_in_the_place_of_a_folder(recipe, tmp_path, capsys):

@@ -265,7 +265,7 @@ class Iterated(Chunked):
             if hook not in by_hook:
                 raise UserError(f"a batch of the {of}activations has no {hook}; it has {', '.join(map(str, by_hook))}")
             try:
-                x_BD = torch.as_tensor(by_hook[hook]).detach()
+                x_BD = torch.as_tensor(_plain(by_hook[hook])).detach()
             except (TypeError, ValueError, RuntimeError):
                 kind = type(by_hook[hook]).__name__
                 raise UserError(f"a batch of {of}{hook} is a {kind}; give tensors or arrays [tokens, D]") from None
@@ -300,6 +300,11 @@ class Iterated(Chunked):
             )
         self._left, self._rows_left, self._next = self._nothing(), 0, 0
         self._begin()
+
+
+def _plain(given: Any) -> Any:
+    """An array as torch takes it: not backwards, and in the machine's order of bytes; anything else as it is."""
+    return np.ascontiguousarray(given, given.dtype.newbyteorder("=")) if isinstance(given, np.ndarray) else given
 
 
 def _digest(arrays: Mapping[str, Tensor], more: str = "") -> str:

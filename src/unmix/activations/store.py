@@ -38,6 +38,7 @@ SHARD_TOKENS = 65_536
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 _SHARDS, _ROWS = 3, 4  # which permutation a generator is for
 _MEASURED = ("bf16_change", "loss", "rates", "modules")  # keys of `model`; modules follow from the others
+_HARMLESS = (".lock", "manifest.json.new")  # what a harvest that was killed at once may leave
 _AHEAD = 2  # shards that are made ready while one is read
 _KEPT_BYTES = 4 * 2**30  # of shards that stay mapped; the system takes their memory back when it needs it
 
@@ -87,7 +88,7 @@ def harvest(
         shards = found["shards"]
     elif folder.exists() and not folder.is_dir():
         raise UserError(f"{folder} is a file, and a store is a folder; move it away, or give another --out")
-    elif folder.exists() and any(path.name != "manifest.json.new" for path in folder.iterdir()):
+    elif folder.exists() and any(path.name not in _HARMLESS for path in folder.iterdir()):
         raise UserError(f"{folder} is not empty and holds no store; give another --out")
     wanted = rows_written(tokens, shard_tokens) // shard_tokens
     if not force:

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 
 from unmix.cli.arguments import Dotted, split_dotted
 from unmix.cli.bench import add_bench
@@ -29,7 +30,7 @@ from unmix.cli.report import add_report
 from unmix.cli.show import add_show
 from unmix.cli.sweep import add_sweep
 from unmix.cli.verify import add_verify
-from unmix.disk import REFUSALS
+from unmix.disk import REFUSALS, at_home
 from unmix.errors import LESS_MEMORY, UserError
 from unmix.machine import keep_freed_memory
 from unmix.neighbours import yield_where_busy
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     keep_freed_memory()
     words, dotted = split_dotted(list(sys.argv[1:] if argv is None else argv))
     try:
-        args = _parser().parse_args(words)
+        args = _at_home(_parser().parse_args(words))
         _require_taken(args, dotted)
         if words[:1] and words[0] in COMPUTE:
             yield_where_busy()
@@ -74,7 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except OSError as error:
         if error.errno not in REFUSALS:
             raise
-        print(f"unmix: cannot write ({error}); make room or give another folder, then try again", file=sys.stderr)
+        what = "cannot read or write" if isinstance(error, PermissionError) else "cannot write"
+        print(f"unmix: {what} ({error}); {_remedy(error)}, then try again", file=sys.stderr)
         return 2
     except (RuntimeError, MemoryError) as error:
         if not _is_out_of_memory(error):
@@ -85,6 +87,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("\nunmix: interrupted", file=sys.stderr)
         return 130
+
+
+def _remedy(error: OSError) -> str:
+    """What to do where the system refuses a file."""
+    if isinstance(error, PermissionError):
+        return "change its permissions, or give another one"
+    return "make room or give another folder"
 
 
 def _is_out_of_memory(error: Exception) -> bool:
@@ -101,6 +110,16 @@ def _smaller(words: Sequence[str]) -> str:
     if command == "evaluate":
         return "give --batch 1, or --device cpu"
     return "give it less at once, or a device with more memory"
+
+
+def _at_home(args: argparse.Namespace) -> argparse.Namespace:
+    """With `~` in front of a path as the user's home: behind `--out=` no shell has seen it."""
+    for name, value in vars(args).items():
+        if isinstance(value, Path):
+            setattr(args, name, at_home(value))
+        elif isinstance(value, list):
+            setattr(args, name, [at_home(one) if isinstance(one, Path) else one for one in value])
+    return args
 
 
 def _require_taken(args: argparse.Namespace, dotted: Dotted) -> None:

@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from unmix.disk import at_home
 from unmix.errors import UserError
 from unmix.words import LISTS, value_of
 
@@ -100,12 +101,33 @@ def recipe_with(
                 f"--{key} changes nothing: every variant of the recipe sets its own {own[0]}; give "
                 f"variants.NAME.training.{own[0]} in the recipe, or a recipe without variants"
             )
+    if len(architectures) < 2 and (shadowed := next((key for key in given if _set_by_each(recipe, key)), None)):
+        raise UserError(
+            f"--{shadowed} changes nothing: every variant of the recipe sets its own; give variants.NAME.{shadowed} in "
+            "the recipe, or a recipe without variants"
+        )
     if len(architectures) > 1 and recipe.variants.keys() != set(architectures):
         raise UserError(
             f"--architecture {' '.join(architectures)}: the recipe has variants of its own, "
             f"{', '.join(recipe.variants.keys() - set(architectures))}; give one architecture, or edit the recipe"
         )
     return recipe
+
+
+def _set_by_each(recipe: RunConfig, key: str) -> bool:
+    """Whether every variant has its own value for a key of `sae` or `training`, an L0 or a λ apart."""
+    from unmix.config import MaskConfig
+    from unmix.config.mask import as_keys
+
+    section, _, name = key.partition(".")
+    if not recipe.variants or section not in ("sae", "training") or name in ("l0", "l1"):
+        return False
+    own = [variant.sae if section == "sae" else variant.training for variant in recipe.variants.values()]
+    if not name.startswith("mask"):
+        return all(name in keys for keys in own)
+    wanted = {name.partition(".")[2]} if "." in name else MaskConfig.model_fields.keys()  # they change the recipe's
+    masks = [as_keys(keys.get("mask")) for keys in own]
+    return all(isinstance(mask, dict) and wanted <= mask.keys() for mask in masks)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -128,8 +150,11 @@ def _every_layer(recipe: RunConfig) -> RunConfig:
     from unmix.hooknames import WILD, expand, of_layers
 
     act = recipe.activations
-    if not any(WILD & set(hook) for hook in act.hooks):
+    wild = next((hook for hook in act.hooks if WILD & set(hook)), None)
+    if wild is None:
         return recipe
+    if act.rows is not None:
+        raise UserError(f"hook {wild}: hooks of activations of your own are named one by one, without * and ?")
     if act.store is not None:
         from unmix.activations.store import read_manifest
 
@@ -177,8 +202,8 @@ def _recipe_folder() -> Path:
 
 
 def _find_recipe(name: str) -> Path:
-    shipped = _recipe_folder() / f"{name}.yaml"
-    return shipped if shipped.exists() and not Path(name).is_file() else Path(name)
+    shipped, path = _recipe_folder() / f"{name}.yaml", at_home(Path(name))
+    return shipped if shipped.exists() and not path.is_file() else path
 
 
 def recipes_text() -> str:

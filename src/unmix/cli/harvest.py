@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from unmix.cli.arguments import Dotted, force_argument, read_recipe, recipe_arguments
 from unmix.cli.progress import Progress
 from unmix.errors import UserError
+
+if TYPE_CHECKING:
+    from unmix.config import RunConfig
 
 
 def add_harvest(commands: Any) -> None:
@@ -38,16 +41,26 @@ def add_harvest(commands: Any) -> None:
 
 def _run(args: argparse.Namespace, dotted: Dotted) -> int:
     recipe = read_recipe(args, dotted)
-    from unmix.activations.store import harvest, held, rows_written
-    from unmix.precision import keep
-    from unmix.training.inputs import activations_read, as_new, open_model, open_stream, store_facts
-    from unmix.training.run import repeats
+    from unmix.training.inputs import activations_read
+    from unmix.training.lock import STORE, locked
 
-    say = Progress.say
     wanted = args.tokens if args.tokens is not None else activations_read(recipe)
     if wanted < 1:
         raise UserError(f"--tokens {wanted} is nothing to harvest; give a number above 0")
-    there = held(args.out)
+    with locked(args.out, STORE):  # two at once would write into each other's shards
+        _harvest(recipe, args.out, wanted, args.dtype, args.force)
+    Progress.say(f"store: {args.out.resolve()}")
+    return 0
+
+
+def _harvest(recipe: RunConfig, out: Path, wanted: int, dtype: str, force: bool) -> None:
+    """Write the store, or the rest of it."""
+    from unmix.activations.store import harvest, held, rows_written
+    from unmix.precision import keep
+    from unmix.training.inputs import as_new, open_model, open_stream, store_facts
+    from unmix.training.run import repeats
+
+    say, there = Progress.say, held(out)
     before, written = there.get("recipe"), sum(shard["rows"] for shard in there.get("shards", []))
     rows = rows_written(wanted)
     recipe = keep(recipe, before) if before else as_new(recipe, rows, say)
@@ -61,14 +74,5 @@ def _run(args: argparse.Namespace, dotted: Dotted) -> int:
         rate = (rows - written) / (time.perf_counter() - began)
         say(f"{rows:,} activations ({wanted:,} are needed), {rate:,.0f} tokens/s")
 
-    harvest(
-        stream,
-        args.out,
-        tokens=wanted,
-        dtype=args.dtype,
-        progress=progress,
-        facts=store_facts(recipe, model, tokens),
-        force=args.force,
-    )
-    say(f"store: {args.out.resolve()}")
-    return 0
+    facts = store_facts(recipe, model, tokens)
+    harvest(stream, out, tokens=wanted, dtype=dtype, progress=progress, facts=facts, force=force)

@@ -88,9 +88,10 @@ class Progress:
         return Watch(say=self.say, rows=self.rows, stop=self.stop)
 
     def result(self, text: str) -> None:
-        """A line of what came out, on stdout."""
+        """A line of what came out, on stdout; there, what it has no letter for is replaced, as `main` has it."""
         if not self.quiet:
-            print(text)
+            encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
+            print(text.encode(encoding, "replace").decode(encoding))
 
     def stop(self) -> bool:
         """Whether a signal came; asked after every step, which moves the bar."""

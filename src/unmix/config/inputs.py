@@ -9,6 +9,7 @@ from pydantic import Field, SerializerFunctionWrapHandler, field_validator, mode
 
 from unmix.config.corpus import CorpusConfig as CorpusConfig
 from unmix.config.section import DEVICES, END_OF_SEEDS, Section
+from unmix.disk import at_home
 from unmix.hooknames import canonical
 
 GIVEN = "given"
@@ -70,7 +71,7 @@ class ActivationsConfig(Section):
         """`~` is the home of the user, as a shell would have it: in a recipe, and behind `=`, no shell has seen it."""
         if not isinstance(value, str | Path) or not str(value).startswith("~"):
             return value
-        return str(Path(value).expanduser())
+        return str(at_home(Path(value)))
 
     @model_serializer(mode="wrap")
     def _as_before(self, dump: SerializerFunctionWrapHandler) -> dict[str, Any]:

@@ -14,6 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unmix.kernels import code_cache as code_cache  # a place for what is compiled below
+
 
 def best_matching(likeness_RC: Tensor) -> tuple[Tensor, Tensor]:
     """(rows, columns) of the min(R, C) pairs, rows ascending. float32 or float64; every number finite."""

@@ -18,7 +18,7 @@ from unmix.activations.norms import EVERY_ROW
 from unmix.activations.rows import Rows, open_rows
 from unmix.activations.stream import Pair
 from unmix.activations.token_ids import longest
-from unmix.config import OUTLIER, MaskConfig
+from unmix.config import OUTLIER, MaskConfig, RunConfig
 from unmix.dictionary.model import Dictionary
 from unmix.errors import UserError
 from unmix.evaluation.by_norm import BY_NORM_TOKENS, ByNorm
@@ -26,6 +26,7 @@ from unmix.evaluation.fidelity import CPU, Activations, Fidelity, redundancy
 from unmix.evaluation.findings import findings
 from unmix.evaluation.memory import pieces
 from unmix.evaluation.subject import members_of, recipe_of, tightest, trained_mask
+from unmix.runlog import read_manifest
 
 HeldOut = Callable[[], Iterator[Pair]]
 """The held-out rows x_BD and y_BE, some thousands at a time; the same at every call."""
@@ -40,8 +41,8 @@ def evaluate_rows(
 ) -> dict[str, Any]:
     """What `evaluation.json` holds of a run on rows, over `tokens` of those that were held out, or all there are.
 
-    It is made on the processor, wherever the rows lie. Raises `UserError` for rows that are not there, and for a mask
-    of special tokens, which are not known here, or one that leaves nothing.
+    It is made on the processor, wherever the rows lie. Raises `UserError` for rows that are not there, or are not those
+    that were trained on, and for a mask of special tokens, which are not known here, or one that leaves nothing.
     """
     recipe = recipe_of(folder)
     # training could not leave out special tokens either, whatever older recipes say
@@ -52,6 +53,7 @@ def evaluate_rows(
             "leave it out (rows of activations.special_ids are left out already)"
         )
     source = open_rows(recipe, given, CPU)
+    _require_same(source, recipe, folder)
     results = []
     members, checkpoints = members_of(folder)
     for hook, saes in members.items():
@@ -73,6 +75,18 @@ def evaluate_rows(
         "checkpoints": checkpoints,
         "hooks": results,
     }
+
+
+def _require_same(source: Rows, recipe: RunConfig, folder: Path) -> None:
+    """Raises `UserError` for other rows than the run's: which of them were held out, only those tell."""
+    then = read_manifest(folder / "run.yaml")["corpus"]["fingerprint"]
+    if source.fingerprint != then:
+        where = recipe.activations.rows
+        raise UserError(
+            f"the activations ({where}) are not those that {folder} was trained on (fingerprint {source.fingerprint}, "
+            f"was {then}), so none is known to be held out; bring the old ones back, or train on these under another "
+            "name"
+        )
 
 
 def pairs(source: Rows, hook: str, tokens: int) -> Iterator[Pair]:

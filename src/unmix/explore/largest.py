@@ -8,6 +8,8 @@ import numba
 import numpy as np
 from numpy.typing import NDArray
 
+from unmix.kernels import code_cache as code_cache  # a place for what is compiled below
+
 Rows = tuple[NDArray[np.int64], NDArray[np.float32]]
 
 

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from unmix.explore.pack import of_planes, planes
 from unmix.explore.store import Floats, Ints, Store, Text
+from unmix.kernels import code_cache as code_cache  # a place for what is compiled below
 
 SEQUENCES = 16  # a file
 A_PAGE, A_TOKEN, AN_ENTRY = 8, 11, 6  # bytes, before they are packed

@@ -30,7 +30,7 @@ def card(folder: Path, repo: str, within: str, licence: str) -> str:
     sae, origin = read(folder)
     facts, found = metadata(folder), evaluated(folder)
     front: dict[str, Any] = {"license": licence, "library_name": "unmix"}
-    if origin.model and _HUB_ID.fullmatch(origin.model) and origin.model not in _NOT_ON_THE_HUB:
+    if origin.model and _is_on_the_hub(origin.model):
         front["base_model"] = origin.model
     front["tags"] = ["sparse-autoencoder", "interpretability", "unmix"]
     what = "transcoder" if origin.transcoder else "sparse autoencoder"
@@ -48,6 +48,11 @@ def card(folder: Path, repo: str, within: str, licence: str) -> str:
         "out, nothing has to be scaled.",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def _is_on_the_hub(model: str) -> bool:
+    """Whether it is a name on the hub, and no folder of this disk: `models/mine` may be somebody else's there."""
+    return bool(_HUB_ID.fullmatch(model)) and model not in _NOT_ON_THE_HUB and not Path(model).exists()
 
 
 def without_paths(value: Any) -> Any:

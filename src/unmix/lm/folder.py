@@ -11,6 +11,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from unmix.disk import at_home
 from unmix.errors import UserError
 from unmix.lm import fetch
 
@@ -26,7 +27,7 @@ def find(name: str) -> Path | None:
 
     Raises `UserError`: nothing there, no model, an adapter, weights that are pickled, cut, or there twice.
     """
-    path = EMBEDDED if name == "embedded" else Path(name).expanduser()
+    path = EMBEDDED if name == "embedded" else at_home(Path(name))
     if name in fetch.MODELS and not path.exists():
         return fetch.fetched(name)
     if not path.exists():

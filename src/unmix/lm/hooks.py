@@ -213,6 +213,11 @@ def _meant(hook: str, paths: list[str], layers: int) -> str:
 
 def find_blocks(model: nn.Module) -> list[nn.Module]:
     """The transformer blocks in order: the outermost ModuleList with as many entries as the model has layers."""
+    if getattr(model.config, "is_encoder_decoder", False):
+        raise UserError(
+            f"{type(model).__name__} has blocks in its encoder and in its decoder, and a number does not say which; "
+            "name hooks by module path"
+        )
     layers = text_config(model).num_hidden_layers
     for path, module in model.named_modules():
         other = any(word in path for word in _OTHER_TOWERS)

@@ -41,12 +41,12 @@ def attach(place: Place, hook: str, shape: Callable[[], tuple[int, int] | None],
     """
     if place.side == "input":
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-            given = args[0] if args else kwargs["hidden_states"]
-            new = _seen(given, None, place, hook, shape(), see)
+        def before(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+            name = None if args else _first_name(module, kwargs, hook)
+            new = _seen(args[0] if name is None else kwargs[name], None, place, hook, shape(), see)
             if new is None:
                 return None
-            return ((new, *args[1:]), kwargs) if args else (args, {**kwargs, "hidden_states": new})
+            return ((new, *args[1:]), kwargs) if name is None else (args, {**kwargs, name: new})
 
         return place.module.register_forward_pre_hook(before, with_kwargs=True)
 
@@ -122,6 +122,19 @@ def _tensor(given: Any, hook: str, shape: tuple[int, int] | None) -> Tensor:
     what = f"shape {tuple(found.shape)}" if isinstance(found, Tensor) else f"a {type(found).__name__}"
     tokens = f"{shape[0]} × {shape[1]} tokens" if shape else "the tokens"
     raise UserError(f"hook {hook} gives {what}, not one vector for each of {tokens}; choose another module")
+
+
+def _first_name(module: nn.Module, kwargs: Mapping[str, Any], hook: str) -> str:
+    """Which argument, of a call that gives all by name, is the module's input: `hidden_states`, or its forward's first.
+
+    Raises `UserError` for a call without it.
+    """
+    parameters = list(inspect.signature(type(module).forward).parameters)[1:]  # without self
+    found = next((name for name in ("hidden_states", *parameters[:1]) if name in kwargs), None)
+    if found is None:
+        there = ", ".join(kwargs) or "nothing"
+        raise UserError(f"hook {hook}: {type(module).__name__} is called with {there} alone; choose another module")
+    return found
 
 
 def _rows(there: Tensor, shape: tuple[int, int] | None) -> tuple[int, int]:

@@ -136,8 +136,14 @@ def store_recipe(recipe: RunConfig) -> dict[str, Any]:
 def open_model(recipe: RunConfig, say: Say, read: int | None = None) -> tuple[LanguageModel, Tokens]:
     """Load the language model, its products in bf16 if the recipe says so, and the train split in its tokens.
 
-    `read`: how many activations will be read, if not `activations_read`.
+    `read`: how many activations will be read, if not `activations_read`. Raises `UserError` for rows of one's own: they
+    come without a model.
     """
+    if recipe.activations.rows is not None:
+        raise UserError(
+            f"activations.rows = {recipe.activations.rows} has no language model, and this command reads one; leave it "
+            "out, and give --model, --hook and --corpus"
+        )
     device = resolve(recipe.model.device or recipe.device)  # one that is not there should not wait for the model
     say(f"loading the model {recipe.model.name}")
     model = load_language_model(recipe.model)

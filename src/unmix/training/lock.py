@@ -1,4 +1,4 @@
-"""One process a run folder. The lock is the operating system's, so that a crash does not leave it behind."""
+"""One process a run folder, or a store. The lock is the operating system's: a crash does not leave it behind."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TextIO
+from typing import NamedTuple, TextIO
 
 from unmix.disk import writing
 from unmix.errors import UserError
@@ -17,14 +17,26 @@ except ImportError:  # not on this operating system: two processes are then the 
     fcntl = None  # type: ignore[assignment]
 
 
+class Kind(NamedTuple):
+    """What a folder is, for messages."""
+
+    name: str
+    doing: str
+    option: str
+    """With which another one is given."""
+
+
+RUN, STORE = Kind("run", "training in", "--name"), Kind("store", "harvesting into", "--out")
+
+
 @contextmanager
-def locked(folder: Path) -> Iterator[None]:
+def locked(folder: Path, kind: Kind = RUN) -> Iterator[None]:
     """Hold `folder/.lock` while inside. Raises `UserError` if another process holds it.
 
     Everything that decides what a command does to a run is read inside. If nothing came of it, no folder is left.
     """
     made = [path for path in (folder, *folder.parents) if not path.exists()]
-    file = _hold(folder)
+    file = _hold(folder, kind)
     try:
         yield
     finally:
@@ -36,11 +48,13 @@ def locked(folder: Path) -> Iterator[None]:
         file.close()
 
 
-def _hold(folder: Path) -> TextIO:
+def _hold(folder: Path, kind: Kind) -> TextIO:
     path = folder / ".lock"
     while True:
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder} is a file, and a run is a folder; move it away, or give another --name")
+            raise UserError(
+                f"{folder} is a file, and a {kind.name} is a folder; move it away, or give another {kind.option}"
+            )
         with writing(path):
             folder.mkdir(parents=True, exist_ok=True)
             file = path.open("w")
@@ -50,7 +64,9 @@ def _hold(folder: Path) -> TextIO:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             file.close()
-            raise UserError(f"another process is training in {folder}; wait for it, or give another --name") from None
+            raise UserError(
+                f"another process is {kind.doing} {folder}; wait for it, or give another {kind.option}"
+            ) from None
         with suppress(FileNotFoundError):  # one that held it before may have taken the file away
             if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                 return file

@@ -357,6 +357,8 @@ def first_norms(inputs: Inputs, counted: str) -> dict[str, Any]:
 
 def check_inputs(manifest: dict[str, Any], inputs: Inputs, folder: Path) -> None:
     """Raises `UserError` if the model, the corpus or the store are not those that the run began with."""
+    if manifest["recipe"]["activations"].get("rows") is not None:
+        check_rows(manifest, inputs.corpus["fingerprint"], folder)
     for what, now in (("model", inputs.model), ("corpus", inputs.corpus)):
         then = manifest[what]["fingerprint"]
         if then != now["fingerprint"]:
@@ -367,4 +369,15 @@ def check_inputs(manifest: dict[str, Any], inputs: Inputs, folder: Path) -> None
     if manifest["corpus"].get("store_fingerprint") != inputs.corpus.get("store_fingerprint"):
         raise UserError(
             f"the store is not as it was when {folder} was made: it grew, or was harvested anew; give another --name"
+        )
+
+
+def check_rows(manifest: dict[str, Any], fingerprint: str, folder: Path) -> None:
+    """Raises `UserError` if activations of one's own with this fingerprint are not those that the run began with."""
+    then = manifest["corpus"]["fingerprint"]
+    if then != fingerprint:
+        name = "name" if manifest["recipe"]["activations"]["rows"] == GIVEN else "--name"
+        raise UserError(
+            f"the activations are not those that {folder} was made with (fingerprint {fingerprint}, was {then}); give "
+            f"another {name}, or, to resume it, the same rows in the same order"
         )

@@ -27,8 +27,8 @@ def resample(
 ) -> None:  # fmt: skip
     """Start the features `dead_N` anew, in place.
 
-    `square_B`, ||x̂ - x||² of the batch; `start`, a nonlinearity's own parameters at the start; `key`, of the draw; `held`,
-    that encoders and decoders have an inner product of 1 (`sae.aligned`), which the biases have to go by.
+    `square_B`, ||x̂ - x||² of the batch; `start`, a nonlinearity's own parameters at the start; `key`, of the draw;
+    `held`, that encoders and decoders have an inner product of 1 (`sae.aligned`), which the biases have to go by.
     Nothing is done where no error, or no feature that is not dead, is there.
     """
     alive_F = torch.ones_like(weights["b_enc"], dtype=torch.bool).index_fill(0, dead_N, False)

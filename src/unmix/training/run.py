@@ -14,12 +14,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from unmix import config as recipes
 from unmix.activations.iterated import Iterated
 from unmix.activations.mask import Mask
-from unmix.activations.rows import Rows
+from unmix.activations.rows import Rows, open_rows
 from unmix.activations.stream import Batch, Source
-from unmix.config import RunConfig
+from unmix.config import GIVEN, RunConfig
 from unmix.devices import free
 from unmix.disk import require_room, size
 from unmix.errors import LESS_MEMORY, UserError
@@ -48,6 +50,7 @@ from unmix.training.loop import Row, train
 from unmix.training.manifest import (
     agreed,
     check_inputs,
+    check_rows,
     check_schedule,
     ends,
     entries,
@@ -105,6 +108,7 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
             at_end = without_line(folder / "metrics.jsonl", "sweep", reached, schedule.steps)
         manifest = renewed(manifest, recipe, made)
         if min(reached.values()) >= schedule.steps and not at_end:
+            _require_same_rows(recipe, manifest, given, folder)
             write_manifest(folder / "run.yaml", manifest)
             watch.say(f"{folder} already has its {schedule.steps:,} steps")
             return
@@ -169,6 +173,14 @@ def _sweep(recipe: RunConfig, folder: Path, watch: Watch, force: bool, given: Ro
         at |= dict.fromkeys(of_behind, upto)
     for line in said_of_missed([row for row in read_metrics(metrics) if row["phase"] == "sweep"]):
         watch.say(line)
+
+
+def _require_same_rows(recipe: RunConfig, manifest: dict[str, Any], given: Rows | None, folder: Path) -> None:
+    """Of a finished run, for which nothing else is opened: raises `UserError` for other rows than its own, as far as
+    they are there."""
+    rows = recipe.activations.rows
+    if rows is not None and (given is not None or (rows != GIVEN and Path(rows).exists())):
+        check_rows(manifest, open_rows(recipe, given, torch.device("cpu")).fingerprint, folder)
 
 
 def _require_rows_to_extend(recipe: RunConfig, schedule: Schedule, given: Rows | None) -> None:
@@ -297,9 +309,10 @@ def train_members(
     }
 
     def log(rows: list[Row]) -> None:
-        append_metrics(metrics, [row | {"phase": phase} for row in rows])
+        logged_rows = [row | {"phase": phase} for row in rows]
+        append_metrics(metrics, logged_rows)
         for write, _ in sinks:
-            write(rows)
+            write(logged_rows)
         watch.rows(rows, schedule.steps)
         if on_host and (remark := neighbours.remark()):
             watch.say(remark)
