@@ -2,6 +2,7 @@
 
 import pytest
 
+from unmix.cli import _parser
 from unmix.cli.arguments import recipe_with, split_dotted
 from unmix.errors import UserError
 
@@ -95,6 +96,22 @@ def test_a_key_that_is_given_twice_is_one_value(short, dotted, architectures):
 def test_the_same_value_twice_is_no_mistake():
     recipe = recipe_with(None, {"steps": 100, "l0": [20.0]}, {"training.steps": 100, "training.l0": [20]}, ["topk"])
     assert (recipe.training.steps, recipe.training.l0) == (100, [20])
+
+
+@pytest.mark.parametrize("option", ["--hook", "--architecture", "--l0", "--l1", "--training.l0", "--activations.hooks"])
+def test_of_a_list_that_stands_twice_the_last_one_counts_and_that_is_said(option, capsys):
+    words, dotted = split_dotted(["sweep", option, "20", "40", "--steps", "3", option, "50"])
+    args = _parser().parse_args(words)
+    kept = dotted[option[2:]] if "." in option else getattr(args, option[2:])
+    assert [str(value).removesuffix(".0") for value in kept] == ["50"]
+    [said] = capsys.readouterr().err.splitlines()
+    assert said == f"note: {option} is there twice, and the last counts: 50; for both, give one {option} 20 40 50"
+
+
+def test_nothing_is_said_of_one_that_is_there_once_or_the_same(capsys):
+    words, _ = split_dotted(["sweep", "--l0", "20", "40", "--l0", "20", "40", "--hook", "a", "b", "--training.l1", "3"])
+    _parser().parse_args(words)
+    assert capsys.readouterr().err == ""
 
 
 def test_an_l0_goes_to_the_variants_that_set_nothing(tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,26 @@ SHORT = {
 }  # fmt: skip
 
 
+class _Last(argparse.Action):
+    """A list, of which the last one counts."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        _say_which_counts(str(option), getattr(namespace, self.dest), values)
+        setattr(namespace, self.dest, values)
+
+
+def _say_which_counts(option: str, before: list[Any] | None, now: list[Any]) -> None:
+    """Of a list that stands twice the last one does, as what is typed behind a command does; both may have been meant."""
+    if before and before != now:
+        dropped, kept = (" ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in one) for one in (before, now))
+        print(
+            f"note: {option} is there twice, and the last counts: {kept}; for both, give one {option} {dropped} {kept}",
+            file=sys.stderr,
+        )
+
+
 def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of every command that takes a recipe."""
     parser.add_argument("recipe", nargs="?", metavar="RECIPE", help="a YAML file, or the name of one that ships (demo)")
@@ -30,6 +51,7 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", help="embedded, smollm2, a model folder, a .gguf file, or a name on the hub")
     parser.add_argument(
         "--hook",
+        action=_Last,
         nargs="+",
         metavar="HOOK",
         help="resid_pre.L, resid_post.L, attn_out.L, mlp_out.L …; resid_post.* for every layer",
@@ -44,13 +66,14 @@ def recipe_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--features", type=int, help="features of each dictionary")
     parser.add_argument(
         "--architecture",
+        action=_Last,
         nargs="+",
         metavar="NAME",
         help="relu, tanh_relu, topk, abstopk, batchtopk, matryoshka, jumprelu, jumprelu_tanh, jumprelu_quadratic, "
         "gated; several are trained side by side",
     )
-    parser.add_argument("--l0", type=float, nargs="+", metavar="L0", help="active features a token, one member each")
-    parser.add_argument("--l1", type=float, nargs="+", metavar="L1", help="or coefficients, one member each")
+    parser.add_argument("--l0", action=_Last, type=float, nargs="+", help="active features a token, one member each")
+    parser.add_argument("--l1", action=_Last, type=float, nargs="+", help="or coefficients, one member each")
     parser.add_argument("--steps", type=int, help="steps of the sweep")
     parser.add_argument(
         "--device", help="auto (the first CUDA device, else the processor), cpu, cuda, cuda:1, mps, xpu"
@@ -176,9 +199,11 @@ def split_dotted(argv: list[str]) -> tuple[list[str], Dotted]:
         if not (word.startswith("--") and ("." in key or key == "sinks")):
             words.append(word)
             continue
-        dotted[key] = [value] if equals else []
+        before, dotted[key] = dotted.get(key), [value] if equals else []
         while argv and not argv[0].startswith("--") and (key in LISTS or not dotted[key]):
             dotted[key].append(argv.pop(0))
+        if key in LISTS:
+            _say_which_counts(f"--{key}", before, dotted[key])
     return words, dotted
 
 
