@@ -35,7 +35,7 @@ class _Last(argparse.Action):
 
 
 def _say_which_counts(option: str, before: list[Any] | None, now: list[Any]) -> None:
-    """Of a list that stands twice the last one does, as what is typed behind a command does; both may have been meant."""
+    """Of a list that stands twice the last one does, as what is typed behind a command; both may be meant."""
     if before and before != now:
         dropped, kept = (" ".join(f"{v:g}" if isinstance(v, float) else str(v) for v in one) for one in (before, now))
         print(
