@@ -3,6 +3,9 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+
+import unmix
 
 CODE = """
 from pathlib import Path
@@ -23,3 +26,9 @@ def test_where_nothing_can_be_written_the_code_is_kept_in_a_folder_of_the_proces
     assert name.startswith("unmix-numba-")
     assert there == "True"
     assert not (tmp_path / name).exists()  # gone with the process
+
+
+def test_whatever_is_compiled_and_kept_asks_for_that_place_first():
+    kept = [path for path in Path(unmix.__file__).parent.rglob("*.py") if "cache=True" in path.read_text()]
+    assert len(kept) > 10
+    assert [path for path in kept if "\nimport numba\n" in path.read_text()] == []

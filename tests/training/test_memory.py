@@ -50,19 +50,19 @@ def test_a_long_sweep_of_a_long_corpus_needs_no_more_than_a_short_one(tmp_path):
     assert long - short < 184 * 1024 * 1024 / 2  # half of what its activations would take
 
 
-def test_a_harvest_needs_the_same_for_four_shards_and_for_nine(tmp_path):
+def test_a_harvest_needs_the_same_for_four_shards_and_for_fourteen(tmp_path):
     words = ["harvest", "--hook", "resid_post.0", "--corpus.max_tokens", "400000"]
     peaks = [
-        peak(*words, "--out", str(tmp_path / str(shards)), "--tokens", str(shards * 65_536))[0] for shards in (4, 9)
+        peak(*words, "--out", str(tmp_path / str(shards)), "--tokens", str(shards * 65_536))[0] for shards in (4, 14)
     ]
-    assert peaks[1] - peaks[0] < 5 * 65_536 * 512 / 2  # half of what five shards hold, in bf16
+    assert peaks[1] - peaks[0] < 10 * 65_536 * 512 / 2  # half of what ten shards hold, in bf16
 
 
 def test_an_evaluation_keeps_no_activations(tmp_path):
     sweep(tmp_path, "run", 512, 3, 300_000)
     words = ["evaluate", str(tmp_path / "run"), "--ce-tokens", "2000", "--tokens"]
-    few, many = (peak(*words, str(tokens))[0] for tokens in (20_000, 80_000))
-    assert many - few < 60_000 * 1024 / 2
+    few, many = (peak(*words, str(tokens))[0] for tokens in (20_000, 120_000))
+    assert many - few < 100_000 * 1024 / 2
 
 
 TINY_STEPS = """

@@ -9,12 +9,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
-from unmix.kernels import code_cache as code_cache  # a place for what is compiled below
+from unmix.kernels.code_cache import numba
 
 
 def best_matching(likeness_RC: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,11 +12,11 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from unmix.explore.largest import place
 from unmix.explore.store import Entries, Floats, Ints, Text
+from unmix.kernels.code_cache import numba
 
 NAMED = 10
 PAIRS, ENTRIES = 4 * 10**9, 25 * 10**6

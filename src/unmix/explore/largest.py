@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
-from unmix.kernels import code_cache as code_cache  # a place for what is compiled below
+from unmix.kernels.code_cache import numba
 
 Rows = tuple[NDArray[np.int64], NDArray[np.float32]]
 

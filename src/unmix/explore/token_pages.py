@@ -21,13 +21,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from unmix.explore.pack import of_planes, planes
 from unmix.explore.store import Floats, Ints, Store, Text
-from unmix.kernels import code_cache as code_cache  # a place for what is compiled below
+from unmix.kernels.code_cache import numba
 
 SEQUENCES = 16  # a file
 A_PAGE, A_TOKEN, AN_ENTRY = 8, 11, 6  # bytes, before they are packed

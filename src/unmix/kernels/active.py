@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import AbsTopK, BatchTopK, Gated, JumpRelu, Relu, TanhRelu, TopK, row_norms
 from unmix.dictionary.terms import L0, Gate, L0Target
+from unmix.kernels.code_cache import numba
 from unmix.kernels.find import Code, Workspace, candidates
 from unmix.kernels.penalties import by_feature
 from unmix.kernels.task import Task, Weights

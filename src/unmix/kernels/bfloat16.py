@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import torch
 from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 from torch import Tensor
+
+from unmix.kernels.code_cache import numba
 
 _HALF, _WORD, _FLOAT = ir.IntType(16), ir.IntType(32), ir.FloatType()
 _NAN = 0x7FC0

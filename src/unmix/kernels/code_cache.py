@@ -1,4 +1,4 @@
-"""Where numba keeps what it compiles.
+"""numba, with a place to keep what it compiles: what is compiled takes it from here.
 
 It refuses to compile a cached function at all where neither the package's folder nor the user's cache can be written,
 as in a container whose user is not the one that installed it. Then it is a folder of this process alone.
@@ -10,7 +10,7 @@ import atexit
 import shutil
 import tempfile
 
-import numba
+import numba as numba
 
 
 def _nothing() -> None:

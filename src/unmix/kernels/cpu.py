@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
@@ -34,6 +33,7 @@ from unmix.dictionary.terms import (
 )
 from unmix.kernels import active as nonlinear
 from unmix.kernels import penalties
+from unmix.kernels.code_cache import numba
 from unmix.kernels.dead import add_auxk, add_preactivation
 from unmix.kernels.find import Code, Workspace
 from unmix.kernels.rows import SUMS, dot, row_norms

@@ -12,13 +12,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.dictionary.nonlinearities import TanhRelu
 from unmix.dictionary.terms import L1, SquaredError
+from unmix.kernels.code_cache import numba
 from unmix.kernels.noise import add_noise
 from unmix.kernels.rows import add_pull
 from unmix.kernels.task import Sums, Task, Weights

@@ -13,13 +13,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.dictionary.terms import L1, SquaredError
 from unmix.kernels.bfloat16 import as_bits, narrowed, widened
+from unmix.kernels.code_cache import numba
 from unmix.kernels.rows import add_pull, moments
 from unmix.kernels.task import Sums, Task, Weights
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.dictionary.code import Code as Code
 from unmix.kernels import select
+from unmix.kernels.code_cache import numba
 from unmix.kernels.task import Noise, Weights
 
 TILE_BYTES = 16 * 2**20  # of the encoder's product for a tile of features and all tokens: to stay in cache

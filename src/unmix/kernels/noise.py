@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 
+from unmix.kernels.code_cache import numba
 from unmix.kernels.task import Noise
 
 _MASK = 2**64 - 1

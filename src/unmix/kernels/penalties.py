@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.dictionary.terms import Gate, Tanh
+from unmix.kernels.code_cache import numba
 from unmix.kernels.find import Code
 from unmix.kernels.rows import row_norms
 from unmix.kernels.task import Task, Weights

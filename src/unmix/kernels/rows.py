@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.dictionary.terms import L1
+from unmix.kernels.code_cache import numba
 from unmix.kernels.task import Adam, Task, Weights
 
 SUMS = {"reassoc", "contract", "nsz"}  # may reorder a sum into vector lanes; may not assume away NaN

@@ -27,12 +27,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, Literal
 
-import numba
 import numpy as np
 import torch
 from torch import Tensor
 
 from unmix.kernels.bits import LANES, above_bits, active_bits, lowest_bit
+from unmix.kernels.code_cache import numba
 from unmix.kernels.noise import add_noise
 from unmix.kernels.rows import SUMS, dot, moments
 from unmix.kernels.task import Noise, Weights
