@@ -19,20 +19,12 @@ from unmix.precision import keep
 from unmix.runlog import Logged, append_metrics, keep_metrics, read_extensions, read_metrics, write_json
 from unmix.training import checkpoint
 from unmix.training.inputs import open_inputs
+from unmix.training.lines import name_gaps, without_line
 from unmix.training.lock import locked
 from unmix.training.loop import Row
 from unmix.training.manifest import check_format, check_inputs, entries, read_run, sweep_schedule
-from unmix.training.run import (
-    SILENT,
-    Watch,
-    as_here,
-    name_gaps,
-    require_able,
-    room,
-    start_member,
-    train_members,
-    without_line,
-)
+from unmix.training.room import room
+from unmix.training.run import SILENT, Watch, as_here, require_able, start_member, train_members
 from unmix.training.schedule import Schedule
 
 

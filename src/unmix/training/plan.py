@@ -34,7 +34,8 @@ from unmix.training.inputs import Inputs, Say, activations_read, as_new, open_in
 from unmix.training.late import EVERY, Late
 from unmix.training.manifest import entries, new_manifest, sweep_schedule
 from unmix.training.member import Entry
-from unmix.training.run import largest_widths, room, settle, start_member
+from unmix.training.room import room
+from unmix.training.run import largest_widths, settle, start_member
 from unmix.training.schedule import Schedule
 
 WARM, LEAST, MOST = 2, 4, 12  # steps of a member: before the clock runs, at least, at most

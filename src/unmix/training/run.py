@@ -33,7 +33,6 @@ from unmix.runlog import (
     Logged,
     append_metrics,
     flush_metrics,
-    gaps,
     keep_metrics,
     logged_steps,
     order_metrics,
@@ -45,6 +44,7 @@ from unmix.sinks import open_sinks
 from unmix.training import checkpoint, memory
 from unmix.training.able import compiling, require
 from unmix.training.inputs import Inputs, Say, activations_read, as_new, open_inputs, pinned, store_recipe, with_matmul
+from unmix.training.lines import name_gaps, without_line
 from unmix.training.lock import locked
 from unmix.training.loop import Row, train
 from unmix.training.manifest import (
@@ -66,6 +66,7 @@ from unmix.training.manifest import (
 from unmix.training.measure import Facts
 from unmix.training.member import Entry, Member, new_member
 from unmix.training.missed import said_of_missed
+from unmix.training.room import room
 from unmix.training.schedule import Schedule
 
 
@@ -366,40 +367,6 @@ def repeats(source: Source, asked: int, *, steps: bool = False) -> str:
         f"{asked:,} activations are read, and there are {source.size:,}: {asked / source.size:.1f} times over{since}; "
         f"if that is not intended, give {fewer}"
     )
-
-
-def without_line(metrics: Path, phase: str, reached: dict[str, int], step: int) -> list[str]:
-    """Members that have come to this step and have no line of it: it was no end when they did."""
-    there = {row["member"] for row in read_metrics(metrics) if row["phase"] == phase and row["step"] == step}
-    return [name for name, at in reached.items() if at == step and name not in there]
-
-
-def name_gaps(
-    metrics: Path, phase: str, reached: dict[str, int], began: int, logged: Logged, ends: Sequence[int], say: Say
-) -> None:
-    """Say which rows of a phase are missing, doubled or strange, up to the step that each member has reached."""
-    rows = [row for row in read_metrics(metrics) if row["phase"] == phase]
-    for member, step in reached.items():
-        own = [row for row in rows if row["member"] == member and row["step"] <= step]
-        for lost in gaps(own, [member], logged_steps(began, step, logged, ends)):
-            say(f"warning: {metrics}: {lost}")
-
-
-def room(recipe: RunConfig, inputs: Inputs, schedule: Schedule, folders: dict[str, Path]) -> int:
-    """Bytes that the checkpoints of these members come to at most, without those that are there."""
-    t = recipe.training
-    kept = t.keep_last + 2 + (schedule.steps // t.keep_every if t.keep_every else 0)  # one before the decay, one new
-    ends = {schedule.stable_until, schedule.steps}
-    made = len(ends | {*range(t.checkpoint_every, schedule.steps, t.checkpoint_every)} - {0})
-    needed = 0
-    for entry in entries(recipe):
-        if entry.name in folders:
-            features = recipe.of_variant(entry.variant)[0].features
-            widths, target_widths = inputs.source.widths, inputs.source.target_widths
-            each = checkpoint.room(widths[entry.hook], features, target_widths.get(entry.hook))
-            needed += min(kept, made) * each
-    there = sum(f.stat().st_size for folder in folders.values() for f in folder.rglob("*") if f.is_file())
-    return max(0, needed - there)
 
 
 def start_member(
