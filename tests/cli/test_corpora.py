@@ -248,3 +248,26 @@ def test_a_dataset_that_the_hub_has_is_pinned_to_its_commit(
     assert "resuming at step 1" in said
     assert {revision for *_, revision in asked} <= {"abc"}
     assert commits == ["def", "def"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--corpus", "~no-such-user/x"],
+        ["--corpus", "datasets:~no-such-user/x"],
+        ["--corpus", "texts", "--corpus.template", "~no-such-user/x"],
+        ["--model", "~no-such-user/x"],
+        ["--activations.rows", "~no-such-user/x.npy"],
+        ["--activations.store", "~no-such-user/store"],
+    ],
+)
+def test_the_home_of_nobody_is_a_line(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    """It was a traceback: Could not determine home directory."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts/a.txt").write_text("text")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["sweep", *words, *FAST, "--name", "nobody"]) == 2
+    assert "~no-such-user" in capsys.readouterr().err.splitlines()[-1]

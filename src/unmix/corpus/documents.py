@@ -23,6 +23,7 @@ from unmix.corpus.saved import is_saved, saved
 from unmix.corpus.streams import NO_MARKS, Marks, cut
 from unmix.corpus.text_files import pieces
 from unmix.corpus.unfit import PassedOver, Unfit
+from unmix.disk import at_home
 from unmix.errors import UserError
 
 Say = Callable[[str], None]
@@ -117,7 +118,7 @@ def _of_source(
 
 
 def _contents(config: SourceConfig, passed: PassedOver, say: Say, commit: str | None) -> Iterator[Content]:
-    source, path, split = config.source, Path(config.source).expanduser(), ""
+    source, path, split = config.source, at_home(Path(config.source)), ""
     if source.startswith(hub.PREFIX):
         part = hub.named(source)
         if part.folder is not None and config.revision is not None:

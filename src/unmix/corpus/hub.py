@@ -13,6 +13,7 @@ from typing import NamedTuple
 from unmix.cache import cache_folder, written_whole
 from unmix.corpus.content import Content
 from unmix.corpus.records import content_of
+from unmix.disk import at_home
 from unmix.errors import UserError
 
 PREFIX = "datasets:"
@@ -31,7 +32,7 @@ class Named(NamedTuple):
     @property
     def folder(self) -> Path | None:
         """What is on this disk under that name, and then comes before the hub."""
-        path = Path(self.name).expanduser()
+        path = at_home(Path(self.name))
         return path if path.exists() else None
 
 

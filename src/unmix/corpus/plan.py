@@ -9,6 +9,7 @@ from typing import Any
 from unmix.config import CorpusConfig
 from unmix.corpus import hub
 from unmix.corpus.tokens import Tokens
+from unmix.disk import at_home
 
 _SHOWN = 12  # tokens of the first row
 LONG, MANY = 200_000_000, 20
@@ -73,7 +74,7 @@ def far_longer(corpus: CorpusConfig, read: int) -> str:
 def _far_longer(source: str, read: int) -> str:
     if source.startswith(hub.PREFIX):
         return "" if hub.named(source).folder is not None else f"{source}, of unknown length"
-    there = _bytes(Path(source).expanduser())
+    there = _bytes(at_home(Path(source)))
     return f"{source}, {there / 1e9:.1f} GB" if there >= max(LONG, MANY * read) else ""
 
 

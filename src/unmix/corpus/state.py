@@ -16,6 +16,7 @@ from typing import NamedTuple
 from unmix.corpus import hub
 from unmix.corpus.folders import below
 from unmix.corpus.library import modules
+from unmix.disk import at_home
 from unmix.errors import UserError
 
 
@@ -39,7 +40,7 @@ def state_of(source: str, revision: str | None = None) -> State:
     """
     if source == "stdlib":
         return State(_of_files(modules(Path(sysconfig.get_path("stdlib")))))
-    path = Path(source).expanduser()
+    path = at_home(Path(source))
     if source.startswith(hub.PREFIX):
         part = hub.named(source)
         if part.folder is None:

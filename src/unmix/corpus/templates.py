@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from unmix.config.corpus import SourceConfig
 from unmix.corpus.content import Chat
+from unmix.disk import at_home
 from unmix.errors import UserError
 
 _WORD = "unmixcontent{}q"
@@ -29,7 +30,7 @@ def template_text(config: SourceConfig) -> str | None:
     if config.template is None:
         return None
     try:
-        return config.template.expanduser().read_text(encoding="utf-8-sig")
+        return at_home(config.template).read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"cannot read corpus.template = {config.template}: {error}") from None
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from unmix.dictionary.files import CONFIG, WEIGHTS
-from unmix.disk import REFUSALS
+from unmix.disk import REFUSALS, at_home
 from unmix.errors import UserError
 from unmix.interop import releases
 from unmix.interop.hub_files import Asked, needed, weights_last
@@ -250,7 +250,7 @@ def _cache() -> Path:
     """Where the hub's client keeps what it downloads, as it says itself."""
     named = os.environ.get("HF_HUB_CACHE")
     home = os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface"
-    return Path(named).expanduser() if named else Path(home).expanduser() / "hub"
+    return at_home(Path(named)) if named else at_home(Path(home)) / "hub"
 
 
 def _once(say: Say, text: str) -> None:
